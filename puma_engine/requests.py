@@ -434,7 +434,7 @@ class AnchorRequest(Request):
 
 
 # Commands whose runs a cluster can compute, by the request that each takes.
-PLACED: dict[str, type[Request]] = {
+CLUSTER_REQUESTS: dict[str, type[Request]] = {
     "fit_prompts": FitRequest,
     "select": SelectionRequest,
     "migrate": MigrationRequest,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from puma_engine import pipeline
 from puma_engine.jobs.places import checked_place, run_command
-from puma_engine.requests import PLACED
+from puma_engine.requests import CLUSTER_REQUESTS
 from puma_engine.store import Run, Workspace
 
 P = ParamSpec("P")
@@ -26,7 +26,7 @@ def _method(
     keywords = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
 
     def call(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
-        if stage.__name__ not in PLACED:
+        if stage.__name__ not in CLUSTER_REQUESTS:
             return stage(self.workspace, *args, **kwargs)
         given = signature.bind(self.workspace, *args, **kwargs).arguments
         del given[first]

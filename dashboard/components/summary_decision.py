@@ -217,7 +217,7 @@ def slider_end(ranges: tuple[DecisionRange, ...], given: object) -> float:
         wanted = float(str(given)) if given is not None else 0.0
     except ValueError:
         wanted = 0.0
-    return round(100 * decision_texts.scale_end(ranges, wanted / 100), 1)
+    return round(100 * decision_texts.slider_max(ranges, wanted / 100), 1)
 
 
 def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -> go.Figure:

@@ -71,7 +71,7 @@ def cost_figure(
     obstacles = _error_bars(points, x_range, y_range)
     if best is not None:
         obstacles += _draw_line(figure, best, points, obstacles, x_range, y_range)
-    positions = label_layout.place(
+    positions = label_layout.place_labels(
         _in_pixels(points, x_range, y_range), labels, PLOT_WIDTH, PLOT_HEIGHT, obstacles
     )
     if published is not None and len(published) > 1:

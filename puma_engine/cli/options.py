@@ -11,7 +11,7 @@ import typer
 from puma_engine.cli.session import session
 from puma_engine.config import STORED_NAMES, AdapterConfig, PromptConfig, TrainingConfig
 from puma_engine.defaults import PAIRS_PER_USER
-from puma_engine.requests import PLACED, RENAMED
+from puma_engine.requests import CLUSTER_REQUESTS, RENAMED
 
 Command = Callable[..., Any]
 # Help text of a parameter, or keywords of typer.Option; None: the command does not take it.
@@ -191,9 +191,9 @@ def stage(
     """
 
     places: dict[str, Any] = {"device": str | None} if device else {}
-    if name in PLACED:
+    if name in CLUSTER_REQUESTS:
         places["on"] = str | None
-        if "training" in PLACED[name].__dataclass_fields__:
+        if "training" in CLUSTER_REQUESTS[name].__dataclass_fields__:
             places["workers"] = int | None
 
     def decorate(title: Callable[..., str]) -> Command:

@@ -291,7 +291,7 @@ def put_files(source: Path, target: Folder) -> None:
 
 @functools.cache
 def _scratch_folder() -> Path:
-    return scratch.own_folder()
+    return scratch.scratch_folder()
 
 
 def _reason(error: BaseException) -> str:

@@ -40,7 +40,7 @@ from puma_engine.jobs.training_group import MAX_LOST, TrainingGroup
 from puma_engine.pipeline import EXECUTORS
 from puma_engine.pipeline.backbones import check_backbone, fingerprint, model_files
 from puma_engine.pipeline.stage import CancelCheck, Execution, ProgressCallback, StageProgress
-from puma_engine.requests import PLACED, TRAINED, Request
+from puma_engine.requests import CLUSTER_REQUESTS, TRAINED, Request
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import add_run
 from puma_engine.store.records import checked_file_name
@@ -171,14 +171,14 @@ class Cluster:
         progress: ProgressCallback | None = None,
         should_cancel: CancelCheck | None = None,
     ) -> Any:
-        """Execute a command of `requests.PLACED` and return its run or runs."""
-        request = PLACED[command].from_dict(arguments)
+        """Execute a command of `requests.CLUSTER_REQUESTS` and return its run or runs."""
+        request = CLUSTER_REQUESTS[command].from_dict(arguments)
         return EXECUTORS[command](ws, request, Execution(None, progress, should_cancel, self))
 
     def compute(
         self, ws: Workspace, run: Run, command: str, request: Request, execution: Execution
     ) -> Run:
-        """Compute a run that was begun on a node, and commit it here; see `stage.Elsewhere`.
+        """Compute a run that was begun on a node, and commit it here; see `stage.RemoteExecutor`.
 
         Trainings are shared by `workers` processes, which may be on several nodes. A lost node is replaced,
         and the run goes on from the last checkpoint that was brought back.

@@ -235,7 +235,7 @@ class NodeWorker:
         Of several processes that train together, those that do not write it return none.
         """
         from puma_engine.pipeline import EXECUTORS, Execution
-        from puma_engine.requests import PLACED
+        from puma_engine.requests import CLUSTER_REQUESTS
 
         for given in task["runs"]:
             self._add_input(given["id"], given["record"], given["files"])
@@ -254,7 +254,7 @@ class NodeWorker:
                 f"{self._run_id}; install the same version of this program everywhere."
             )
         self._place_checkpoint(task["checkpoint"])
-        request = PLACED[task["command"]].from_dict(task["request"])
+        request = CLUSTER_REQUESTS[task["command"]].from_dict(task["request"])
         execution = Execution(task["device"], self._take_report, self._cancelled.is_set)
         run = EXECUTORS[task["command"]](self.ws, request, execution)
         if run.id != self._run_id:
@@ -309,7 +309,7 @@ class _Scratch:
     """Files by their SHA-256 in a folder of this process's own on the node's disk."""
 
     def __init__(self) -> None:
-        self.folder = scratch.own_folder()
+        self.folder = scratch.scratch_folder()
         (self.folder / "files").mkdir()
 
     def file(self, name: str) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import ConfigError, JobError
-from puma_engine.requests import PLACED
+from puma_engine.requests import CLUSTER_REQUESTS
 from puma_engine.store import Workspace
 from puma_engine.training import distributed
 
@@ -52,7 +52,7 @@ def run_command(
 
     commands: what may be run here (default: `puma_engine.pipeline.COMMANDS`).
     on: None for this machine, or what PUMA_ON names; "ray", ray://HOST:PORT or HOST:PORT for a Ray
-    cluster, which computes the runs of the commands in `requests.PLACED` (others run here, and are
+    cluster, which computes the runs of the commands in `requests.CLUSTER_REQUESTS` (others run here, and are
     refused if `on` is given). workers: processes that train one run together there, see
     `cluster.Cluster`. Raises JobError, ConfigError, and what the command raises.
     """
@@ -61,14 +61,14 @@ def run_command(
     commands = pipeline.COMMANDS if commands is None else commands
     if command not in commands:
         raise JobError(f"There is no command {command!r}; there are {', '.join(sorted(commands))}.")
-    if on is not None and command not in PLACED:
+    if on is not None and command not in CLUSTER_REQUESTS:
         raise JobError(
             f"The command {command!r} runs on this machine alone; a cluster takes "
-            f"{', '.join(sorted(PLACED))}."
+            f"{', '.join(sorted(CLUSTER_REQUESTS))}."
         )
     callbacks = {"progress": progress, "should_cancel": should_cancel}
     device = arguments.get("device")
-    cluster = open_cluster(on, device, workers) if command in PLACED else None
+    cluster = open_cluster(on, device, workers) if command in CLUSTER_REQUESTS else None
     if cluster is None:
         return commands[command](ws, **callbacks, **arguments)
     arguments.pop("device", None)

@@ -74,7 +74,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         demo,
     )
 }
-# What executes the requests of `puma_engine.requests.PLACED`.
+# What executes the requests of `puma_engine.requests.CLUSTER_REQUESTS`.
 EXECUTORS: dict[str, Callable[[Workspace, Any, Execution], Any]] = {
     "fit_prompts": run_fit,
     "select": run_selection,

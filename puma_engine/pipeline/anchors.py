@@ -70,7 +70,7 @@ def run_anchors(ws: Workspace, request: AnchorRequest, execution: stage.Executio
     model, template = model_of(run), template_of(run)
     data = stage.find(ws, run.inputs["dataset"], "dataset")
     dataset = load_dataset(ws, data)
-    items = _known_items(dataset, request.items) or choose_anchors(dataset, request.count)
+    items = _checked_items(dataset, request.items) or choose_anchors(dataset, request.count)
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.pipeline.fitting import device_name
@@ -96,14 +96,14 @@ def run_anchors(ws: Workspace, request: AnchorRequest, execution: stage.Executio
         config={"items": items, "precision": request.precision} | template.to_config(),
         inputs={"prompts": run.id, "dataset": data.id},
         compute=compute,
-        placed=execution.placed(
+        remote_compute=execution.remote_compute(
             "predict_anchors", replace(request, prompts=run.id, items=tuple(items))
         ),
     )
 
 
-def takes_seconds(ws: Workspace, prompts: str) -> bool:
-    """Return whether the usual anchor items of a prompt table take some ten seconds on two CPU cores.
+def is_cheap(ws: Workspace, prompts: str) -> bool:
+    """Return whether the default anchor items of a prompt table take some ten seconds on two CPU cores.
 
     Templates that show a history are read anew for every user, which takes much longer.
     """
@@ -114,9 +114,9 @@ def takes_seconds(ws: Workspace, prompts: str) -> bool:
     return run.summary["users"] * ANCHOR_ITEMS * parameters <= CHEAP_WORK
 
 
-def _known_items(dataset: Dataset, given: Sequence[str]) -> list[str]:
+def _checked_items(dataset: Dataset, item_ids: Sequence[str]) -> list[str]:
     """Return given ids without repetitions. Raises DataError for unknown ones, and for one alone."""
-    items = list(dict.fromkeys(given))
+    items = list(dict.fromkeys(item_ids))
     unknown = sorted(set(items) - set(dataset.items["item_id"]))
     if unknown:
         raise DataError(
@@ -124,7 +124,7 @@ def _known_items(dataset: Dataset, given: Sequence[str]) -> list[str]:
         )
     if len(items) == 1:
         raise DataError(
-            "One anchor item has no spread; give two or more, or none for the usual ones."
+            "One anchor item has no spread; give two or more, or none for the default ones."
         )
     return items
 

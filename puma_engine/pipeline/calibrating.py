@@ -151,7 +151,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         inputs={"dataset": trial.data.id, "backbone": trial.model.id},
         seed=trial.training.seed,
         compute=compute,
-        together=True,
+        data_parallel=True,
     )
 
 

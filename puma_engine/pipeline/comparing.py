@@ -101,8 +101,8 @@ def compare(
     execution = stage.Execution(None, progress, should_cancel)
     runs = _unique_runs(ws, evaluations)
     if baselines and runs:
-        same = {"dataset": runs[0].inputs["dataset"], "split": runs[0].summary["split"]}
-        requests = [EvaluationRequest(subject=baseline, **same) for baseline in BASELINES]
+        data_and_split = {"dataset": runs[0].inputs["dataset"], "split": runs[0].summary["split"]}
+        requests = [EvaluationRequest(subject=baseline, **data_and_split) for baseline in BASELINES]
         runs += [run_evaluation(ws, request, execution) for request in requests]
         runs = list({run.id: run for run in runs}.values())
     key = _comparison_key(ws, runs, reference, seed)
@@ -135,8 +135,8 @@ def compare(
         users = _user_table(ws, runs, base, joined, labels)
         ws.put_table(run_id, "users", users)
         execution.announce("estimating the effect on each user")
-        others = [run.id for run in runs if method_kind(run) != "baseline" and run.id != base.id]
-        store_user_impact(ws, run_id, users, others, base.id, ratings=task == "rating")
+        compared = [run.id for run in runs if method_kind(run) != "baseline" and run.id != base.id]
+        store_user_impact(ws, run_id, users, compared, base.id, ratings=task == "rating")
         return stage.StageResult(
             summary={
                 "task": task,
@@ -297,8 +297,8 @@ def _share_references(
     references: dict[str, str] = {}
     if method_kind(base) == "retrained":
         for run in runs:
-            same = template_label(run.config) == template_label(base.config)
-            if method_kind(run) == "random" and same and backbone(run) == backbone(base):
+            same_template = template_label(run.config) == template_label(base.config)
+            if method_kind(run) == "random" and same_template and backbone(run) == backbone(base):
                 references.setdefault("random", labels[run.id])
             elif run.config["method"] == "item_mean":
                 references.setdefault("item_mean", labels[run.id])
@@ -317,14 +317,14 @@ def comparison_scores(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
     missing = [name for name in metrics_of(task) if name not in stored]
 
     def compute() -> pd.DataFrame:
-        runs, labels, base = _compared(ws, run)
+        runs, labels, base = _members(ws, run)
         joined, _ = _join(ws, runs, labels)
         sampled = _sample(task, runs, labels, joined, missing, int(run.config["seed"]))
         return _scores(runs, labels, base, sampled)
 
     if missing:
         with suppress(StoreError, DataError):
-            computed = computed_once(ws, run, "comparison", compute)
+            computed = cached_result(ws, run, "comparison", compute)
             order = {method: number for number, method in enumerate(scores["method"])}
             scores = pd.concat([scores, computed[list(scores.columns)]]).sort_values(
                 "method", key=lambda names: names.map(order), kind="stable", ignore_index=True
@@ -342,14 +342,14 @@ def comparison_shares(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
     run = stage.find(ws, comparison, "comparison")
     if any(file["name"] == SHARES for file in ws.artifacts(run.id)):
         return ws.get_table(run.id, SHARES)
-    return computed_once(ws, run, SHARES, lambda: _shares_of_older(ws, run))
+    return cached_result(ws, run, SHARES, lambda: _shares_of_older(ws, run))
 
 
 def _shares_of_older(ws: Workspace, run: Run) -> pd.DataFrame:
     """Compute the table "shares_kept" of a comparison that does not store it."""
     task, none = str(run.summary["task"]), pd.DataFrame(columns=list(COLUMNS))
     try:
-        runs, labels, base = _compared(ws, run)
+        runs, labels, base = _members(ws, run)
     except StoreError:
         return none
     references = _share_references(ws, runs, labels, base)
@@ -376,7 +376,7 @@ def comparison_changes(ws: Workspace, comparison: stage.Reference) -> pd.DataFra
         return ws.get_table(run.id, CHANGES)
 
     def compute() -> pd.DataFrame:
-        runs, labels, _ = _compared(ws, run)
+        runs, labels, _ = _members(ws, run)
         joined, _ = _join(ws, runs, labels)
         task, seed = str(run.summary["task"]), int(run.config["seed"])
         names = [metric[task] for metric in ASPECTS.values()]
@@ -388,7 +388,7 @@ def comparison_changes(ws: Workspace, comparison: stage.Reference) -> pd.DataFra
     if "source" not in set(ws.get_table(run.id, "methods")["kind"]):
         return none
     try:
-        return computed_once(ws, run, CHANGES, compute)
+        return cached_result(ws, run, CHANGES, compute)
     except (StoreError, DataError):
         return none
 
@@ -402,7 +402,7 @@ def _changes(runs: list[Run], labels: dict[str, str], sampled: SampledMetrics) -
     return changes[changes["metric"].isin(names)].reset_index(drop=True)
 
 
-def computed_once(ws: Workspace, run: Run, what: str, compute: Callable[[], T]) -> T:
+def cached_result(ws: Workspace, run: Run, name: str, compute: Callable[[], T]) -> T:
     """Return what a comparison does not store, computed once for the files that are there."""
     ids = [run.id, *run.inputs.values()]
     files = ws.query(
@@ -410,8 +410,8 @@ def computed_once(ws: Workspace, run: Run, what: str, compute: Callable[[], T]) 
         f" WHERE run_id IN ({', '.join('?' * len(ids))}) ORDER BY run_id, name",
         ids,
     )
-    there = [row["sha256"] for row in files if (ws.folder(row["run_id"]) / row["file"]).is_file()]
-    key = (str(ws.path), run.id, what, *there)
+    present = [row["sha256"] for row in files if (ws.folder(row["run_id"]) / row["file"]).is_file()]
+    key = (str(ws.path), run.id, name, *present)
     with _COMPUTING:
         if key not in _COMPUTED:
             while len(_COMPUTED) >= MAX_COMPUTED:
@@ -420,7 +420,7 @@ def computed_once(ws: Workspace, run: Run, what: str, compute: Callable[[], T]) 
         return copy.deepcopy(_COMPUTED[key])
 
 
-def _compared(ws: Workspace, run: Run) -> tuple[list[Run], dict[str, str], Run]:
+def _members(ws: Workspace, run: Run) -> tuple[list[Run], dict[str, str], Run]:
     """The evaluations of a comparison, the labels of their methods, and the reference.
 
     Raises StoreError where one of them is gone.
@@ -438,7 +438,7 @@ def comparison_users(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame
     run = stage.find(ws, comparison, "comparison")
     if any(file["name"] == "users" for file in ws.artifacts(run.id)):
         return ws.get_table(run.id, "users")
-    runs, labels, base = _compared(ws, run)
+    runs, labels, base = _members(ws, run)
     joined, _ = _join(ws, runs, labels)
     return _user_table(ws, runs, base, joined, labels)
 
@@ -499,27 +499,29 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
     if evaluation.config["method"] == BLENDED:
-        own, baseline = (method_cost(ws, ws.run(evaluation.inputs[r])) for r in ("own", "baseline"))
-        seconds = (own["seconds"] or 0.0) + (baseline["seconds"] or 0.0)
-        return own | {"seconds": seconds}
+        prompts, baseline = (
+            method_cost(ws, ws.run(evaluation.inputs[r])) for r in ("own", "baseline")
+        )
+        seconds = (prompts["seconds"] or 0.0) + (baseline["seconds"] or 0.0)
+        return prompts | {"seconds": seconds}
     subject = ws.run(evaluation.inputs["prompts"])
     if evaluation.config["method"] == REUSED:
         return {"seconds": 0.0, "users_trained": 0, "flops": 0.0}
     trained = subject.cost.get("users_trained")
     if subject.kind == "prompts" and "start" not in subject.inputs:
-        seconds = subject.cost.get("fitting_seconds") or _seconds_anew(subject)
+        seconds = subject.cost.get("fitting_seconds") or _seconds_without_cache(subject)
         return {"seconds": seconds, "users_trained": trained, "flops": subject.cost.get("flops")}
     steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
     steps += [subject] if subject.kind == "prompts" else []
     flops = [run.cost.get("flops") for run in steps if run.kind != "selection"]
     return {
-        "seconds": sum(_seconds_anew(run) or 0.0 for run in steps),
+        "seconds": sum(_seconds_without_cache(run) or 0.0 for run in steps),
         "users_trained": trained,
         "flops": None if None in flops else sum(flops),
     }
 
 
-def _seconds_anew(run: Run) -> float | None:
+def _seconds_without_cache(run: Run) -> float | None:
     """Return a run's seconds as if it had computed the items that it read from disk.
 
     Else the method that comes first on a model would pay for the items of all others.

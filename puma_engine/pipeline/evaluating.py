@@ -139,7 +139,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         config=config,
         inputs=inputs,
         compute=compute,
-        placed=execution.placed("evaluate", by_ids),
+        remote_compute=execution.remote_compute("evaluate", by_ids),
     )
 
 

@@ -126,8 +126,8 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
         inputs=resolved.inputs,
         seed=training.seed,
         compute=compute,
-        together=True,
-        placed=execution.placed(
+        data_parallel=True,
+        remote_compute=execution.remote_compute(
             "fit_prompts", replace(request, dataset=data.id, backbone=model.id)
         ),
     )

@@ -110,8 +110,8 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
         inputs=resolved.inputs,
         seed=resolved.training.seed,
         compute=compute,
-        together=True,
-        placed=execution.placed("migrate", by_ids),
+        data_parallel=True,
+        remote_compute=execution.remote_compute("migrate", by_ids),
     )
 
 

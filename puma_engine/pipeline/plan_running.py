@@ -8,7 +8,7 @@ from typing import Any
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.errors import StoreError
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.anchors import run_anchors, takes_seconds
+from puma_engine.pipeline.anchors import is_cheap, run_anchors
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.evaluating import run_evaluation
@@ -16,11 +16,11 @@ from puma_engine.pipeline.fitting import device_name, run_fit
 from puma_engine.pipeline.migrating import run_migration
 from puma_engine.pipeline.planning import (
     PlanStage,
-    asked_retraining,
     fit_request,
     other_retraining,
     plan_settings,
     plan_stages,
+    requested_retraining,
 )
 from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.requests import AnchorRequest, EvaluationRequest, PlanRequest
@@ -119,9 +119,11 @@ class _Steps:
     def _evaluate(self, _subject: str, part: stage.Execution) -> list[Run]:
         subjects = [self.hops[-1].id]
         if self.compared:
-            question = (self.ws, self.request, self.settings, self.hops[-1].inputs["backbone"])
+            arguments = (self.ws, self.request, self.settings, self.hops[-1].inputs["backbone"])
             # It was there when the stages were planned, or one of them made it.
-            retrained = self.retrained or asked_retraining(*question) or other_retraining(*question)
+            retrained = (
+                self.retrained or requested_retraining(*arguments) or other_retraining(*arguments)
+            )
             if retrained is None:
                 raise StoreError(
                     "The full retraining to compare with is gone, or was made on other files of the "
@@ -129,9 +131,9 @@ class _Steps:
                 )
             subjects += [*self.scored, retrained.id]
         # Behaviour is compared between models, so it needs the anchor items of more than one.
-        asked = [run for run in subjects if self.compared and takes_seconds(self.ws, run)]
-        overall = stage.OverallProgress([1.0] * len(subjects + asked), part.progress)
-        for number, run in enumerate(asked, start=len(subjects)):
+        with_anchors = [run for run in subjects if self.compared and is_cheap(self.ws, run)]
+        overall = stage.OverallProgress([1.0] * len(subjects + with_anchors), part.progress)
+        for number, run in enumerate(with_anchors, start=len(subjects)):
             run_anchors(self.ws, AnchorRequest(prompts=run), part.part(overall, number))
         self.evaluations = [
             run_evaluation(self.ws, EvaluationRequest(subject=run), part.part(overall, number))

@@ -95,15 +95,15 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         refuse_records(request.strategy)
     if request.strategy is None:
         trained = candidates
-        learners, few = of_sources[0], None
+        population, budget = of_sources[0], None
     else:
         share = 1.0 if request.share is None else request.share
         trained = request.budget or max(1, round(share * candidates))
         trained = min(trained, candidates)
-        learners, few = candidates, trained
-    default, network = migration_defaults(task, learners, few)
+        population, budget = candidates, trained
+    default, network = migration_defaults(task, population, budget)
     item_prompts = item_settings(ws, sources[0]) if sources else {}
-    whole = fit_defaults(task, users, item_tokens=item_prompts.get("item_tokens", 0))
+    retraining = fit_defaults(task, users, item_tokens=item_prompts.get("item_tokens", 0))
     return PlanSettings(
         sources,
         tuple(model_id(ws, model) for model in request.fit_on),
@@ -112,7 +112,7 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
         trained,
         training_of(default, request.training, request.seed),
         replace(network, **request.adapter),
-        training_of(whole, request.retraining, request.seed),
+        training_of(retraining, request.retraining, request.seed),
         template_of_sources(sources, task, request),
         item_prompts,
         _predicted_pairs(request.from_predictions, trained, candidates),
@@ -149,7 +149,7 @@ def model_id(ws: Workspace, reference: str) -> str:
         return next((run.id for run in added), reference)
 
 
-def measured(
+def measured_trainings(
     ws: Workspace, kind: str, backbone: str, device: str, item_tokens: int = 0
 ) -> list[MeasuredRun]:
     """Return what finished trainings on a model and device took: kind prompts or migration.
@@ -164,9 +164,9 @@ def measured(
             fits = run.config["way"] == way
         else:  # fitting source prompts is the same computation as full retraining
             fits = kind == "migration" or run.config.get("role") in ("source", "retrained")
-        here = run.inputs.get("backbone") == backbone and run.device == device
+        same_setup = run.inputs.get("backbone") == backbone and run.device == device
         comparable = (run.summary.get("item_tokens") or 0) == item_tokens
-        if fits and here and comparable and run.cost.get("training_seconds"):
+        if fits and same_setup and comparable and run.cost.get("training_seconds"):
             measurements.append(_measured(run))
     return measurements
 
@@ -186,11 +186,11 @@ def _measured(run: Run) -> MeasuredRun:
         len(run.config.get("widths", ())) if short else sources,
         short,
         _other_load(run),
-        template=_texts(run.config),
+        template=_template_key(run.config),
     )
 
 
-def _texts(config: Mapping[str, Any]) -> str:
+def _template_key(config: Mapping[str, Any]) -> str:
     """Return on which texts the work per example depends: the template, and the chat template around it."""
     return template_label({key: config.get(key) for key in ("template", "chat_template")})
 
@@ -231,7 +231,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
                 short=short,
                 other_load=_other_load(run),
                 items=int(run.cost["predicted_items"]),
-                template=_texts(model.config),
+                template=_template_key(model.config),
             )
         )
     return measurements
@@ -279,10 +279,10 @@ def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None
     device = device or next(iter(devices(ws)), "cpu")
     users, trained = settings.users, settings.trained
     models = [model_id(ws, target) for target in request.targets]
-    hops = _hops(ws, request, settings, models, device)
+    hops = _predict_hops(ws, request, settings, models, device)
     known = [hop for hop in hops if hop is not None]
     migration = reduce(CostPrediction.plus, known) if len(known) == len(hops) else None
-    retraining = _retraining(ws, settings, models[-1], device)
+    retraining = _predict_retraining(ws, settings, models[-1], device)
     break_even = None
     if retraining and migration:
         break_even = cost_model.break_even(
@@ -295,7 +295,7 @@ def _train_rows(settings: PlanSettings) -> float:
     return float(settings.data.summary["splits"].get("train", 0))
 
 
-def _fitting(
+def _predict_fit(
     ws: Workspace,
     settings: PlanSettings,
     training: TrainingConfig,
@@ -308,20 +308,20 @@ def _fitting(
         _train_rows(settings),
         training.epochs,
         training.batch_size,
-        measured(ws, "prompts", model, device, item_tokens),
+        measured_trainings(ws, "prompts", model, device, item_tokens),
         0,
-        _texts(settings.template.to_config()),
+        _template_key(settings.template.to_config()),
     )
 
 
-def _retraining(
+def _predict_retraining(
     ws: Workspace, settings: PlanSettings, model: str, device: str
 ) -> CostPrediction | None:
     """Predict the full retraining on a model."""
-    return _fitting(ws, settings, settings.retraining, model, device, settings.item_tokens)
+    return _predict_fit(ws, settings, settings.retraining, model, device, settings.item_tokens)
 
 
-def _hops(
+def _predict_hops(
     ws: Workspace, request: PlanRequest, settings: PlanSettings, models: list[str], device: str
 ) -> list[CostPrediction | None]:
     """Predict each hop: its adapter, and the predictions that it learns from."""
@@ -331,9 +331,9 @@ def _hops(
             rows * settings.trained,
             settings.training.epochs,
             settings.training.batch_size,
-            measured(ws, "migration", model, device, settings.item_tokens),
+            measured_trainings(ws, "migration", model, device, settings.item_tokens),
             len(request.origins) if number == 0 else 1,
-            _texts(settings.template.to_config()),
+            _template_key(settings.template.to_config()),
         )
         for number, model in enumerate(models)
     ]
@@ -342,7 +342,10 @@ def _hops(
     of_sources = len(request.origins)
     for number, (teacher, template) in enumerate(teachers(settings, models)):
         reading = cost_model.predict_inference_time(
-            pairs, items, measured_predictions(ws, teacher, device), _texts(template.to_config())
+            pairs,
+            items,
+            measured_predictions(ws, teacher, device),
+            _template_key(template.to_config()),
         )
         # The teachers of the first hop are its sources, that of another one the model before it.
         hop = max(0, number - of_sources + 1)
@@ -400,39 +403,39 @@ def plan_stages(
 
     for model in dict.fromkeys((*settings.fit_on, *models)):
         if _run_of(ws, model) is None:
-            add("model", model, f"Add {_name(ws, model)}", None, rows * _size(ws, model) / 10)
+            add("model", model, f"Add {_name(ws, model)}", None, rows * _parameters(ws, model) / 10)
     for named, model in zip(request.fit_on, settings.fit_on, strict=True):
         title = f"Fit source prompts on {_name(ws, model)}"
         fitted = training_of(fit_defaults(task, users), {}, request.seed)
-        work = _TRAINING * rows * fitted.epochs * _size(ws, model)
-        add("fit", named, title, _fitting(ws, settings, fitted, model, device), work)
+        work = _TRAINING * rows * fitted.epochs * _parameters(ws, model)
+        add("fit", named, title, _predict_fit(ws, settings, fitted, model, device), work)
     trained_rows = (request.from_predictions or rows / users) * settings.trained
-    hops = _hops(ws, request, settings, models, device)
+    hops = _predict_hops(ws, request, settings, models, device)
     for named, model, hop in zip(request.targets, models, hops, strict=True):
         title = f"Migrate to {_name(ws, model)}, {settings.trained:,} users train it"
-        work = _TRAINING * trained_rows * settings.training.epochs * _size(ws, model)
+        work = _TRAINING * trained_rows * settings.training.epochs * _parameters(ws, model)
         add("migrate", named, title, hop, work)
-    asked = asked_retraining(ws, request, settings, models[-1])
-    other = None if asked else other_retraining(ws, request, settings, models[-1])
-    if request.retrain and asked is None:
+    requested = requested_retraining(ws, request, settings, models[-1])
+    other = None if requested else other_retraining(ws, request, settings, models[-1])
+    if request.retrain and requested is None:
         title = f"Retrain all {users:,} users on {_name(ws, models[-1])}"
-        work = _TRAINING * rows * settings.retraining.epochs * _size(ws, models[-1])
-        seconds = _retraining(ws, settings, models[-1], device)
+        work = _TRAINING * rows * settings.retraining.epochs * _parameters(ws, models[-1])
+        seconds = _predict_retraining(ws, settings, models[-1], device)
         add("retrain", request.targets[-1], title, seconds, work)
-    compared = request.retrain or asked is not None or other is not None
+    compared = request.retrain or requested is not None or other is not None
     target = (models[-1], settings.template)
     scored = [target, *origins, target] if compared else [target]
-    evaluations = [_evaluating(ws, *method, tested, device) for method in scored]
+    evaluations = [_predict_evaluation(ws, *method, tested, device) for method in scored]
     known = [item for item in evaluations if item is not None]
     add(
         "evaluate",
         "",
         f"Evaluate {len(scored)} methods on held-out records" if compared else "Evaluate it",
         reduce(CostPrediction.plus, known) if len(known) == len(evaluations) else None,
-        sum(tested * _size(ws, model) for model, _ in scored),
+        sum(tested * _parameters(ws, model) for model, _ in scored),
     )
     if compared:
-        work = _COMPARING * tested * _size(ws, models[-1])
+        work = _COMPARING * tested * _parameters(ws, models[-1])
         title = "Compare with full retraining: the verdict"
         if other is not None:
             title = f"Compare with {other.name}, a full retraining with other settings: the verdict"
@@ -454,7 +457,7 @@ def _name(ws: Workspace, model: str) -> str:
     return Path(model).name if run is None else run.name
 
 
-def _size(ws: Workspace, model: str) -> float:
+def _parameters(ws: Workspace, model: str) -> float:
     """Return the parameters of a backbone; of an unknown one, as many as the smallest shipped one."""
     run = _run_of(ws, model)
     if run is not None:
@@ -463,7 +466,7 @@ def _size(ws: Workspace, model: str) -> float:
     return shipped.get(model, min(shipped.values(), default=1.0))
 
 
-def _evaluating(
+def _predict_evaluation(
     ws: Workspace, model: str, template: Template, rows: float, device: str
 ) -> CostPrediction | None:
     """Predict the evaluation of so many rows on a model, from evaluations of prompts on it.
@@ -477,7 +480,7 @@ def _evaluating(
             continue
         if ws.run(run.inputs["prompts"]).inputs.get("backbone") == model:
             all_rates.append(run.seconds / count)
-            if _texts(run.config) == _texts(template.to_config()):
+            if _template_key(run.config) == _template_key(template.to_config()):
                 in_template.append(run.seconds / count)
     rates = in_template or all_rates
     if not rates:
@@ -510,7 +513,7 @@ def fit_request(
     )
 
 
-def asked_retraining(
+def requested_retraining(
     ws: Workspace, request: PlanRequest, settings: PlanSettings, model: str
 ) -> Run | None:
     """Return the finished run of the full retraining that a plan asks for; None where there is none."""

@@ -110,6 +110,6 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
         inputs=inputs,
         seed=settings.seed,
         compute=compute,
-        together=True,
-        placed=execution.placed("refine", by_ids),
+        data_parallel=True,
+        remote_compute=execution.remote_compute("refine", by_ids),
     )

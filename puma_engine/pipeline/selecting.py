@@ -104,7 +104,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
         inputs={"prompts": source.id} | {f"within_{i}": run.id for i, run in enumerate(others)},
         seed=request.seed,
         compute=compute,
-        placed=execution.placed("select", by_ids),
+        remote_compute=execution.remote_compute("select", by_ids),
     )
 
 

@@ -17,7 +17,7 @@ from puma_engine.config import TrainingConfig
 from puma_engine.errors import Cancelled, NotFoundError, PumaError, StoreError, TrainingError
 from puma_engine.store import Run, Workspace
 from puma_engine.store.records import now
-from puma_engine.store.runs import meant_runs
+from puma_engine.store.runs import preferred_runs
 from puma_engine.training import distributed
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Clock:
 
 
 Compute = Callable[[str, Path, Clock], StageResult]
-Placed = Callable[[Workspace, Run], Run]
+RemoteCompute = Callable[[Workspace, Run], Run]
 
 
 def run_stage(
@@ -78,15 +78,15 @@ def run_stage(
     inputs: dict[str, str],
     compute: Compute,
     seed: int | None = None,
-    together: bool = False,
-    placed: Placed | None = None,
+    data_parallel: bool = False,
+    remote_compute: RemoteCompute | None = None,
 ) -> Run:
     """Return the finished run of this kind, config, inputs and seed; compute it if there is none.
 
-    compute(run id, checkpoint folder, clock) does the work; placed, if given, does it elsewhere (see
-    `Execution.placed`). When it fails or is cancelled, the run
+    compute(run id, checkpoint folder, clock) does the work; remote_compute, if given, does it on a cluster (see
+    `Execution.remote_compute`). When it fails or is cancelled, the run
     is marked, its checkpoints stay, and running the stage again resumes it. Of several processes,
-    the first computes; with together the others compute with it and write nothing. All return the
+    the first computes; with data_parallel the others compute with it and write nothing. All return the
     same run. Raises what compute raises; StoreError or Cancelled where the first process failed.
     """
     several = distributed.world_size() > 1
@@ -98,9 +98,9 @@ def run_stage(
     try:
         run = ws.begin(kind, name=name, config=config, inputs=inputs, seed=seed)
         if run.status != "finished":
-            if several and together:
+            if several and data_parallel:
                 distributed.broadcast({"compute": run.id})
-            run = _compute(ws, run, compute, placed)
+            run = _compute(ws, run, compute, remote_compute)
     except PumaError as error:
         if several:
             distributed.broadcast({"error": str(error), "cancelled": isinstance(error, Cancelled)})
@@ -129,13 +129,15 @@ def _follow(ws: Workspace, compute: Compute) -> Run:
     return ws.run(message["done"])
 
 
-def _compute(ws: Workspace, run: Run, compute: Compute, placed: Placed | None) -> Run:
+def _compute(
+    ws: Workspace, run: Run, compute: Compute, remote_compute: RemoteCompute | None
+) -> Run:
     """Compute a run that was begun, and finish it or mark it as failed."""
     folder = ws.work(run.id)
     clock = Clock(folder)
     try:
-        if placed is not None:
-            finished = placed(ws, run)
+        if remote_compute is not None:
+            finished = remote_compute(ws, run)
         else:
             result = compute(run.id, folder, clock)
             if result.save is not None:
@@ -155,7 +157,7 @@ def _compute(ws: Workspace, run: Run, compute: Compute, placed: Placed | None) -
         if error is problem:
             raise
         raise error from problem
-    if placed is None:
+    if remote_compute is None:
         finished = ws.finish(
             run.id,
             seconds=seconds,
@@ -196,7 +198,7 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
 
 
 def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
-    """Return a run as `find` does, finished or not; among several, the one that is meant (`meant_runs`).
+    """Return a run as `find` does, finished or not; among several, the one that is meant (`preferred_runs`).
 
     Raises NotFoundError; StoreError when several match.
     """
@@ -205,7 +207,7 @@ def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
     else:
         matches = ws.matches(reference)
         suitable = [match for match in matches if not kinds or match.kind in kinds]
-        several = meant_runs(suitable, reference)
+        several = preferred_runs(suitable, reference)
         if len(several) > 1:
             ids = ", ".join(match.id for match in several)
             raise StoreError(
@@ -266,7 +268,7 @@ ProgressCallback = Callable[[Any], None]
 CancelCheck = Callable[[], bool]
 
 
-class Elsewhere(Protocol):
+class RemoteExecutor(Protocol):
     """Computes runs outside of this process, such as on a cluster."""
 
     def compute(
@@ -282,27 +284,27 @@ class Elsewhere(Protocol):
 class Execution:
     """How a request is executed: on which device, who gets progress, and who may cancel it.
 
-    device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available. elsewhere:
+    device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available. remote:
     what computes the runs, if not this process.
     """
 
     device: str | None = None
     progress: ProgressCallback | None = None
     should_cancel: CancelCheck | None = None
-    elsewhere: Elsewhere | None = None
+    remote: RemoteExecutor | None = None
 
-    def placed(self, command: str, request: Request) -> Placed | None:
+    def remote_compute(self, command: str, request: Request) -> RemoteCompute | None:
         """Return what computes the run of a request elsewhere; None if it is computed here.
 
         request: with ids of runs, since a name may mean another run there.
         """
-        elsewhere = self.elsewhere
-        if elsewhere is None:
+        remote = self.remote
+        if remote is None:
             return None
         if given := getattr(request, "template", None):
             # A template may be a file of this machine.
             request = replace(request, template=get_template(given).spec)  # type: ignore[call-arg]
-        return lambda ws, run: elsewhere.compute(ws, run, command, request, self)
+        return lambda ws, run: remote.compute(ws, run, command, request, self)
 
     def announce(self, stage: str) -> None:
         """Report that a stage without steps of its own begins; raise Cancelled if it must not."""

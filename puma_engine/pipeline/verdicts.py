@@ -13,11 +13,11 @@ from puma_engine.evaluation.user_effects import UserEffects, UserImpact, measure
 from puma_engine.evaluation.verdict import ComparisonData, Verdict, judge
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.comparing import (
+    cached_result,
     comparison_changes,
     comparison_scores,
     comparison_shares,
     comparison_users,
-    computed_once,
     method_cost,
 )
 from puma_engine.pipeline.user_impact import load_user_impact
@@ -79,7 +79,7 @@ def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact 
     try:
         impact = load_user_impact(ws, run, evaluation)
         if impact is None:
-            impact = computed_once(ws, run, f"effects of {evaluation}", compute)
+            impact = cached_result(ws, run, f"effects of {evaluation}", compute)
     except (StoreError, DataError):
         return None
     return impact

@@ -82,8 +82,8 @@ def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Ti
     """
     seconds = f"{format_duration(plan['seconds'])} against {format_duration(base['seconds'])}"
     if hour is not None:
-        own, whole = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
-        seconds += f"; {own:,.2g} against {whole:,.2g} in money"
+        plan_money, base_money = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
+        seconds += f"; {plan_money:,.2g} against {base_money:,.2g} in money"
     time = percent(plan["seconds"] / base["seconds"])
     if pd.isna(plan["flops"]) or pd.isna(base["flops"]) or not base["flops"] > 0:
         return Tile("Time, of full retraining's", time, seconds)
@@ -99,9 +99,9 @@ def worse_off_tile(effects: UserEffects | None) -> Tile:
     label = "People surely worse off"
     if effects is None:
         return Tile(label, "–", "predictions are gone; evaluate again")
-    sure, likely = (len(effects.worse(level)) for level in (SURE, LIKELY))
-    text = f"of {effects.users:,}; a further {likely - sure:,} probably are"
-    return Tile(label, f"{sure:,}", text)
+    n_sure, n_likely = (len(effects.worse(level)) for level in (SURE, LIKELY))
+    text = f"of {effects.users:,}; a further {n_likely - n_sure:,} probably are"
+    return Tile(label, f"{n_sure:,}", text)
 
 
 def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
@@ -128,8 +128,8 @@ def breakpoint_text(ranges: tuple[DecisionRange, ...], most: int | None = None) 
 def range_text(part: DecisionRange) -> str:
     """Name a range of accepted errors and its decision: 0.1 % to 1.1 %: Not settled."""
     low, high = format_percent(part.low), format_percent(part.high)
-    ends = low if low == high else f"{low} to {high}"
-    return f"{ends}: {decision_label(part)}"
+    span = low if low == high else f"{low} to {high}"
+    return f"{span}: {decision_label(part)}"
 
 
 def ranges_text(ranges: tuple[DecisionRange, ...]) -> str:
@@ -137,21 +137,21 @@ def ranges_text(ranges: tuple[DecisionRange, ...]) -> str:
     return f"What follows from the accepted error: {'; '.join(map(range_text, ranges))}."
 
 
-def scale_end(ranges: tuple[DecisionRange, ...], margin: float) -> float:
+def slider_max(ranges: tuple[DecisionRange, ...], margin: float) -> float:
     """Return the largest accepted error of a scale, a share.
 
     It has room for every recommendation, and for a margin.
     """
-    wanted = max([margin, *(1.1 * part.low for part in recommended(ranges))])
-    return next((end for end in SCALE_ENDS if wanted <= end), SCALE_ENDS[-1])
+    needed = max([margin, *(1.1 * part.low for part in recommended(ranges))])
+    return next((end for end in SCALE_ENDS if needed <= end), SCALE_ENDS[-1])
 
 
 def decision_label(part: DecisionRange) -> str:
     """Return a short name of a decision: what is chosen, or that it is open."""
-    who = _who(part.method)
+    name = _who(part.method)
     return {
-        "migrate": who,
-        "refine": f"{who}, some again" if "refined" in who else f"{who}, some refined",
+        "migrate": name,
+        "refine": f"{name}, some again" if "refined" in name else f"{name}, some refined",
         "retrain": "Retrain",
     }.get(part.decision, "Not settled")
 
@@ -192,15 +192,15 @@ def fine_print(
     parts = []
     for row in simple.itertuples():
         reaches = f"{row.method} reaches {metric.label} {row.value:.4f}"
-        kept = [
+        shares_kept = [
             f"{percent(share)} of the {name}"
             for share, name in ((row.kept, level), (row.ranking, ranking))
             if not pd.isna(share)
         ]
-        parts.append(f"{reaches} and keeps {' and '.join(kept)}" if kept else reaches)
+        parts.append(f"{reaches} and keeps {' and '.join(shares_kept)}" if shares_kept else reaches)
     text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
-    one = "One seed" if seeds <= 1 and spread is None else "Each figure is of one training"
-    text += f"{one}: intervals are over users, not over trainings."
+    scope = "One seed" if seeds <= 1 and spread is None else "Each figure is of one training"
+    text += f"{scope}: intervals are over users, not over trainings."
     if seeds > 1:
         text += f" The trainings have {seeds} seeds."
     if spread is not None:

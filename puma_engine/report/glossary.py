@@ -151,10 +151,10 @@ def step_title(title: str) -> str:
         return STEPS[title]
     if title in BASELINES:
         return BASELINES[title].label
-    for beginning, what in _OF.items():
+    for beginning, description in _OF.items():
         if title.startswith(beginning):
             rest = step_title(title.removeprefix(beginning))
-            return f"{what}: {rest[:1].lower()}{rest[1:]}"
+            return f"{description}: {rest[:1].lower()}{rest[1:]}"
     if match := _MIGRATED.fullmatch(title):
         return f"Migration trained on {match[1]} of the users"
     return capitalised(title)

@@ -45,7 +45,7 @@ def label_box(x: float, y: float, text: str, position: str) -> Box:
     return Box(middle_x - width / 2, middle_y - LINE / 2, middle_x + width / 2, middle_y + LINE / 2)
 
 
-def place(
+def place_labels(
     points: Sequence[tuple[float, float]],
     texts: Sequence[str],
     width: float,
@@ -57,15 +57,15 @@ def place(
     points: in pixels from the lower left corner of a chart of this width and height. Labels that come
     first are placed first. obstacles: what else no label may cover, such as error bars.
     """
-    taken = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points] + list(obstacles)
+    occupied = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points] + list(obstacles)
     placed: list[str | None] = []
     for (x, y), text in zip(points, texts, strict=True):
         free = None
         for position in POSITIONS:
             box = label_box(x, y, text, position)
             inside = box.left >= 0 and box.right <= width and box.bottom >= 0 and box.top <= height
-            if inside and not any(box.meets(other) for other in taken):
-                free, taken = position, [*taken, box]
+            if inside and not any(box.meets(other) for other in occupied):
+                free, occupied = position, [*occupied, box]
                 break
         placed.append(free)
     return placed

@@ -81,7 +81,7 @@ def render_one_page(page: OnePage) -> str:
 
 def _bar(page: OnePage) -> list[dict[str, Any]]:
     """The parts of the decision strip: decision, label, start, width, and whether the margin is in it."""
-    end = decision_texts.scale_end(page.ranges, page.margin)
+    end = decision_texts.slider_max(page.ranges, page.margin)
     return [
         {
             "decision": part.decision,
@@ -114,7 +114,7 @@ def _costs(page: OnePage) -> svg.Chart | None:
     ]
     level = capitalised(decision_texts.aspect_name(page.task, "level"))
     cost = f"Cost in {rows['basis'].iloc[0]}, in % of full retraining"
-    return svg.kept_cost(
+    return svg.share_kept_by_cost(
         "What each plan costs, and what it keeps", points, line, (cost, f"{level} kept (%)")
     )
 
@@ -128,7 +128,7 @@ def _behaviour(page: OnePage) -> Mapping[str, Any] | None:
     means = users[[f"mean_{number}" for number in range(len(page.panels))]]
     spreads = users[[f"spread_{number}" for number in range(len(page.panels))]]
     outcomes = float(users["outcome"].min()), float(users["outcome"].max())
-    ends = (
+    ranges = (
         (float(means.min().min()), float(means.max().max())),
         float(spreads.max().max()),
         outcomes,
@@ -139,6 +139,6 @@ def _behaviour(page: OnePage) -> Mapping[str, Any] | None:
         rows = list(users[columns].itertuples(index=False, name=None))
         labels = f"Mean prediction ({unit})", f"Spread ({unit})"
         median = f"{name}: {users[f'spread_{number}'].median():.2f}"
-        charts.append((median, svg.behaviour(f"{name}, each user", rows, ends, labels)))
+        charts.append((median, svg.behaviour(f"{name}, each user", rows, ranges, labels)))
     over = decision_texts.behaviour_title(page.anchors, unit)
     return {"title": over, "unit": unit, "charts": charts, "low": outcomes[0], "high": outcomes[1]}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from puma_engine.evaluation.formatting import shortened
-from puma_engine.report.label_layout import CHARACTER, LINE, MARK, POSITIONS, Box, place
+from puma_engine.report.label_layout import CHARACTER, LINE, MARK, POSITIONS, Box, place_labels
 from puma_engine.report.templating import environment
 from puma_engine.report.theme import AMOUNTS, KINDS, NEUTRAL
 
@@ -139,8 +139,8 @@ def interval_rows(
     line_at: float | None = None,
 ) -> Chart:
     """A row per method with its interval; rows: name, kind, value, low, high."""
-    ends = [value for row in rows for value in row[2:] if math.isfinite(value)]
-    x = Scale.of(ends if line_at is None else [*ends, line_at], 228, WIDTH - 14)
+    bounds = [value for row in rows for value in row[2:] if math.isfinite(value)]
+    x = Scale.of(bounds if line_at is None else [*bounds, line_at], 228, WIDTH - 14)
     height = 70 + 26 * len(rows)
     chart = Chart(title, height, x, Scale(0, 1, height - 44, 10), label)
     if line_at is not None:
@@ -224,7 +224,7 @@ class PlanPoint:
     high: float
 
 
-def kept_cost(
+def share_kept_by_cost(
     title: str,
     plans: Sequence[PlanPoint],
     line: tuple[str, float] | None,
@@ -241,21 +241,24 @@ def kept_cost(
     y = Scale.of(values if line is None else [*values, line[1]], height - 52, 12)
     chart = Chart(title, height, x, y, *labels)
     points = [(x(plan.cost) - x.start, y.start - y(plan.kept)) for plan in plans]
-    taken = []
+    occupied = []
     for plan in plans:
         if math.isfinite(plan.low) and math.isfinite(plan.high):
             at, bottom, top = x(plan.cost), y(plan.low), y(plan.high)
             chart.line((at, bottom), (at, top), KINDS[plan.kind].colour, 1.5, "")
             left = at - x.start
-            taken.append(Box(left - 3, y.start - bottom, left + 3, y.start - top))
+            occupied.append(Box(left - 3, y.start - bottom, left + 3, y.start - top))
     if line is not None:
         name, value = line
         chart.line((x.start, y(value)), (x.end, y(value)))
         chart.labels.append((x.start + 4, y(value) + LINE - 2, name, "start"))
         up = y.start - y(value)
-        taken += [Box(0, up - LINE, CHARACTER * len(name) + 4, up), Box(0, up - 1, x.end, up + 1)]
+        occupied += [
+            Box(0, up - LINE, CHARACTER * len(name) + 4, up),
+            Box(0, up - 1, x.end, up + 1),
+        ]
     texts = [plan.label for plan in plans]
-    places = place(points, texts, x.end - x.start, y.start - y.end, taken)
+    places = place_labels(points, texts, x.end - x.start, y.start - y.end, occupied)
     anchors = {-1: "end", 0: "middle", 1: "start"}
     for plan, position in zip(plans, places, strict=True):
         at, up = x(plan.cost), y(plan.kept)
@@ -271,15 +274,15 @@ def kept_cost(
 def behaviour(
     title: str,
     users: Sequence[tuple[float, float, float]],
-    ends: tuple[tuple[float, float], float, tuple[float, float]],
+    ranges: tuple[tuple[float, float], float, tuple[float, float]],
     labels: tuple[str, str],
 ) -> Chart:
     """Draw a dot for each user: the mean and the spread of the predictions.
 
-    users: mean, spread, and the mean actual outcome, which is the colour. ends: the range of means, the
+    users: mean, spread, and the mean actual outcome, which is the colour. ranges: those of means, the
     largest spread, the range of outcomes. labels: of the axes.
     """
-    means, spread, (low, high) = ends
+    means, spread, (low, high) = ranges
     x = Scale.of(means, 46, 180, pad=0.04)
     y = Scale(0, 1.05 * spread or 1, 278, 12)
     chart = Chart(title, 330, x, y, *labels, width=186)

@@ -84,7 +84,7 @@ class ShardEvaluation:
         from puma_engine.backbone import FrozenBackbone
 
         scored = self.scored
-        ws = Workspace.open(scratch.own_folder() / "workspace", create=True)
+        ws = Workspace.open(scratch.scratch_folder() / "workspace", create=True)
         if fingerprint(ws, scored.spec, scored.revision) != scored.fingerprint:
             raise JobError(
                 f"The model {scored.spec} is not the same here; put its files under the same path on every "

@@ -307,10 +307,10 @@ class Artifacts(Runs):
         )
         values = pd.DataFrame(rows, columns=stored.columns).set_index("user_id")
         file = stored.set_index("user_id").sort_index()
-        same = values.index.equals(file.index.astype(values.index.dtype)) and np.allclose(
+        is_equal = values.index.equals(file.index.astype(values.index.dtype)) and np.allclose(
             values.to_numpy(float), file.to_numpy(float), rtol=1e-6, equal_nan=True
         )
-        if not same:
+        if not is_equal:
             raise StoreError(
                 f"The metrics of users of the run {run_id} in the database are not those of its file; "
                 "restore the database from a backup, or delete the run and redo it."

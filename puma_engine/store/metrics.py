@@ -95,11 +95,11 @@ class Metrics(Runs):
 
         A metric that no user has is left out; NaN means undefined for this user.
         """
-        wanted = [] if users is None else list(users)
-        chosen = "" if users is None else f" AND user_id IN ({', '.join('?' * len(wanted))})"
+        user_ids = [] if users is None else list(users)
+        chosen = "" if users is None else f" AND user_id IN ({', '.join('?' * len(user_ids))})"
         rows = self.query(
             f"SELECT * FROM user_metrics WHERE run_id = ?{chosen} ORDER BY user_id",
-            [self._get(run_id).id, *wanted],
+            [self._get(run_id).id, *user_ids],
         )
         names = [name for name in self.db.table("user_metrics").columns_dict if name != "run_id"]
         frame = pd.DataFrame(rows, columns=names)

@@ -159,14 +159,14 @@ def read_record(path: Path) -> dict[str, Any]:
         row, inputs = record["run"], record["inputs"]
         content = {"kind": row["kind"], "config": parse_json(row["config"]), "inputs": inputs}
         key = stable_hash(content if row["seed"] is None else content | {"seed": row["seed"]})
-        whole = (
+        intact = (
             row["id"] == key == path.parent.name
             and row["kind"] in KINDS
             and row["checksum"] == row_checksum(row, inputs)
             and row["results_checksum"] == results_checksum(record["artifacts"], record["metrics"])
         )
     except (KeyError, TypeError, ValueError, AttributeError):
-        whole = False
-    if not whole:
+        intact = False
+    if not intact:
         raise StoreError(f"The record {path} was changed since it was written; {advice}.")
     return record

@@ -183,13 +183,13 @@ class Runs(RunRecords):
     def run(self, reference: str, *, alone: bool = False) -> Run:
         """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError.
 
-        Of several the meant one, as `meant_runs` says. A reference that is the name of one finished run
+        Of several the meant one, as `preferred_runs` says. A reference that is the name of one finished run
         and begins the id of another is refused. alone: whether any reference is refused to which
         several runs answer.
         """
         runs = self.matches(reference)
         if not alone:
-            runs = meant_runs(runs, reference)
+            runs = preferred_runs(runs, reference)
         if len(runs) > 1:
             ids = ", ".join(f"{run.id} {run.status}" for run in runs)
             raise StoreError(f"{len(runs)} runs answer to {reference!r} ({ids}); give an id.")
@@ -358,17 +358,17 @@ class Runs(RunRecords):
         self.lock(run.id).unlink(missing_ok=True)
 
 
-def meant_runs(runs: Sequence[Run], reference: str) -> list[Run]:
+def preferred_runs(runs: Sequence[Run], reference: str) -> list[Run]:
     """Return which of the runs that answer to a reference it means: one, unless several are alike.
 
     The workspace's own finished runs, else those that were published elsewhere, else, of runs of this
     name that failed or did not finish, the newest. runs: the oldest first.
     """
     finished = [run for run in runs if run.status == "finished"]
-    own = [run for run in finished if run.published is None]
+    local = [run for run in finished if run.published is None]
     if not finished and all(run.name == reference for run in runs):
         return list(runs[-1:])
-    return own or finished or list(runs)
+    return local or finished or list(runs)
 
 
 def _refuse_published(run: Run) -> None:

@@ -16,15 +16,15 @@ VARIABLE = "PUMA_CLUSTER_SCRATCH"
 _HELD = contextlib.ExitStack()
 
 
-def own_folder() -> Path:
+def scratch_folder() -> Path:
     """Make a folder that stays until this process ends, and remove those of ended processes.
 
     Raises StoreError where another user could point it elsewhere.
     """
     root = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"puma-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = root.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         # Whoever made it could have folders elsewhere removed as scratch folders, and read models.
         raise StoreError(
             f"The scratch folder {root} of {socket.gethostname()} is a link, or another user's; remove it, "

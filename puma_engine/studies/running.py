@@ -23,7 +23,7 @@ from puma_engine import pipeline
 from puma_engine.errors import Cancelled, PumaError, StudyError
 from puma_engine.jobs.places import open_cluster
 from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgress
-from puma_engine.requests import PLACED, TRAINED
+from puma_engine.requests import CLUSTER_REQUESTS, TRAINED
 from puma_engine.store import Workspace
 from puma_engine.studies.cells import TUNED_SETTINGS, Cell
 from puma_engine.training.cpu_threads import allowed_cores
@@ -236,7 +236,7 @@ def _threads(
     def run_there(stage: str, arguments: dict[str, Any]) -> str:
         if stage == "best":
             return _best(ws, **arguments)
-        if stage in PLACED:
+        if stage in CLUSTER_REQUESTS:
             return str(cluster.run(ws, stage, arguments, should_cancel=stopped).id)
         return str(getattr(pipeline, stage)(ws, should_cancel=stopped, **arguments).id)
 

@@ -24,7 +24,7 @@ from puma_engine.defaults import DEFAULT_STRATEGIES, PAIRS_PER_USER
 from puma_engine.errors import ConfigError, StoreError
 from puma_engine.evaluation.cost_model import predict_training_time
 from puma_engine.pipeline.importing_vectors import import_vectors
-from puma_engine.pipeline.planning import Costs, measured
+from puma_engine.pipeline.planning import Costs, measured_trainings
 from puma_engine.pipeline.source_predictions import WITHOUT_RECORDS
 from puma_engine.report import label_layout
 from puma_engine.store import Workspace
@@ -304,7 +304,7 @@ def test_running_a_plan_ends_in_a_comparison_and_shows_actual_costs(world, monke
     )
     # The very runs that it was learnt from are predicted as they were.
     assert costs.retraining.seconds == pytest.approx(again.seconds, rel=0.05)
-    (migration,) = measured(ws, "migration", large.id, "cpu")
+    (migration,) = measured_trainings(ws, "migration", large.id, "cpu")
     assert costs.migration.evidence == (migration,) and costs.trained == 6 and costs.users == 24
     job = jobs.enqueue(
         ws,

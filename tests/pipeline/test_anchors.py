@@ -16,7 +16,7 @@ from puma_engine.datasets.anchor_items import choose_anchors
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.maps.behaviour import anchor_behaviour
 from puma_engine.pipeline import anchors as stage
-from puma_engine.pipeline.anchors import common_anchors, takes_seconds
+from puma_engine.pipeline.anchors import common_anchors, is_cheap
 from puma_engine.pipeline.summary_page import render_summary
 from puma_engine.pipeline.user_behaviour import behaviour_of_evaluations
 
@@ -119,7 +119,7 @@ def test_a_plan_predicts_them_and_the_printed_page_draws_them(world):
         np.testing.assert_allclose(frame[f"spread_{number}"], own.std(), rtol=1e-4)
     over = f"Predictions of the same {shown.anchors} titles"
     assert over in Page(render_summary(ws, compared)).text
-    assert takes_seconds(ws, source.id)
+    assert is_cheap(ws, source.id)
     # A baseline predicts no anchor items, so its behaviour is over held-out records.
     baseline = next(key for key in evaluations if key not in of_prompts)
     assert behaviour_of_evaluations(ws, [of_prompts[0], baseline], 100).anchors == 0
@@ -175,7 +175,7 @@ def test_clicks_are_probabilities_after_the_history_of_the_latest_record(tmp_pat
     )
     model = tiny_backbone_folder(tmp_path / "models", "llama")
     source = bench.fit_prompts(data, model, template="click-history", training={"epochs": 1})
-    assert not takes_seconds(bench.workspace, source.id)
+    assert not is_cheap(bench.workspace, source.id)
     run = bench.predict_anchors(source, count=4)
     values = bench.anchors(run).frame
     assert values["prediction"].between(0, 1, inclusive="neither").all()

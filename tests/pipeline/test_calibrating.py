@@ -17,7 +17,7 @@ from puma_engine.cli import app as cli
 from puma_engine.config import TrainingConfig
 from puma_engine.defaults import migration_defaults
 from puma_engine.errors import ConfigError, StoreError
-from puma_engine.pipeline.planning import measured
+from puma_engine.pipeline.planning import measured_trainings
 from puma_engine.requests import PlanRequest
 from puma_engine.store import Workspace
 from puma_engine.training.device import CpuContention
@@ -149,7 +149,7 @@ def test_the_sources_predictions_are_calibrated_and_counted(world):
     assert costs.migration.seconds > predicting and costs.retraining.evidence[0].run == whole.id
     # A whole migration replaces the calibration, and its predictions are not its preparation.
     run = pipeline.migrate(ws, source, large, **learned)
-    (whole_run,) = [m for m in measured(ws, "migration", large.id, "cpu") if not m.short]
+    (whole_run,) = [m for m in measured_trainings(ws, "migration", large.id, "cpu") if not m.short]
     cost = run.cost
     predicting = cost["prediction_item_seconds"] + cost["prediction_pair_seconds"]
     assert whole_run.seconds == pytest.approx(run.seconds - predicting)

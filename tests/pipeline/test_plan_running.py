@@ -165,7 +165,7 @@ def test_evaluations_are_predicted_from_those_in_the_same_template(world, done):
     }
 
     def predicted(template):
-        return planning._evaluating(bench.workspace, large, template, 1.0, "cpu")
+        return planning._predict_evaluation(bench.workspace, large, template, 1.0, "cpu")
 
     assert predicted(TEMPLATES["rating"]).seconds == pytest.approx(rates.pop(other.id))
     assert predicted(settings.template).seconds == pytest.approx(median(rates.values()))

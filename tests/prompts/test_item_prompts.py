@@ -18,7 +18,7 @@ from puma_engine.exchange.prompt_embeddings import read_embedded
 from puma_engine.migration.adapter_training import train_migration
 from puma_engine.pipeline.evaluating import method_label
 from puma_engine.pipeline.method_survey import evaluated_methods
-from puma_engine.pipeline.planning import measured, replaces
+from puma_engine.pipeline.planning import measured_trainings, replaces
 from puma_engine.pipeline.predicting import Predictor
 from puma_engine.pipeline.stored_prompts import load_prompts
 from puma_engine.prompts.item_prompts import ItemPrompts, join_items
@@ -220,7 +220,7 @@ def test_cost_predictions_exclude_runs_with_item_prompts(world):
     plain, both = world["plain"], world["source"]
     assert both.summary["item_tokens"] == 2
     where = (plain.inputs["backbone"], plain.device)
-    assert [run.run for run in measured(world["ws"], "prompts", *where)] == [plain.id]
+    assert [run.run for run in measured_trainings(world["ws"], "prompts", *where)] == [plain.id]
 
 
 def test_a_what_if_request_for_a_known_title_uses_its_item_prompt(world):

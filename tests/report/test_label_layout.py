@@ -9,8 +9,8 @@ from puma_engine.report.label_layout import (
     POSITIONS,
     Box,
     label_box,
-    place,
     place_in_corner,
+    place_labels,
     place_on_line,
 )
 
@@ -21,7 +21,7 @@ def test_placed_labels_meet_nothing(seed):
     points = [tuple(point) for point in rng.uniform(0, 1, (9, 2)) * (380, 190)]
     texts = ["x" * int(length) for length in rng.integers(3, 22, 9)]
     bars = [Box(x - 3, y - 30, x + 3, y + 30) for x, y in points]
-    placed = place(points, texts, 380, 190, bars)
+    placed = place_labels(points, texts, 380, 190, bars)
     boxes = [
         label_box(*point, text, position)
         for point, text, position in zip(points, texts, placed, strict=True)
@@ -36,9 +36,9 @@ def test_placed_labels_meet_nothing(seed):
 
 def test_a_label_without_room_is_left_out_and_the_first_one_has_its_place():
     points = [(100.0, 50.0), (102.0, 50.0)]
-    assert place(points, ["first", "x" * 60], 200, 100)[1] is None
-    assert place(points[:1], ["one"], 200, 100) == ["middle right"]
-    assert place([(195.0, 50.0)], ["at the border"], 200, 100) == ["middle left"]
+    assert place_labels(points, ["first", "x" * 60], 200, 100)[1] is None
+    assert place_labels(points[:1], ["one"], 200, 100) == ["middle right"]
+    assert place_labels([(195.0, 50.0)], ["at the border"], 200, 100) == ["middle left"]
 
 
 def test_every_position_is_one_that_plotly_knows():

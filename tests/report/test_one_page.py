@@ -155,7 +155,7 @@ def test_labels_of_plans_cover_no_interval():
         svg.PlanPoint("All users", "migrated", 80.0, 99.0, 90.0, 110.0),
         svg.PlanPoint("60 users", "migrated", 76.0, 98.0, unknown, unknown),
     ]
-    chart = svg.kept_cost("Costs", plans, ("Bias", 95.0), ("x", "y"))
+    chart = svg.share_kept_by_cost("Costs", plans, ("Bias", 95.0), ("x", "y"))
     (interval,) = [line[0] for line in chart.lines if line[0] == line[2] and line[1] != line[3]]
     shown = {text: (x, anchor) for x, _, text, anchor in chart.labels}
     assert set(shown) == {"Retrained", "All users", "60 users", "Bias"}

@@ -31,7 +31,7 @@ def cluster_world(folder, nodes):
 
 def execute(world, command, request, ws=None, **callbacks):
     """Execute a request on the cluster."""
-    execution = pipeline.Execution(None, elsewhere=world.cluster, **callbacks)
+    execution = pipeline.Execution(None, remote=world.cluster, **callbacks)
     return pipeline.EXECUTORS[command](ws or world.there, request, execution)
 
 
