@@ -402,6 +402,6 @@ def list_zoo() -> list[dict[str, Any]]:
         card = zoo_folder(name) / "card.json"
         built = card.is_file() and (card.parent / "model.safetensors").is_file()
         facts = json.loads(card.read_text(encoding="utf-8")) if built else asdict(entry)
-        about = {"built": built, "shipped": entry.shipped, "folder": str(card.parent)}
-        rows.append({**facts, "name": name, **about})
+        status = {"built": built, "shipped": entry.shipped, "folder": str(card.parent)}
+        rows.append({**facts, "name": name, **status})
     return rows

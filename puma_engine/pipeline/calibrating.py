@@ -93,21 +93,21 @@ def calibrate(
     tokens = int(plan.sources[0].summary["tokens"]) if plan.sources else PromptConfig().tokens
     shared = (plan.template, tokens)
     widths = tuple(int(run.summary["width"]) for run in (*plan.sources, *fitted))
-    hop, whole = (
+    hop, retraining = (
         dataclasses.replace(training, epochs=EPOCHS, patience=0)
         for training in (plan.training, plan.retraining)
     )
     data, adapter = plan.data, plan.adapter
     trials = []
     for model in fitted:
-        trials.append(_Trial("retraining", data, model, *shared, (), whole, adapter))
+        trials.append(_Trial("retraining", data, model, *shared, (), retraining, adapter))
     for model in models:
         trials.append(_Trial("migration", data, model, *shared, widths, hop, adapter))
         widths = (int(model.summary["width"]),)
     for teacher, template in dict.fromkeys(teachers(plan, [model.id for model in models])):
         model, pairs = ws.run(teacher), request.from_predictions
         trials.append(_Trial("prediction", data, model, template, tokens, (), hop, adapter, pairs))
-    trials.append(_Trial("retraining", data, models[-1], *shared, (), whole, adapter))
+    trials.append(_Trial("retraining", data, models[-1], *shared, (), retraining, adapter))
     overall = stage.OverallProgress([1.0] * len(trials), progress)
     used = device_name(resolve_device(device))
     return [

@@ -126,7 +126,7 @@ class Demo:
 
     def steps(self) -> list[Step]:
         """Return the steps that make the comparison; their runs are to be put into `runs`."""
-        return [*self._material(), *self._prompts(), *self._results()]
+        return [*self._inputs(), *self._prompts(), *self._results()]
 
     def umaps(self) -> list[Step]:
         """Return the maps by UMAP, which come after the steps."""
@@ -142,7 +142,7 @@ class Demo:
             Step(_evaluation(step.title), 0.5, self._evaluate(step.title)) for step in prompts
         ]
 
-    def _material(self) -> Iterator[Step]:
+    def _inputs(self) -> Iterator[Step]:
         ws, users = self.ws, self.users
         yield Step(
             "data",
@@ -164,7 +164,7 @@ class Demo:
         yield Step("refined", 3, self._refine)
         ships = self.users == DEMO_USERS and self.archive is not None
         seconds = 2.0 if ships else sum(step.seconds for step in self.shipped())
-        yield Step("controls, second seed, other routes", seconds, self._add_or_do_shipped)
+        yield Step("controls, second seed, other routes", seconds, self._add_or_compute_shipped)
 
     def _shipped_prompts(self) -> Iterator[Step]:
         everybody = DEMO_SHARES[-1]
@@ -215,14 +215,14 @@ class Demo:
             return self._fit("source", "source model")(part)
         return import_prompts(self.ws, data, model, file, progress=part.progress)
 
-    def _add_or_do_shipped(self, part: stage.Execution) -> Run:
+    def _add_or_compute_shipped(self, part: stage.Execution) -> Run:
         """Add the runs that ship, if they are of the same data and models; compute what is missing.
 
         It comes after what this machine trains itself, so that only missing runs are added. Returns
         the last run.
         """
-        material = ("data", "source model", "target model", "third model", "source")
-        needed = {self.runs[title].id for title in material}
+        titles = ("data", "source model", "target model", "third model", "source")
+        needed = {self.runs[title].id for title in titles}
         if self.archive is not None and runs_of(self.archive) >= needed:
             part.announce("adding runs that ship with PUMA")
             add_published(self.ws, self.archive)

@@ -100,16 +100,16 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
             return fit("source", "source backbone")(part)
         return import_prompts(ws, data, model, file, progress=part.progress)
 
-    def migrate(who: str, *, shuffled: bool = False) -> Step:
+    def migrate(trained_on: str, *, shuffled: bool = False) -> Step:
         return lambda part: run_migration(
             ws,
             MigrationRequest(
                 sources=(runs["source"].id,),
                 target=runs["target backbone"].id,
-                strategy=PAPER_STRATEGY if who == "few" else None,
-                share=recipe.share if who == "few" else None,
-                training=recipe.training[who].to_dict(),
-                adapter=recipe.adapters[who].to_dict(),
+                strategy=PAPER_STRATEGY if trained_on == "few" else None,
+                share=recipe.share if trained_on == "few" else None,
+                training=recipe.training[trained_on].to_dict(),
+                adapter=recipe.adapters[trained_on].to_dict(),
                 shuffled=shuffled,
             ),
             part,
@@ -168,9 +168,11 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
     measured = time.monotonic()
     for number, (title, _, step) in enumerate(steps):
         runs[title] = overall.do(number, execution, step)
-    took = time.monotonic() - measured
+    seconds_taken = time.monotonic() - measured
     _log.info(
-        "It took %s, and measuring before it %s.", _minutes(took), _minutes(measured - started)
+        "It took %s, and measuring before it %s.",
+        _minutes(seconds_taken),
+        _minutes(measured - started),
     )
     return runs["comparison"]
 
@@ -188,15 +190,15 @@ def expected_seconds(speed: ModelSpeed, counts: DataCounts, recipe: Recipe) -> d
 
     # The first adapter reads the items of few users' train rows and of others' validation rows.
     first = min(counts.fitted_items, share * counts.train + (1 - share) * counts.validation)
-    few = fit("few", share * counts.train, (1 - share) * counts.validation)
+    few_users = fit("few", share * counts.train, (1 - share) * counts.validation)
     seconds = {
-        "migrated few": few + speed.seconds(items=first),
+        "migrated few": few_users + speed.seconds(items=first),
         "migrated all": fit(
             "all", counts.train, counts.validation, max(0.0, counts.fitted_items - first)
         ),
         "retrained": fit("retrained", counts.train, counts.validation),
         "random": fit("random", counts.train, counts.validation),
-        "shuffled": few,
+        "shuffled": few_users,
     }
     for name in METHODS:
         test = 0 if name == "source" else counts.test

@@ -156,21 +156,23 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
         )
     if split == "validation":
         raise ConfigError("Validation rows choose the weights of a blend; score it on test rows.")
-    alone = replace(request, blend=None, name=None)
-    own = run_evaluation(ws, alone, execution)
-    of_baseline = replace(alone, subject=baseline, dataset=own.inputs["dataset"], template=None)
-    scored = {"own": own, "baseline": run_evaluation(ws, of_baseline, execution)}
+    unblended = replace(request, blend=None, name=None)
+    prompts_run = run_evaluation(ws, unblended, execution)
+    of_baseline = replace(
+        unblended, subject=baseline, dataset=prompts_run.inputs["dataset"], template=None
+    )
+    scored = {"own": prompts_run, "baseline": run_evaluation(ws, of_baseline, execution)}
     fitted = {
-        "own": run_evaluation(ws, replace(alone, split="validation"), execution),
+        "own": run_evaluation(ws, replace(unblended, split="validation"), execution),
         "baseline": run_evaluation(ws, replace(of_baseline, split="validation"), execution),
     }
 
     def compute(run_id: str, _folder: Path, _clock: stage.Clock) -> stage.StageResult:
-        dataset = load_dataset(ws, ws.run(own.inputs["dataset"]))
+        dataset = load_dataset(ws, ws.run(prompts_run.inputs["dataset"]))
         validation, rows = dataset.rows("validation"), dataset.rows(split)
         inputs, predictions = (
-            np.column_stack([_predictions_of(ws, run, wanted) for run in runs.values()])
-            for runs, wanted in ((fitted, validation), (scored, rows))
+            np.column_stack([_predictions_of(ws, run, target_rows) for run in runs.values()])
+            for runs, target_rows in ((fitted, validation), (scored, rows))
         )
         outcome = validation["outcome"].to_numpy(np.float64)
         blend = Blend(dataset.task).fit(inputs, outcome)
@@ -183,9 +185,9 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
     return stage.run_stage(
         ws,
         "evaluation",
-        name=request.name or stage.slug(own.name, "with", baseline),
-        config=own.config | {"method": BLENDED, "blended_with": baseline},
-        inputs=own.inputs
+        name=request.name or stage.slug(prompts_run.name, "with", baseline),
+        config=prompts_run.config | {"method": BLENDED, "blended_with": baseline},
+        inputs=prompts_run.inputs
         | {role: run.id for role, run in scored.items()}
         | {f"{role}_validation": run.id for role, run in fitted.items()},
         compute=compute,
@@ -194,10 +196,10 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
 
 def _check_width(run: Run, model: Run) -> None:
     """Raise ConfigError where a model cannot read a run's prompts as they are."""
-    width, own = model.summary["width"], run.summary["width"]
-    if width != own:
+    width, prompt_width = model.summary["width"], run.summary["width"]
+    if width != prompt_width:
         raise ConfigError(
-            f"The prompts of {run.name!r} have {own} numbers a token, and {model.name!r} reads {width}; "
+            f"The prompts of {run.name!r} have {prompt_width} numbers a token, and {model.name!r} reads {width}; "
             "they can be migrated to it, not reused."
         )
 
@@ -225,8 +227,8 @@ def store_scores(
     scores = metrics.bootstrap(dataset.task, y, [predicted], users, draws=DRAWS)[0]
     rows = []
     for metric, score in scores.items():
-        ends = {name: getattr(score.interval, name) for name in ("value", "low", "high")}
-        rows.append({"split": split, "metric": metric, **ends, "n": score.interval.n_users})
+        interval = {name: getattr(score.interval, name) for name in ("value", "low", "high")}
+        rows.append({"split": split, "metric": metric, **interval, "n": score.interval.n_users})
     ws.put_metrics(run_id, rows)
     put_user_metrics(ws, run_id, metrics.per_user(dataset.task, y, predicted, users))
     return {
@@ -290,10 +292,10 @@ def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Arra
     if metric == "pair_accuracy" and frame[metric].isna().all():
         with suppress(StoreError):
             frame = _user_metrics_of_predictions(ws, ws.run(evaluation))
-    values, known = frame[metric].to_numpy(np.float32), ids_of(frame)
-    if known.equals(users):
+    values, stored_ids = frame[metric].to_numpy(np.float32), ids_of(frame)
+    if stored_ids.equals(users):
         return values
-    rows = pc.index_in(users, known)
+    rows = pc.index_in(users, stored_ids)
     aligned = np.full(len(users), np.nan, np.float32)
     aligned[rows.is_valid().to_numpy(zero_copy_only=False)] = values[rows.drop_null().to_numpy()]
     return aligned

@@ -228,7 +228,7 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
     """Return the model card of a prompts or migration run."""
     dataset, backbone = (ws.run(run.inputs[role]) for role in ("dataset", "backbone"))
     shipped = str(dataset.config.get("source", "")).split("-")[0]
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "role": run.config["role"],
         "template": run.config["template"],
         "users": run.summary["users"],
@@ -255,7 +255,7 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
         CardFacts(
             title=run.name,
             kind=kind,
-            about={name: value for name, value in about.items() if value is not None},
+            about={name: value for name, value in description.items() if value is not None},
             base_model=str(backbone.config["spec"]),
             licence=licence or LICENCES.get(shipped),
             data={key: dataset.summary[key] for key in DATA_FACTS if key in dataset.summary},

@@ -13,7 +13,12 @@ from puma_engine.errors import NotFoundError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import in_chat, save_prompts, shape_of, template_to_fit
+from puma_engine.pipeline.stored_prompts import (
+    save_prompts,
+    shape_of,
+    template_to_fit,
+    with_chat_template,
+)
 from puma_engine.requests import FitRequest, Role, training_of
 from puma_engine.store import Run, Workspace
 
@@ -73,7 +78,9 @@ def _resolve(ws: Workspace, request: FitRequest, model: Run) -> _ResolvedFit:
         "prompt": prompt.to_dict(),
     }
     inputs = {"dataset": data.id, "backbone": model.id}
-    template = in_chat(get_template(request.template or DEFAULT_TEMPLATES[task]), request)
+    template = with_chat_template(
+        get_template(request.template or DEFAULT_TEMPLATES[task]), request
+    )
     template = template_to_fit(ws, "prompts", template, config, inputs, training.seed)
     return _ResolvedFit(data, training, prompt, template, config | template.to_config(), inputs)
 

@@ -64,9 +64,11 @@ def import_dataset(
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
         # os.path, which takes a name that is too long for a file as one that does not exist.
-        own = os.path.isfile(source)
+        is_file = os.path.isfile(source)
         hint = (
-            " Your own file is a table: `puma data import table FILE --task rating`." if own else ""
+            " Your own file is a table: `puma data import table FILE --task rating`."
+            if is_file
+            else ""
         )
         raise DataError(f"There is no data set {source!r}; choose one of {names}.{hint}")
     if not REGISTRY[source].shipped:
@@ -105,11 +107,11 @@ def _import_original(
     **settings: Any,
 ) -> Run:
     """Read a source that is not shipped from its original files, which may be large."""
-    about = REGISTRY[source]
-    if path is None or about.settings is None:
+    source_info = REGISTRY[source]
+    if path is None or source_info.settings is None:
         raise ConfigError(f"{source!r} is read from its original files; give their path.")
     place, items = Path(path), None if items_path is None else Path(items_path)
-    chosen = settings_from(about.settings, source, settings)
+    chosen = settings_from(source_info.settings, source, settings)
     began: dict[str, float] = {}
 
     def watch(part: str, done: int, total: int) -> None:
@@ -123,7 +125,7 @@ def _import_original(
             execution.progress(report)
 
     hashes = {}
-    for role, file in source_files(about, place, items).items():
+    for role, file in source_files(source_info, place, items).items():
         watch(f"checking {file.name}", 0, 0)
         hashes[role] = sha256_file(file)[:16]
     config = {"source": source, "users": users, "files": hashes, **dataclasses.asdict(chosen)}
@@ -158,10 +160,10 @@ def _import_table(
     for needed in (file, items):
         if needed is not None and not needed.is_file():
             raise DataError(f"There is no file {needed}; give a CSV, Parquet or JSON lines file.")
-    given = {key: value for key, value in settings.items() if value is not None}
+    options = {key: value for key, value in settings.items() if value is not None}
     # Wrong options are refused before a run begins.
-    settings_from(TableOptions, "table", given)
-    config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **given}
+    settings_from(TableOptions, "table", options)
+    config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **options}
     if items is not None:
         config["items"] = sha256_file(items)[:16]
     execution.announce(f"importing {file.name}")
@@ -173,7 +175,7 @@ def _import_table(
             task=task,  # type: ignore[arg-type]  # read_table refuses others
             items_path=items,
             seed=seed,
-            **given,
+            **options,
         )
 
     return _store(ws, name or stage.slug(file.stem), config, seed, read)
@@ -248,12 +250,12 @@ def task_of(ws: Workspace, source: Run) -> str:
 
 
 def profiles_of(
-    ws: Workspace, reference: stage.Reference, what: Literal["user", "item"]
+    ws: Workspace, reference: stage.Reference, kind: Literal["user", "item"]
 ) -> pd.DataFrame:
     """Return `datasets.user_profiles` or `item_profiles` of a data set, kept by its import."""
     run = stage.find(ws, reference, "dataset")
     try:
-        return ws.get_table(run.id, f"{what}-profiles")
+        return ws.get_table(run.id, f"{kind}-profiles")
     except NotFoundError:  # imported by an older version
-        make = user_profiles if what == "user" else item_profiles
+        make = user_profiles if kind == "user" else item_profiles
         return make(load_dataset(ws, run))

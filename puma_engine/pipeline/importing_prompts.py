@@ -135,15 +135,15 @@ def import_prompts(
     )
 
 
-def _template_of(file: PromptFile, task: str, given: str | None) -> Template | None:
+def _template_of(file: PromptFile, task: str, override: str | None) -> Template | None:
     """Return the template of a file that says how its prompts were read, as those of this program do.
 
-    given: a template to read them with all the same. None for a file that does not say it.
+    override: a template to read them with all the same. None for a file that does not say it.
     """
     if not (file.complete or file.meta.get("template")):
         return None
-    own = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
-    return replace(get_template(given), reading=own.reading) if given else own
+    fitted = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
+    return replace(get_template(override), reading=fitted.reading) if override else fitted
 
 
 def _check_model(ws: Workspace, file: PromptFile, model: Run, path: str | Path) -> None:

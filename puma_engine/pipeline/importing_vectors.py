@@ -74,14 +74,14 @@ def import_vectors(
         summary = _save(ws, run_id, owners, vectors, table_items, {"vectors": Path(path).name})
         summary |= {"imported_users_in_file": len(file.user_ids)}
         summary |= _missing(interactions, owners, table_items)
-        for what, count in (("users", len(interactions.users)), ("items", len(interactions.items))):
-            if 2 * summary.get(f"{what}_missing", 0) > count:
+        for kind, count in (("users", len(interactions.users)), ("items", len(interactions.items))):
+            if 2 * summary.get(f"{kind}_missing", 0) > count:
                 LOG.warning(
                     "%s of %s %s have no vector, and migrations give them the mean one; check that "
                     "their ids are written as in the data set.",
-                    f"{summary[f'{what}_missing']:,}",
+                    f"{summary[f'{kind}_missing']:,}",
                     f"{count:,}",
-                    what,
+                    kind,
                 )
         return stage.StageResult(summary=summary)
 
@@ -139,8 +139,8 @@ def vectors_from_baseline(
                 "biases do; name a number with --factors to use one all the same."
             )
         items = None if users_only else _item_prompts(model.items, item_vectors[:, None])
-        about = {"vectors": BASELINE}
-        summary = _save(ws, run_id, model.users, user_vectors[:, None], items, about)
+        meta = {"vectors": BASELINE}
+        summary = _save(ws, run_id, model.users, user_vectors[:, None], items, meta)
         summary |= _missing(interactions, model.users, items)
         summary |= {
             "factors": user_vectors.shape[1] - 1,

@@ -46,8 +46,8 @@ def evaluated_methods(
     scores = {(row["run_id"], row["metric"]): row for row in metrics.to_dict("records")}
     rows = []
     for run in runs.values():
-        here = run.inputs.get("dataset") == dataset and run.summary.get("split") == split
-        if run.kind != "evaluation" or not here:
+        same_rows = run.inputs.get("dataset") == dataset and run.summary.get("split") == split
+        if run.kind != "evaluation" or not same_rows:
             continue
         score = scores.get((run.id, metric or PRIMARY_METRIC[run.summary["task"]]))
         if score is not None:

@@ -80,12 +80,17 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     """Execute a request to migrate; see `migrate`."""
     resolved = _resolve(ws, request, execution)
     several = f"from-{len(resolved.sources)}" if len(resolved.sources) > 1 else None
-    who: tuple[str | int, ...] = ("all",)
+    trained_on: tuple[str | int, ...] = ("all",)
     if resolved.selection is not None:
-        who = (resolved.selection.config["strategy"], resolved.selection.summary["selected"])
+        trained_on = (resolved.selection.config["strategy"], resolved.selection.summary["selected"])
     from_pairs = "from-predictions" if resolved.pairs else None
-    made_up = stage.slug(
-        resolved.config["role"], resolved.target.name, several, *who, resolved.data.name, from_pairs
+    default_name = stage.slug(
+        resolved.config["role"],
+        resolved.target.name,
+        several,
+        *trained_on,
+        resolved.data.name,
+        from_pairs,
     )
 
     by_ids = replace(
@@ -105,7 +110,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
     return stage.run_stage(
         ws,
         "migration",
-        name=request.name or made_up,
+        name=request.name or default_name,
         config=resolved.config,
         inputs=resolved.inputs,
         seed=resolved.training.seed,

@@ -95,11 +95,11 @@ class Predictor:
         self.prompts = PromptTableReader(ws, prompts)
         self.run = self.prompts.run
         model = model_of(self.run)
-        self.template, own = template_of(self.run, template), template_of(self.run)
-        if self.template.task != own.task:
+        self.template, fitted = template_of(self.run, template), template_of(self.run)
+        if self.template.task != fitted.task:
             raise TemplateError(
                 f"The template {self.template.name!r} is for {self.template.task}s, and the prompts of "
-                f"{self.run.name!r} for {own.task}s; give one for {own.task}s."
+                f"{self.run.name!r} for {fitted.task}s; give one for {fitted.task}s."
             )
         self.task = get_task(self.template.task)
         self._ws = ws

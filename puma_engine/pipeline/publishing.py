@@ -86,7 +86,7 @@ def publish(
             left_out = _compact(staged, runs, facts)
             trial = Path(folder) / "archive.zip"
             write_archive(staged, run.id, trial)
-            for step in _least_wanted_first(ws, run, runs):
+            for step in _by_priority(ws, run, runs):
                 if trial.stat().st_size <= most_mib * MIB:
                     break
                 names = [name for name in (ARTIFACT, ITEMS) if _has(staged, step, name)]
@@ -137,12 +137,12 @@ def remove_published(ws: Workspace, comparison: stage.Reference) -> list[Run]:
         raise StoreError(
             f"The comparison {run.name!r} is this workspace's own; use puma runs delete."
         )
-    there = {other.id for other in published_comparisons(ws)} - {run.id}
+    remaining = {other.id for other in published_comparisons(ws)} - {run.id}
     removed = []
     waiting = [
         other
         for other in ws.runs()
-        if other.published is not None and other.published.get("comparison") not in there
+        if other.published is not None and other.published.get("comparison") not in remaining
     ]
     while free := [other for other in waiting if not ws.dependents(other.id)]:
         for other in free:
@@ -269,23 +269,23 @@ def _leave_out(
     staged.rewrite_summary(run.id, summary | {PUBLISHED: summary[PUBLISHED] | {"left_out": gone}})
 
 
-def _least_wanted_first(ws: Workspace, comparison: Run, runs: list[Run]) -> list[Run]:
+def _by_priority(ws: Workspace, comparison: Run, runs: list[Run]) -> list[Run]:
     """Return the runs with prompts in the order in which they are left out where room is short.
 
     Of each kind one stays longest: of migrations the one that the verdict is about.
     """
     methods = ws.get_table(comparison.id, "methods")
-    judged = methods["method"] == judge_comparison(ws, comparison).method
-    compared = pd.concat([methods[judged], methods[~judged]])["run"].dropna().tolist()
+    is_judged = methods["method"] == judge_comparison(ws, comparison).method
+    compared = pd.concat([methods[is_judged], methods[~is_judged]])["run"].dropna().tolist()
     with_prompts = {run.id: run for run in runs if run.kind in stage.PROMPT_KINDS}
-    wanted: list[tuple[int, int, Run]] = []
+    ranked: list[tuple[int, int, Run]] = []
     number: Counter[str] = Counter()
     for run_id in dict.fromkeys([*compared, *with_prompts]):
         role = str(with_prompts[run_id].config.get("role"))
         place = FIRST_KINDS.index(role) if role in FIRST_KINDS else len(FIRST_KINDS)
-        wanted.append((number[role], place, with_prompts[run_id]))
+        ranked.append((number[role], place, with_prompts[run_id]))
         number[role] += 1
-    return [run for *_, run in sorted(wanted, key=lambda item: item[:2], reverse=True)]
+    return [run for *_, run in sorted(ranked, key=lambda item: item[:2], reverse=True)]
 
 
 def _has(ws: Workspace, run: Run, name: str) -> bool:

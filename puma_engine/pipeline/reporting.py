@@ -147,7 +147,7 @@ def export_table(
 
 def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:
     """Names and values of what was measured: data, models, margin, intervals."""
-    about, draws = run.summary, run.config["draws"]
+    summary, draws = run.summary, run.config["draws"]
     fewer = {name: used for name in scores["metric"] if (used := draws_used(name, draws)) < draws}
     exceptions = ", ".join(f"{METRICS[name].label} {used:,}" for name, used in fewer.items())
     intervals = f"95 %, bootstrap over users, {draws:,} draws"
@@ -155,13 +155,13 @@ def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list
     facts = [
         ("Comparison", f"{run.name} ({run.id})"),
         ("Measured on", f"{str(run.finished)[:16].replace('T', ' ')} UTC"),
-        ("Task", "ratings from 1 to 5" if about["task"] == "rating" else "clicks, yes or no"),
+        ("Task", "ratings from 1 to 5" if summary["task"] == "rating" else "clicks, yes or no"),
         (
             "Compared",
-            f"{about['users']:,} users, {about['rows']:,} rows of the {about['split']} split",
+            f"{summary['users']:,} users, {summary['rows']:,} rows of the {summary['split']} split",
         ),
-        ("Left out", f"{about['rows_left_out']:,} rows that not every method predicted"),
-        ("Differences from", str(about["reference"])),
+        ("Left out", f"{summary['rows_left_out']:,} rows that not every method predicted"),
+        ("Differences from", str(summary["reference"])),
         ("Error I accept (margin)", f"{100 * margin:g} % of full retraining's value"),
         ("Intervals", f"{intervals}, seed {run.config['seed']}"),
     ]
@@ -170,14 +170,14 @@ def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list
         text += f", with: {published['command']}" if published.get("command") else ""
         facts.append(("Published", text))
     for ancestor in ws.lineage(run.id):
-        about = ancestor.summary
+        summary = ancestor.summary
         if ancestor.kind == "dataset":
-            text = f"{ancestor.name}: {about['users']:,} users, {about['items']:,} items, "
-            text += f"{about['interactions']:,} records, content {about['content_hash']}"
+            text = f"{ancestor.name}: {summary['users']:,} users, {summary['items']:,} items, "
+            text += f"{summary['interactions']:,} records, content {summary['content_hash']}"
             facts.append(("Data set", text))
         elif ancestor.kind == "backbone":
             text = ancestor.name
-            text += f", {about['parameters']:,} parameters" if "parameters" in about else ""
-            text += f", width {about['width']:,}" if "width" in about else ""
+            text += f", {summary['parameters']:,} parameters" if "parameters" in summary else ""
+            text += f", width {summary['width']:,}" if "width" in summary else ""
             facts.append(("Language model", text))
     return facts

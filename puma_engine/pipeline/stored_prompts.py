@@ -36,10 +36,10 @@ def save_prompts(ws: Workspace, run_id: str, table: PromptTable) -> None:
     ws.put_tensors(run_id, ARTIFACT, arrays, ids=table.user_ids.tolist(), meta=table.meta)
     if table.items is not None:
         arrays = {"vectors": table.items.vectors, "other": table.items.other}
-        about: dict[str, Any] = {"item_ids": table.items.item_ids.tolist()}
+        meta: dict[str, Any] = {"item_ids": table.items.item_ids.tolist()}
         if table.items.first:
-            about["first"] = True
-        ws.put_tensors(run_id, ITEMS, arrays, meta=about)
+            meta["first"] = True
+        ws.put_tensors(run_id, ITEMS, arrays, meta=meta)
 
 
 def shape_of(table: PromptTable) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def load_prompts(ws: Workspace, reference: stage.Reference) -> PromptTable:
     arrays, ids, meta = ws.get_tensors(run.id, ARTIFACT)
     return PromptTable(
         np.array(list(ids or ()), dtype=str),
-        _in_32_bits(arrays["vectors"]),
+        _as_float32(arrays["vectors"]),
         head_of(arrays),
         meta or {},
         load_items(ws, run),
@@ -79,7 +79,7 @@ def load_items(ws: Workspace, run: Run) -> ItemPrompts | None:
         return None
     arrays, _, meta = ws.get_tensors(run.id, ITEMS)
     ids = np.array((meta or {})["item_ids"], dtype=str)
-    vectors, other = _in_32_bits(arrays["vectors"]), _in_32_bits(arrays["other"])
+    vectors, other = _as_float32(arrays["vectors"]), _as_float32(arrays["other"])
     return ItemPrompts(ids, vectors, other, bool((meta or {}).get("first")))
 
 
@@ -92,16 +92,16 @@ def item_settings(ws: Workspace, run: Run) -> dict[str, Any]:
     return settings | {"item_order": "before"} if before else settings
 
 
-def _in_32_bits(vectors: np.ndarray) -> np.ndarray:
+def _as_float32(vectors: np.ndarray) -> np.ndarray:
     """Return stored vectors as float32; those of published runs have 16 bits."""
     return vectors.astype(np.float32, copy=False)
 
 
-def refuse_items(run: Run, what: str) -> None:
-    """Raise ConfigError if a run has item prompts, which `what` cannot hold."""
+def refuse_items(run: Run, target: str) -> None:
+    """Raise ConfigError if a run has item prompts, which `target` cannot hold."""
     if run.summary.get("item_tokens"):
         raise ConfigError(
-            f"The run {run.name} has item prompts beside the users', which {what} cannot hold; "
+            f"The run {run.name} has item prompts beside the users', which {target} cannot hold; "
             "write whole inputs with `puma prompts embed`, or use prompts without --item-tokens."
         )
 
@@ -121,13 +121,13 @@ def load_adapter(
     return arrays, meta or {}
 
 
-def template_of(run: Run, given: str | None = None) -> Template:
+def template_of(run: Run, override: str | None = None) -> Template:
     """Return the template a prompts or migration run was made with, unless another is given.
 
     Either is read as the run's prompts were when they were fitted.
     """
-    own = Template.from_config(run.config)
-    return replace(get_template(given), reading=own.reading) if given else own
+    fitted = Template.from_config(run.config)
+    return replace(get_template(override), reading=fitted.reading) if override else fitted
 
 
 def template_of_sources(sources: Sequence[Run], task: str, request: AdapterRequest) -> Template:
@@ -135,13 +135,13 @@ def template_of_sources(sources: Sequence[Run], task: str, request: AdapterReque
 
     Where all sources are vectors, the default is the task's.
     """
-    first, given = next((run for run in sources if has_model(run)), None), request.template
+    first, override = next((run for run in sources if has_model(run)), None), request.template
     if first is None:
-        return in_chat(get_template(given or DEFAULT_TEMPLATES[task]), request)
-    return in_chat(template_of(first, given), request)
+        return with_chat_template(get_template(override or DEFAULT_TEMPLATES[task]), request)
+    return with_chat_template(template_of(first, override), request)
 
 
-def in_chat(template: Template, request: AdapterRequest | FitRequest) -> Template:
+def with_chat_template(template: Template, request: AdapterRequest | FitRequest) -> Template:
     """Return a template with the model's chat template around it, if the request asks for that."""
     return replace(template, chat_template=True) if request.chat_template else template
 
@@ -201,20 +201,20 @@ class PromptTableReader:
     def __len__(self) -> int:
         return len(self.user_ids)
 
-    def row_of(self, user: str, likely: int = 0) -> int | None:
+    def row_of(self, user: str, guess: int = 0) -> int | None:
         """Return the row of a user, or None if the table has none.
 
-        likely: the row to look at first, such as that of the user in another table.
+        guess: the row to look at first, such as that of the user in another table.
         """
-        if likely < len(self.user_ids) and self.user_ids[likely].as_py() == user:
-            return likely
+        if guess < len(self.user_ids) and self.user_ids[guess].as_py() == user:
+            return guess
         row = int(pc.index(self.user_ids, pa.scalar(user, pa.string())).as_py())
         return None if row < 0 else row
 
-    def starting_with(self, text: str, most: int) -> list[str]:
-        """Return at most `most` user ids that begin with a text, in row order."""
+    def starting_with(self, text: str, limit: int) -> list[str]:
+        """Return at most `limit` user ids that begin with a text, in row order."""
         hits = pc.filter(self.user_ids, pc.starts_with(self.user_ids, text))
-        return [str(user) for user in hits[:most].to_pylist()]
+        return [str(user) for user in hits[:limit].to_pylist()]
 
     def vector(self, user: str) -> np.ndarray:
         """Read a user's prompt, [tokens, width] float32. Raises DataError for an unknown user."""
@@ -224,21 +224,21 @@ class PromptTableReader:
                 f"The user {user[:MAX_SHOWN_ID]!r} has no prompt in the run {self.run.name!r}; give one of "
                 f"its {len(self):,} users, such as {self.user_ids[0].as_py()[:MAX_SHOWN_ID]!r}."
             )
-        return _in_32_bits(self._file.read("vectors", row, row + 1)[0])
+        return _as_float32(self._file.read("vectors", row, row + 1)[0])
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield each block: its first row and its vectors, [n, tokens * width] float32."""
         for start in range(0, len(self), BLOCK):
-            block = _in_32_bits(self._file.read("vectors", start, start + BLOCK))
+            block = _as_float32(self._file.read("vectors", start, start + BLOCK))
             yield start, block.reshape(len(block), -1)
 
-    def mean(self, most: int) -> np.ndarray:
-        """Return the mean prompt of about `most` users at most, [tokens * width] float32.
+    def mean(self, max_users: int) -> np.ndarray:
+        """Return the mean prompt of about `max_users` users at most, [tokens * width] float32.
 
         They are read in blocks that are spread evenly over the table.
         """
         starts = range(0, len(self), BLOCK)
-        step = max(1, -(-len(self) // max(most, BLOCK)))
+        step = max(1, -(-len(self) // max(max_users, BLOCK)))
         total = np.zeros(self.tokens * self.width)
         count = 0
         for start in starts[::step]:

@@ -51,19 +51,19 @@ def render_summary(
     dataset, evaluated = _data_of(ws, run)
     split = f"{run.summary['split']} split"
     plans = plan_summary.plan_table(methods, scores, shares, data.metric, evaluated)
-    judged = names.get(verdict.method or "")
+    migration = names.get(verdict.method or "")
     setup = plan_summary.comparison_setup(
-        plans, judged, run.summary["users"], f"{dataset.name}, {split}" if dataset else split
+        plans, migration, run.summary["users"], f"{dataset.name}, {split}" if dataset else split
     )
     ranges = tuple(replace(part, method=names[part.method]) for part in decision_ranges(data))
     # The judged migration and the full retraining are labelled first.
-    order = 2 - plans["is_baseline"].astype(int) - 2 * (plans["method"] == judged).astype(int)
+    order = 2 - plans["is_baseline"].astype(int) - 2 * (plans["method"] == migration).astype(int)
     plans = plans.iloc[order.argsort(kind="stable")]
     tiles: list[decision_texts.Tile] = []
     panels: dict[str, str] = {}
-    if judged is not None:
+    if migration is not None:
         task = run.summary["task"]
-        row = plans[plans["method"] == judged].iloc[0]
+        row = plans[plans["method"] == migration].iloc[0]
         base = plans[plans["is_baseline"].astype(bool)].iloc[0]
         impact = user_impact_between(ws, run, row["evaluation"])
         tiles = [
@@ -72,7 +72,7 @@ def render_summary(
             decision_texts.cost_tile(row, base),
             decision_texts.worse_off_tile(None if impact is None else impact.effects),
         ]
-        sources = plan_summary.sources_of_migration(plans, judged)
+        sources = plan_summary.sources_of_migration(plans, migration)
         if len(sources):
             panels[str(sources["evaluation"].iloc[0])] = "Old model"
         panels |= {str(row["evaluation"]): "Migrated", str(base["evaluation"]): "Retrained"}

@@ -56,11 +56,14 @@ def store_user_impact(
             "better": impact.better,
             "worse": impact.worse,
         }
-        likely, sample = effects.frame.assign(part="likely"), impact.sample.assign(part="drawn")
+        most_affected, sample = (
+            effects.frame.assign(part="likely"),
+            impact.sample.assign(part="drawn"),
+        )
         groups = [frame.assign(by=name) for name, frame in impact.groups.items()]
         frames = (
             pd.DataFrame([summary]),
-            pd.concat([likely, sample]),
+            pd.concat([most_affected, sample]),
             impact.bars,
             pd.concat(groups),
         )

@@ -175,10 +175,13 @@ def test_evaluations_are_predicted_from_those_in_the_same_template(world, done):
         replace(settings.template, chat_template=True),  # its texts are longer
     ):
         assert predicted(unknown).other_templates
-    in_chat = planning.costs(
+    with_chat_template = planning.costs(
         bench.workspace, **question | {"retrain": False, "chat_template": True}, device="cpu"
     )
-    assert in_chat.migration.other_templates and in_chat.retraining.other_templates
+    assert (
+        with_chat_template.migration.other_templates
+        and with_chat_template.retraining.other_templates
+    )
 
 
 def test_the_command_line_asks_the_same_question(world, done):

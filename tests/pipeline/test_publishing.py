@@ -152,11 +152,11 @@ def test_of_each_kind_one_prompt_table_stays_longest(origin):
     ws, tables = origin["ws"], origin["runs"]
     compared = origin["comparison"]
     runs = ws.lineage(compared.id)
-    order = publishing._least_wanted_first(ws, compared, runs)
+    order = publishing._by_priority(ws, compared, runs)
     source, retrained, random, few = tables
     assert [run.id for run in order] == [run.id for run in (random, retrained, few, source)]
     second = dataclasses.replace(retrained, id="0" * 16)
-    assert publishing._least_wanted_first(ws, compared, [*runs, second])[0] == second
+    assert publishing._by_priority(ws, compared, [*runs, second])[0] == second
 
 
 def test_published_runs_are_not_deleted_by_accident(origin, opened):
