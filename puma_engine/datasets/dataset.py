@@ -40,15 +40,15 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise DataError(f"There is no task {self.task!r}; choose {' or '.join(TASKS)}.")
-        for what, columns in (
+        for table, columns in (
             ("interactions", ("user_id", "item_id", "outcome", "split")),
             ("items", ("item_id", "text")),
         ):
-            present = getattr(self, what).columns
+            present = getattr(self, table).columns
             missing = [column for column in columns if column not in present]
             if missing:
                 raise DataError(
-                    f"The {what} lack the column {', '.join(missing)}; they have "
+                    f"The {table} lack the column {', '.join(missing)}; they have "
                     f"{', '.join(map(str, present))}."
                 )
         if not len(self.interactions):
@@ -80,21 +80,21 @@ class Dataset:
 
     def for_users(self, ids: Sequence[str] | np.ndarray) -> Dataset:
         """Return the data set of some users only. Raises DataError for unknown ids."""
-        wanted = np.unique(np.asarray(ids).astype(str))
-        unknown = wanted[~np.isin(wanted, self.users)]
+        user_ids = np.unique(np.asarray(ids).astype(str))
+        unknown = user_ids[~np.isin(user_ids, self.users)]
         if len(unknown):
             raise DataError(
-                f"{len(unknown)} of {len(wanted)} users are not in the data set {self.name!r} "
+                f"{len(unknown)} of {len(user_ids)} users are not in the data set {self.name!r} "
                 f"(first: {str(unknown[0])!r}); ask only for users that it holds."
             )
-        chosen = np.isin(self.users, wanted)[self.user_rows]
+        chosen = np.isin(self.users, user_ids)[self.user_rows]
         interactions = self.interactions[chosen].reset_index(drop=True)
         occurs = np.zeros(len(self.items), dtype=bool)
         occurs[self.item_rows[chosen]] = True
         if "history" in interactions:
             occurs |= self.items["item_id"].isin(occurring(interactions)).to_numpy()
         items = self.items[occurs].reset_index(drop=True)
-        report = {**self.report, "chosen_users": len(wanted)}
+        report = {**self.report, "chosen_users": len(user_ids)}
         return Dataset(self.name, self.task, interactions, items, report)
 
     @cached_property
@@ -146,9 +146,9 @@ def validate(ds: Dataset) -> None:
         "items without text": int((texts.isna() | (texts == "")).sum()),
         "items that only rows or only texts have": len(occurring(frame) ^ set(ds.items["item_id"])),
     }
-    wrong = [f"{count} {what}" for what, count in checks.items() if count]
-    if wrong:
-        raise DataError(f"The data set {ds.name!r} has {', '.join(wrong)}; import it again.")
+    found = [f"{count} {problem}" for problem, count in checks.items() if count]
+    if found:
+        raise DataError(f"The data set {ds.name!r} has {', '.join(found)}; import it again.")
 
 
 def _column_keys(column: pd.Series) -> np.ndarray:

@@ -40,9 +40,9 @@ def write_dataset(ds: Dataset, folder: str | Path) -> Path:
                     table = table.set_column(index, "history", lists)
                 write = partial(pq.write_table, table, compression="zstd")
                 atomic_write(work / f"{stem}.parquet", write)
-            about = {"format": FORMAT, "name": ds.name, "task": ds.task}
-            about |= {"content_hash": ds.content_hash, "report": ds.report}
-            write_text(work / _DESCRIPTION, json.dumps(about, indent=1, ensure_ascii=False))
+            description = {"format": FORMAT, "name": ds.name, "task": ds.task}
+            description |= {"content_hash": ds.content_hash, "report": ds.report}
+            write_text(work / _DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False))
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"The data set cannot be written to {folder} ({error}); name another folder."
@@ -53,7 +53,7 @@ def write_dataset(ds: Dataset, folder: str | Path) -> Path:
 def read_dataset(folder: str | Path) -> Dataset:
     """Read a data set that write_dataset wrote and check its content. Raises DataError."""
     folder = Path(folder)
-    about = _describe(folder)
+    description = _describe(folder)
     with parquet_file(folder / "interactions.parquet") as file:
         rows = file.read().to_pandas()
     with parquet_file(folder / "items.parquet") as file:
@@ -64,8 +64,8 @@ def read_dataset(folder: str | Path) -> Dataset:
         for column in names:
             if column in frame:
                 frame[column] = frame[column].astype("str")
-    ds = Dataset(about["name"], about["task"], rows, items, about["report"])
-    if ds.content_hash != about["content_hash"]:
+    ds = Dataset(description["name"], description["task"], rows, items, description["report"])
+    if ds.content_hash != description["content_hash"]:
         raise DataError(
             f"The data set in {folder} was changed after it was written; import it again."
         )
@@ -76,9 +76,9 @@ def read_dataset(folder: str | Path) -> Dataset:
 def _describe(folder: Path) -> dict[str, Any]:
     path = folder / _DESCRIPTION
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        version = about["format"]
-        missing = {"name", "task", "content_hash", "report"} - about.keys()
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format"]
+        missing = {"name", "task", "content_hash", "report"} - description.keys()
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no data set; it has no {_DESCRIPTION}.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -90,4 +90,4 @@ def _describe(folder: Path) -> dict[str, Any]:
         )
     if missing:
         raise DataError(f"{path} is damaged (no {', '.join(sorted(missing))}); import it again.")
-    return about
+    return description

@@ -22,12 +22,12 @@ def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.D
     mean_0, spread_0, mean_1 and so on, of the users that all tables have, sorted by id.
     """
     first, *others = (pd.Index(ids, dtype="str") for ids, _ in tables)
-    alike = all(first.equals(other) for other in others)
-    users = (first if alike else reduce(pd.Index.intersection, others, first)).sort_values()
+    same_items = all(first.equals(other) for other in others)
+    users = (first if same_items else reduce(pd.Index.intersection, others, first)).sort_values()
     result: dict[str, Any] = {"user_id": pd.array(users, dtype="str")}
     rows = first.get_indexer(users)
     for number, (ids, predictions) in enumerate(tables):
-        if number and not alike:
+        if number and not same_items:
             rows = pd.Index(ids, dtype="str").get_indexer(users)
         values = predictions[rows].astype(np.float64)
         result[f"mean_{number}"] = values.mean(axis=1)
@@ -44,8 +44,8 @@ def order_agreement(predictions: np.ndarray) -> float:
     with fewer than two users.
     """
     if len(predictions) > AGREEMENT_USERS:
-        drawn = np.random.default_rng(0).choice(len(predictions), AGREEMENT_USERS, replace=False)
-        predictions = predictions[drawn]
+        sampled = np.random.default_rng(0).choice(len(predictions), AGREEMENT_USERS, replace=False)
+        predictions = predictions[sampled]
     ranks = pd.DataFrame(predictions).rank(axis=1).to_numpy(np.float64)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(ranks, axis=1)

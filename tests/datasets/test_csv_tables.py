@@ -168,7 +168,7 @@ def test_what_a_csv_writer_writes_is_read_back(
     made = io.StringIO()
     csv.writer(made, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([["x", "y", "z"], *rows])
     path.write_bytes(made.getvalue().encode())
-    columns = read_columns(path, ["z", "x", "y"], form=CsvFormat(quote='"'))
+    columns = read_columns(path, ["z", "x", "y"], csv_format=CsvFormat(quote='"'))
     assert not columns.bad
     # A carriage return inside a value stays a space; before the end of a line it goes.
     clean = [[field.replace("\r\n", "\n").replace("\r", "\v") for field in row] for row in rows]

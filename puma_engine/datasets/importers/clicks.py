@@ -37,13 +37,13 @@ def click_dataset(
     Users need min_marks marks. A non-click is sampled by how often an item is marked, so that
     popularity alone tells nothing, among items that the user neither marked nor rated.
     """
-    enough = marked.rows.select(has_min_rows(marked.rows, min_marks))
-    sampled = sample_population(source, request, enough, f"{min_marks} marks")
+    eligible = marked.rows.select(has_min_rows(marked.rows, min_marks))
+    sampled = sample_population(source, request, eligible, f"{min_marks} marks")
     capped = cap_rows(sampled.user, max_marks, sampled.row_keys(request.seed, "cap"))
     positives = sampled.select(capped)
     popularity = np.bincount(marked.rows.item, minlength=len(marked.rows.item_ids))
-    taken = np.sort(np.concatenate([marked.rows.pairs(), rated.pairs()]))
-    negatives = sample_negatives(positives, popularity, taken, request.seed)
+    known_pairs = np.sort(np.concatenate([marked.rows.pairs(), rated.pairs()]))
+    negatives = sample_negatives(positives, popularity, known_pairs, request.seed)
     rows = dataclasses.replace(
         positives,
         user=np.concatenate([positives.user, negatives.user]),
@@ -54,9 +54,9 @@ def click_dataset(
     history = sample_histories(rows, (split == "train") & (rows.outcome > 0), request.seed)
     dropped = {
         **marked.dropped,
-        f"of users with fewer than {min_marks} marks": len(marked.rows) - len(enough),
+        f"of users with fewer than {min_marks} marks": len(marked.rows) - len(eligible),
     }
-    cleaned = dataclasses.replace(marked, rows=enough, dropped=dropped)
+    cleaned = dataclasses.replace(marked, rows=eligible, dropped=dropped)
     report = base_report(source, request, cleaned, len(sampled), len(positives), max_marks)
     report["split"] = split_rule(False, per_class=True)
     report["negatives"] = (
@@ -69,13 +69,13 @@ def click_dataset(
 
 
 def drawn_non_clicks(
-    clicks: EncodedInteractions, popularity: np.ndarray, taken: np.ndarray, seed: int
+    clicks: EncodedInteractions, popularity: np.ndarray, known_pairs: np.ndarray, seed: int
 ) -> tuple[EncodedInteractions, np.ndarray]:
     """Return clicks and as many non-clicks, and for each row the row of the click it belongs to.
 
-    popularity, taken: see sample_negatives. A non-click has the time of its click.
+    popularity, known_pairs: see sample_negatives. A non-click has the time of its click.
     """
-    negatives = sample_negatives(clicks, popularity, taken, seed)
+    negatives = sample_negatives(clicks, popularity, known_pairs, seed)
     order = np.argsort(clicks.user, kind="stable")
     first = np.searchsorted(clicks.user[order], negatives.user)
     of_click = order[first + rank_within(negatives.user, np.arange(len(negatives)))]
@@ -90,11 +90,11 @@ def drawn_non_clicks(
 
 
 def sample_negatives(
-    positives: EncodedInteractions, popularity: np.ndarray, taken: np.ndarray, seed: int
+    positives: EncodedInteractions, popularity: np.ndarray, known_pairs: np.ndarray, seed: int
 ) -> EncodedInteractions:
     """Sample as many items for each user as it has rows, without replacement, by popularity.
 
-    popularity: [items] weights. taken: sorted user-item codes (EncodedInteractions.pairs)
+    popularity: [items] weights. known_pairs: sorted user-item codes (EncodedInteractions.pairs)
     that are never sampled. Candidates come in rounds from a stream that depends on the seed
     and the user alone; the first usable ones count. A user that knows nearly every popular
     item gets fewer.
@@ -111,8 +111,8 @@ def sample_negatives(
         numbers = uniform(mix(streams[open_users, None], positions[None, :]))
         item = np.searchsorted(cumulative, numbers, side="right").clip(max=items - 1)
         pairs = (users[open_users, None] * items + item).ravel()
-        nearest = np.searchsorted(taken, pairs).clip(max=len(taken) - 1)
-        candidates = np.concatenate([sampled, pairs[taken[nearest] != pairs]])
+        nearest = np.searchsorted(known_pairs, pairs).clip(max=len(known_pairs) - 1)
+        candidates = np.concatenate([sampled, pairs[known_pairs[nearest] != pairs]])
         _, first = np.unique(candidates, return_index=True)
         candidates = candidates[np.sort(first)]
         owner = np.searchsorted(users, candidates // items)

@@ -324,10 +324,10 @@ class MindSampler:
         short = (characters <= limit) | (limit == 0)
         rows = self._select(rows, f"with a history of more than {limit} characters", short)
         tests, trains = self._per_user(rows.user[rows.dev]), self._per_user(rows.user[~rows.dev])
-        enough = (tests >= settings.min_test_rows) & (trains > 0)
-        lacking = users[active[users] & ~enough[users]]
+        has_enough = (tests >= settings.min_test_rows) & (trains > 0)
+        lacking = users[active[users] & ~has_enough[users]]
         self.fate[lacking] = f"of users with fewer than {settings.min_test_rows} rows to test"
-        return rows.select(enough[rows.user])
+        return rows.select(has_enough[rows.user])
 
     def _select(self, rows: MindRows, reason: str, chosen: np.ndarray) -> MindRows:
         """Return the chosen rows and count for each user how many were lost."""

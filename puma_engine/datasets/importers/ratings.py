@@ -171,12 +171,12 @@ def clean_ratings(
     return CleanedInteractions(rows, texts, seen, dropped)
 
 
-def original_item_ids(read: Columns, column: str, what: str) -> np.ndarray:
+def original_item_ids(read: Columns, column: str, label: str) -> np.ndarray:
     """Return the id of each row of an original file of items, [n] of str, "" where unusable.
 
     Raises DataError when more than 1 % of the rows cannot be used.
     """
-    ids = as_ids(read.table[column], what)
+    ids = as_ids(read.table[column], label)
     usable = usable_ids(pa.array(ids.unique, pa.string()))
     counts = counts_of(read)
     counts.check_rows(np.arange(len(ids.codes)), {NO_ITEM: usable[ids.codes]})
@@ -435,14 +435,14 @@ def _filtered(
     """
     chosen = latest_of_each_pair(rows)
     dropped[REPEATED] = len(rows) - int(chosen.sum())
-    for what, codes, min_rows in (
+    for kind, codes, min_rows in (
         ("items", rows.item, settings.min_item_rows),
         ("users", rows.user, settings.min_rows),
     ):
         before = int(chosen.sum())
         counts = np.bincount(codes[chosen], minlength=int(codes.max(initial=0)) + 1)
         chosen &= counts[codes] >= min_rows
-        dropped[f"of {what} with fewer than {min_rows} rows"] = before - int(chosen.sum())
+        dropped[f"of {kind} with fewer than {min_rows} rows"] = before - int(chosen.sum())
     return rows.select(chosen)
 
 

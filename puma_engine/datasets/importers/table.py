@@ -175,10 +175,10 @@ def check_table(path: str | Path, *, task: TaskName, seed: int = 0, **options: A
     return TableCheck(strict.rows, problems, None, statistics(ds), ds.report, table.columns_read)
 
 
-def _options(task: str, given: Mapping[str, Any]) -> TableOptions:
+def _options(task: str, settings: Mapping[str, Any]) -> TableOptions:
     if task not in TASKS:
         raise DataError(f"There is no task {task!r}; choose {' or '.join(TASKS)}.")
-    chosen = settings_from(TableOptions, "table", given)
+    chosen = settings_from(TableOptions, "table", settings)
     chosen.check_task(task)
     return chosen
 
@@ -210,9 +210,9 @@ def preview_table(
     return Preview(frame.head(PREVIEW_ROWS), guess, task)  # type: ignore[arg-type]  # one of TASKS
 
 
-def _first_rows(path: Path, form: CsvFormat) -> pd.DataFrame:
+def _first_rows(path: Path, csv_format: CsvFormat) -> pd.DataFrame:
     """Return the rows from which columns are guessed as text, [n, columns]. Raises DataError."""
-    names, rows = read_head(path, GUESS_ROWS, form)
+    names, rows = read_head(path, GUESS_ROWS, csv_format)
     cells = [
         ["" if cell is None else str(cell)[:MAX_CELL_CHARACTERS] for cell in row] for row in rows
     ]
@@ -285,12 +285,12 @@ class _Table:
 def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     """Read and parse a table, refusing only what cannot be read. Raises DataError."""
     fields = (*REQUIRED, *OPTIONAL, *NAMED_ONLY)
-    main = _read_fields(path, options.columns or {}, REQUIRED, fields, options.form)
+    main = _read_fields(path, options.columns or {}, REQUIRED, fields, options.csv_format)
     values, bad, columns_read = main.table, main.bad, dict(main.columns_read)
     names = values.column_names
     user, user_ids = _sorted_codes(values["user_id"], "user ids")
     item, item_ids = _sorted_codes(values["item_id"], "item ids")
-    several, differing, repeated = np.zeros(len(item_ids), dtype=bool), 0, 0
+    has_several_texts, differing, repeated = np.zeros(len(item_ids), dtype=bool), 0, 0
     if options.items_path is not None:
         columns = options.item_columns or {}
         place = Path(options.items_path)
@@ -306,11 +306,11 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         by_id = {str(item): str(item) for item in item_ids if str(item).strip()}
     elif "text" in names:
         texts = item_texts(item, as_texts(values["text"], "texts"))
-        several[texts.several] = True
+        has_several_texts[texts.several] = True
         differing, repeated = len(texts.several), texts.repeated
         by_id = {item_ids[code]: text for code, text in texts.first.items()}
     else:
-        suggested = _suggestion(path, options.columns or {}, ("text",), options.form)
+        suggested = _suggestion(path, options.columns or {}, ("text",), options.csv_format)
         raise DataError(
             f"{path} has no column of item texts; name it (columns={{'text': ...}}, --column "
             "text=...), give a second table with items_path (--items-path), or take the item ids "
@@ -339,8 +339,8 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     split = None
     if "split" in names:
         of_rows = as_texts(values["split"], "splits")
-        own = [OWN_SPLITS.get(text.strip().casefold(), "") for text in of_rows.unique]
-        split = np.array(own)[of_rows.codes]
+        names_of_splits = [OWN_SPLITS.get(text.strip().casefold(), "") for text in of_rows.unique]
+        split = np.array(names_of_splits)[of_rows.codes]
     seconds = None if times is None else times.seconds
     return _Table(
         path=path,
@@ -354,7 +354,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         written=written,
         times=times,
         texts=by_id,
-        several=several,
+        several=has_several_texts,
         differing=differing,
         repeated=repeated,
         histories=histories,
@@ -368,7 +368,7 @@ def _read_fields(
     columns: Mapping[str, str],
     required: tuple[str, ...],
     fields: tuple[str, ...],
-    form: CsvFormat,
+    csv_format: CsvFormat,
 ) -> Columns:
     """Read a file's columns under our names; columns that the caller names must exist."""
     unknown = [field for field in columns if field not in fields]
@@ -384,7 +384,7 @@ def _read_fields(
     ]
     ids = [columns.get(field, field) for field in ID_FIELDS]
     try:
-        read = read_columns(path, list(needed), optional=extra, ids=ids, form=form)
+        read = read_columns(path, list(needed), optional=extra, ids=ids, csv_format=csv_format)
     except MissingColumns as error:
         option = "item-column" if required == ITEM_FIELDS else "column"
         of_items = "items" if required == ITEM_FIELDS else ""
@@ -393,10 +393,10 @@ def _read_fields(
             or _layout_hint(error.present)
             or (
                 f" Name its columns with --{option} FIELD=COLUMN ({option.replace('-', '_')}s in Python)."
-                f"{_suggestion(path, columns, fields, form)}"
+                f"{_suggestion(path, columns, fields, csv_format)}"
             )
         )
-        raise DataError(f"{error.what}.{hint}") from error
+        raise DataError(f"{error.message}.{hint}") from error
     if not read.table.num_rows:
         first = f"; {len(read.bad):,} {read.bad[0].reason} ({read.bad[0]})" if read.bad else ""
         raise DataError(f"{path} has no rows; a table needs a header and at least one row{first}.")
@@ -432,29 +432,29 @@ def _layout_hint(names: Sequence[str]) -> str:
 
 
 def _suggestion(
-    path: Path, named: Mapping[str, str], fields: Sequence[str], form: CsvFormat
+    path: Path, named: Mapping[str, str], fields: Sequence[str], csv_format: CsvFormat
 ) -> str:
     """Ask whether the options that a file's columns suggest were meant; "" where none are.
 
     named: the columns that the caller names, which are taken where the file has them. A field whose
     name the file has needs no option.
     """
-    rows = _first_rows(path, form)
-    given = {field: column for field, column in named.items() if column in rows}
+    rows = _first_rows(path, csv_format)
+    named_columns = {field: column for field, column in named.items() if column in rows}
     guess = {
         field: column
         for field, column in guess_columns(list(rows), rows).items()
-        if column not in given.values() and plain_names([column]) != [field]
+        if column not in named_columns.values() and plain_names([column]) != [field]
     }
     option = "--item-column" if fields == ITEM_FIELDS else "--column"
-    columns = guess | given
+    columns = guess | named_columns
     options = [
         f"{option} {shlex.quote(f'{field}={columns[field]}')}"
         for field in fields
         if field in columns
     ]
-    wanted = guess.keys() & set(fields) - given.keys()
-    return f" Did you mean {' '.join(options)}?" if wanted else ""
+    suggested = guess.keys() & set(fields) - named_columns.keys()
+    return f" Did you mean {' '.join(options)}?" if suggested else ""
 
 
 def _unused(read: Columns) -> dict[str, str]:
@@ -471,8 +471,8 @@ def _unused(read: Columns) -> dict[str, str]:
     return guess
 
 
-def _sorted_codes(column: pa.ChunkedArray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    texts = as_ids(column, what)
+def _sorted_codes(column: pa.ChunkedArray, label: str) -> tuple[np.ndarray, np.ndarray]:
+    texts = as_ids(column, label)
     ids, position = np.unique(np.array(texts.unique, dtype=object), return_inverse=True)
     return position[texts.codes].astype(np.int64), ids
 
@@ -483,27 +483,27 @@ def _refuse_other_kinds(table: _Table) -> None:
     Dropping its bad rows would leave the others wrong: ratings on another scale, or reviews in
     place of the items' texts.
     """
-    off = table.out_of_range
+    out_of_range = table.out_of_range
     rated = np.isfinite(table.written) & (table.written != table.options.not_rated)
     if (
         table.task == "rating"
         and table.options.scale is None
-        and off.sum() > MAX_OUT_OF_RANGE * rated.sum()
+        and out_of_range.sum() > MAX_OUT_OF_RANGE * rated.sum()
     ):
         low, high = table.written[rated].min(), table.written[rated].max()
-        likely = next((f"{a:g}:{b:g}" for a, b in SCALES if a <= low and high <= b), "LOW:HIGH")
+        scale = next((f"{a:g}:{b:g}" for a, b in SCALES if a <= low and high <= b), "LOW:HIGH")
         # One value below the scale, and no other off it, is likely that of rows without a rating.
-        unrated = f"{low:g}" if low < 1 and (table.written[off] == low).all() else "0"
+        unrated = f"{low:g}" if low < 1 and (table.written[out_of_range] == low).all() else "0"
         raise DataError(
-            f"The ratings of {table.path.name!r} go from {low:g} to {high:g}, and {off.sum():,} of "
+            f"The ratings of {table.path.name!r} go from {low:g} to {high:g}, and {out_of_range.sum():,} of "
             f"{rated.sum():,} are not from 1 to 5. Name their scale, which is mapped to 1 to 5, such "
-            f"as scale='{likely}' (--scale {likely}), or the value of rows without a rating, such as "
+            f"as scale='{scale}' (--scale {scale}), or the value of rows without a rating, such as "
             f"not_rated={unrated} (--not-rated {unrated}). If the other ratings are mistakes, pass "
             "--scale 1:5."
         )
     # Of a second table the first text counts, so a few titles in two versions are no reason.
-    few = table.options.items_path is not None and 10 * table.differing <= len(table.texts)
-    if 2 * table.differing > max(1, table.repeated) and not few:
+    few_versions = table.options.items_path is not None and 10 * table.differing <= len(table.texts)
+    if 2 * table.differing > max(1, table.repeated) and not few_versions:
         raise DataError(
             f"The column {table.columns_read['text']!r} was read as the texts of items, and differs from "
             f"row to row for {table.differing:,} of the {table.repeated:,} items that have several "
@@ -589,7 +589,7 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
     known_pairs = chosen.rows.pairs() if options.draw_non_clicks else None
     popularity = _choose_items(chosen)
     _choose_users(chosen, seed)
-    own, rule = _given_splits(chosen)
+    split, rule = _fixed_splits(chosen)
     final, past, warnings = chosen.rows, None, _warnings(table)
     if table.histories is not None:
         past = _histories(table, chosen.usable, chosen.dropped, warnings)
@@ -606,13 +606,13 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
         final, positive = drawn_non_clicks(final, popularity, np.sort(known_pairs), seed)
         count = len(final) - len(chosen.usable)
         report["negatives"] = f"drawn by how often an item is clicked: {count:,}"
-        own = None if own is None else own[positive]
+        split = None if split is None else split[positive]
         if past is not None:
             past = _histories_of_drawn(past, positive, final)
-    if own is None:
+    if split is None:
         # Drawn non-clicks are split like the clicks, so that each part has both.
         group = final.user * 2 + (final.outcome > 0) if options.draw_non_clicks else final.user
-        own = assign_splits(group, final.row_keys(seed, "split"), final.time)
+        split = assign_splits(group, final.row_keys(seed, "split"), final.time)
         rule = split_rule(final.time is not None, per_class=options.draw_non_clicks)
     if table.task == "click" and len(np.unique(final.outcome)) == 1:
         warnings.append(_one_outcome_warning(options))
@@ -623,7 +623,7 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
         report["scale"] = options.scale
     report["items_with_several_texts"] = table.differing
     report["warnings"] = warnings
-    return build_dataset(name, table.task, final, own, table.texts, report, past)
+    return build_dataset(name, table.task, final, split, table.texts, report, past)
 
 
 def _choose_items(chosen: _ChosenRows) -> np.ndarray:
@@ -633,8 +633,8 @@ def _choose_items(chosen: _ChosenRows) -> np.ndarray:
         chosen.narrow(NO_CLICK, chosen.rows.outcome == 1)
     rows = chosen.rows
     if options.min_item_rows:
-        enough = np.bincount(rows.item)[rows.item] >= options.min_item_rows
-        chosen.narrow(f"of items with fewer than {options.min_item_rows} rows", enough)
+        frequent = np.bincount(rows.item)[rows.item] >= options.min_item_rows
+        chosen.narrow(f"of items with fewer than {options.min_item_rows} rows", frequent)
         rows = chosen.rows
     return np.bincount(rows.item, minlength=len(rows.item_ids))
 
@@ -642,8 +642,8 @@ def _choose_items(chosen: _ChosenRows) -> np.ndarray:
 def _choose_users(chosen: _ChosenRows, seed: int) -> None:
     """Drop users with few rows or none to learn from, users beyond those asked for, and rows beyond the cap."""
     table, options = chosen.table, chosen.table.options
-    enough = has_min_rows(chosen.rows, options.min_rows)
-    chosen.narrow(f"of users with fewer than {options.min_rows} rows", enough)
+    active = has_min_rows(chosen.rows, options.min_rows)
+    chosen.narrow(f"of users with fewer than {options.min_rows} rows", active)
     if table.split is not None:
         chosen.narrow(NO_TRAINING, _has_training(chosen.rows, table.split[chosen.usable]))
     if options.users is not None:
@@ -656,7 +656,7 @@ def _choose_users(chosen: _ChosenRows, seed: int) -> None:
         chosen.narrow(f"beyond {options.max_rows} rows a user", capped)
 
 
-def _given_splits(chosen: _ChosenRows) -> tuple[np.ndarray | None, str]:
+def _fixed_splits(chosen: _ChosenRows) -> tuple[np.ndarray | None, str]:
     """Return the split of each row and the rule, where a column or one time for all gives it.
 
     Rows of users without a train row are dropped. None where splits are drawn.
@@ -667,10 +667,10 @@ def _given_splits(chosen: _ChosenRows) -> tuple[np.ndarray | None, str]:
     if table.options.split_by != "time":
         return None, ""
     assert table.times is not None
-    own, rule = splits_at_one_time(table.times.seconds[chosen.usable])
-    trained = _has_training(chosen.rows, own)
+    split, rule = splits_at_one_time(table.times.seconds[chosen.usable])
+    trained = _has_training(chosen.rows, split)
     chosen.narrow(NO_TRAINING, trained)
-    return own[trained], rule
+    return split[trained], rule
 
 
 def _has_training(rows: EncodedInteractions, split: np.ndarray) -> np.ndarray:
@@ -714,13 +714,13 @@ def _warnings(table: _Table) -> list[str]:
         )
     if table.times is not None and table.times.note:
         warnings.append(table.times.note)
-    for what, ids in (("user", table.rows.user_ids), ("item", table.rows.item_ids)):
+    for kind, ids in (("user", table.rows.user_ids), ("item", table.rows.item_ids)):
         plain = set(ids)
         others = [id_ for id_ in ids if (same := _plain_id(id_)) not in ("", id_) and same in plain]
         if others:
             warnings.append(
-                f"{len(others):,} {what} ids differ from others only by spaces or quotation marks around "
-                f"them, by .0 or by how letters are encoded (one is {others[0]!r}) and count as other {what}s."
+                f"{len(others):,} {kind} ids differ from others only by spaces or quotation marks around "
+                f"them, by .0 or by how letters are encoded (one is {others[0]!r}) and count as other {kind}s."
             )
     low, high = table.options.bounds
     off = int(table.out_of_range.sum()) if table.task == "rating" else 0
@@ -784,16 +784,16 @@ def _histories(
     """Return the histories of the usable rows without unknown items and the rows' own."""
     assert table.histories is not None
     rows = table.rows.select(usable)
-    histories, entries, unknown, own = [], 0, 0, 0
+    histories, entries, unknown, own_items = [], 0, 0, 0
     for item, past in zip(
         rows.item_ids[rows.item], (table.histories[row] for row in usable), strict=True
     ):
         entries += len(past)
-        own += past.count(item)
+        own_items += past.count(item)
         unknown += sum(other not in table.texts for other in past)
         histories.append([other for other in past if other in table.texts and other != item])
     dropped["history entries without text"] = unknown
-    dropped["history entries naming the row's own item"] = own
+    dropped["history entries naming the row's own item"] = own_items
     if 2 * unknown > entries:
         warnings.append(
             f"{unknown:,} of {entries:,} entries of histories name no item with a text; check "

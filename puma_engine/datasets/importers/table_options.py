@@ -114,7 +114,7 @@ class TableOptions:
             raise DataError(f"The task {task!r} takes no {' and no '.join(given)}.")
 
     @property
-    def form(self) -> CsvFormat:
+    def csv_format(self) -> CsvFormat:
         return CsvFormat(self.delimiter, self.encoding, self.quote, not self.no_header)
 
     @property

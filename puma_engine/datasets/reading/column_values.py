@@ -38,16 +38,16 @@ class EncodedTexts:
     unique: list[str]
 
 
-def as_texts(column: pa.ChunkedArray, what: str) -> EncodedTexts:
+def as_texts(column: pa.ChunkedArray, label: str) -> EncodedTexts:
     """Read text or whole numbers exactly as written.
 
     Raises DataError for other types, and for whole numbers stored as floats that are too large
     to be told apart.
     """
     if not (pa.types.is_dictionary(column.type) or is_text(column.type)):
-        column = _whole_numbers(column, what).dictionary_encode()
+        column = _whole_numbers(column, label).dictionary_encode()
     if not pa.types.is_dictionary(column.type):
-        codes, unique = pd.factorize(texts_of(_decoded(column, what)))
+        codes, unique = pd.factorize(texts_of(_decoded(column, label)))
         return EncodedTexts(codes, unique.tolist())
     # Each value of a dictionary is decoded once.
     column = column.unify_dictionaries()
@@ -55,9 +55,9 @@ def as_texts(column: pa.ChunkedArray, what: str) -> EncodedTexts:
         return EncodedTexts(np.zeros(0, np.int64), [])
     values = pa.chunked_array([column.chunk(0).dictionary])
     if not is_text(values.type):
-        values = _whole_numbers(values, what)
+        values = _whole_numbers(values, label)
     # The last code stands for a missing value.
-    texts = np.append(texts_of(_decoded(values, what)), "")
+    texts = np.append(texts_of(_decoded(values, label)), "")
     missing = len(texts) - 1
     index = np.concatenate(
         [
@@ -70,52 +70,52 @@ def as_texts(column: pa.ChunkedArray, what: str) -> EncodedTexts:
     return EncodedTexts(of_used[codes], unique.tolist())
 
 
-def _whole_numbers(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+def _whole_numbers(column: pa.ChunkedArray, label: str) -> pa.ChunkedArray:
     """Return whole numbers stored as floats as integers, and integers as they are."""
     kind = column.type
     if pa.types.is_null(kind):
         return pc.cast(column, pa.string())
     if pa.types.is_floating(kind):
         # A whole-number column with gaps arrives as floats; 12.0 was 12.
-        whole = pc.cast(
+        finite = pc.cast(
             pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind)), pa.float64()
         )
-        limit, largest = _EXACT[kind.bit_width], pc.max(pc.abs(whole)).as_py() or 0
+        limit, largest = _EXACT[kind.bit_width], pc.max(pc.abs(finite)).as_py() or 0
         if largest >= limit:
             raise DataError(
-                f"The column of {what} holds whole numbers up to {largest:.0f} as "
+                f"The column of {label} holds whole numbers up to {largest:.0f} as "
                 f"{kind.bit_width}-bit floats, which cannot tell whole numbers from {limit:,} on "
                 "apart: several ids have become one. Write them again, as text or 64-bit integers."
             )
         try:
-            return pc.cast(whole, pa.int64())
+            return pc.cast(finite, pa.int64())
         except pa.ArrowInvalid as error:
             raise DataError(
-                f"The column of {what} holds fractions; it must hold text or whole numbers."
+                f"The column of {label} holds fractions; it must hold text or whole numbers."
             ) from error
     if pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0):
         return column
     raise DataError(
-        f"The column of {what} has the type {kind}; it must hold text or whole numbers."
+        f"The column of {label} has the type {kind}; it must hold text or whole numbers."
     )
 
 
-def _decoded(column: pa.ChunkedArray, what: str) -> pa.ChunkedArray:
+def _decoded(column: pa.ChunkedArray, label: str) -> pa.ChunkedArray:
     try:
         if column.type == pa.binary_view():
             column = pc.cast(column, pa.binary())
         return pc.cast(column, pa.string())
     except pa.ArrowInvalid as error:
-        raise DataError(f"The column of {what} does not hold UTF-8 text.") from error
+        raise DataError(f"The column of {label} does not hold UTF-8 text.") from error
 
 
-def as_ids(column: pa.ChunkedArray, what: str) -> EncodedTexts:
+def as_ids(column: pa.ChunkedArray, label: str) -> EncodedTexts:
     """Read ids as as_texts does; raises DataError, too, where most were rounded: 1.23E+18."""
-    ids = as_texts(column, what)
+    ids = as_texts(column, label)
     rounded = [text for text in ids.unique if re.match(_ROUNDED, text.strip())]
     if 2 * len(rounded) > len(ids.unique):
         raise DataError(
-            f"The column of {what} holds rounded numbers such as {rounded[0]!r}: several ids have "
+            f"The column of {label} holds rounded numbers such as {rounded[0]!r}: several ids have "
             "become one. Write them again with all digits, as text."
         )
     return ids
@@ -172,21 +172,21 @@ def item_texts(item: np.ndarray, texts: EncodedTexts) -> ItemTexts:
     return ItemTexts(by_item, several, repeated)
 
 
-def as_numbers(column: pa.ChunkedArray, what: str) -> np.ndarray:
+def as_numbers(column: pa.ChunkedArray, label: str) -> np.ndarray:
     """Read real numbers, [n] float64; what is missing or not a number becomes NaN.
 
     True and false, as values or words, count as 1 and 0. Raises DataError for other types.
     """
     kind = value_type(column)
     if is_text(kind) or pa.types.is_null(kind):
-        texts = as_texts(column, what)
+        texts = as_texts(column, label)
         return np.array([_number(text) for text in texts.unique], dtype=np.float64)[texts.codes]
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, kind)
     if pa.types.is_boolean(kind):
         column = pc.cast(column, pa.int8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        raise DataError(f"The column of {what} has the type {kind}; it must hold numbers.")
+        raise DataError(f"The column of {label} has the type {kind}; it must hold numbers.")
     return pc.fill_null(pc.cast(column, pa.float64(), safe=False), math.nan).to_numpy()
 
 
@@ -207,10 +207,10 @@ def as_histories(column: pa.ChunkedArray, separator: str) -> tuple[list[list[str
         flat = as_ids(pc.list_flatten(column), "histories")
         ids = np.array(flat.unique, dtype=object)[flat.codes].tolist()
         sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-        ends = np.cumsum(sizes).tolist()
+        offsets = np.cumsum(sizes).tolist()
         rows = [
             [item for item in ids[end - size : end] if item]
-            for end, size in zip(ends, sizes.tolist(), strict=True)
+            for end, size in zip(offsets, sizes.tolist(), strict=True)
         ]
         return rows, np.ones(len(rows), dtype=bool)
     texts = as_texts(column, "histories")

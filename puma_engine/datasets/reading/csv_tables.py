@@ -163,13 +163,13 @@ class CsvFile:
                 continue
             if isinstance(row, BadRow):
                 yield row
-            elif len(row) != len(self.names) and len(lines.taken) > 1 and not self.lenient:
+            elif len(row) != len(self.names) and len(lines.row_lines) > 1 and not self.lenient:
                 # Two stray marks have taken the lines between them, which may be good rows.
                 yield lines.reject()
             elif len(row) != len(self.names):
-                text = "\n".join(lines.taken)
+                text = "\n".join(lines.row_lines)
                 yield _ragged(lines.first, text, len(row), len(self.names))
-            elif len(lines.taken) > 1 and not self.lenient and self._swallowed(lines.taken):
+            elif len(lines.row_lines) > 1 and not self.lenient and self._swallowed(lines.row_lines):
                 yield lines.reject()
             else:
                 yield row
@@ -193,13 +193,13 @@ class CsvFile:
         )
 
 
-def open_csv(path: Path, form: CsvFormat) -> CsvFile:
+def open_csv(path: Path, csv_format: CsvFormat) -> CsvFile:
     """Find out how a CSV file is written, and its header. Raises DataError.
 
     The whole file is decoded once, so that text in another encoding is refused by its line.
     """
     ending = next((end for end in DELIMITERS if plain_suffix(path) == end), None)
-    delimiter = form.delimiter or (DELIMITERS[ending] if ending else None)
+    delimiter = csv_format.delimiter or (DELIMITERS[ending] if ending else None)
     if delimiter is None:
         raise DataError(
             f"{path} has an unknown ending; a table must be a .parquet, .csv, .tsv, .inter or .jsonl "
@@ -208,12 +208,12 @@ def open_csv(path: Path, form: CsvFormat) -> CsvFile:
     delimiter = _SPELLED.get(delimiter, delimiter)
     if len(delimiter) != 1:
         raise DataError(f"A delimiter must be one character, not {delimiter!r}.")
-    quote = form.quote
+    quote = csv_format.quote
     if quote is not None and quote != NO_QUOTE and (len(quote) != 1 or quote in "\r\n" + delimiter):
         raise DataError(
             f"The quote must be one character other than the delimiter, or none, not {quote!r}."
         )
-    encoding = form.encoding or _encoding(path)
+    encoding = csv_format.encoding or _encoding(path)
     has_mark = has_newline = False
     returns = pairs = 0
     last = ""
@@ -234,7 +234,7 @@ def open_csv(path: Path, form: CsvFormat) -> CsvFile:
     file = replace(file, quote=None if quote == NO_QUOTE else quote)
     bare = newline == "\n" and returns > pairs
     file = replace(file, marks=bare or (has_mark and file.quote is not None))
-    return _with_header(file, form.header)
+    return _with_header(file, csv_format.header)
 
 
 def _with_header(file: CsvFile, header: bool) -> CsvFile:
@@ -246,7 +246,7 @@ def _with_header(file: CsvFile, header: bool) -> CsvFile:
         raise DataError(f"The header of {file.path} cannot be read: {row.reason} ({row}).")
     if not header:
         return replace(file, names=[str(number + 1) for number in range(len(row))])
-    return replace(file, names=row, header_line=lines.first + len(lines.taken) - 1)
+    return replace(file, names=row, header_line=lines.first + len(lines.row_lines) - 1)
 
 
 def plain_suffix(path: Path) -> str:
@@ -257,13 +257,13 @@ def plain_suffix(path: Path) -> str:
 class _Lines:
     """The lines of a file for csv.reader, of which those of the last row can be given back.
 
-    taken: the lines of the row being read. first: the number of the first of them.
+    row_lines: the lines of the row being read. first: the number of the first of them.
     """
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
         self._returned: deque[str] = deque()
-        self.taken: list[str] = []
+        self.row_lines: list[str] = []
         self.first = 1
         self.ended = False
 
@@ -275,25 +275,25 @@ class _Lines:
         if line is None:
             self.ended = True
             raise StopIteration
-        self.taken.append(line)
+        self.row_lines.append(line)
         return line + "\n"
 
     def begin_row(self) -> None:
-        self.first += len(self.taken)
-        self.taken = []
+        self.first += len(self.row_lines)
+        self.row_lines = []
 
     def reject(self) -> BadRow:
         """Return the first line of the row as a bad row, and take the others back."""
-        self._returned.extendleft(reversed(self.taken[1:]))
+        self._returned.extendleft(reversed(self.row_lines[1:]))
         self.ended = False
-        self.taken = self.taken[:1]
-        return BadRow(self.first, STRAY_QUOTE, self.taken[0][:200], _QUOTE_HINT)
+        self.row_lines = self.row_lines[:1]
+        return BadRow(self.first, STRAY_QUOTE, self.row_lines[0][:200], _QUOTE_HINT)
 
 
 def _parsed(
     lines: _Lines, path: Path, delimiter: str, quote: str | None
 ) -> Iterator[list[str] | BadRow]:
-    """Yield each row that is not blank; lines.taken holds its lines until the next."""
+    """Yield each row that is not blank; lines.row_lines holds its lines until the next."""
     how: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if quote is None else {"quotechar": quote}
     reader = csv.reader(lines, delimiter=delimiter, strict=True, **how)
     while True:
@@ -306,7 +306,7 @@ def _parsed(
             if lines.ended:
                 raise DataError(
                     f"{path} ends inside a quoted value that begins in line {lines.first:,} "
-                    f"({lines.taken[0][:80]!r}); the file is cut short, or that quotation mark is a "
+                    f"({lines.row_lines[0][:80]!r}); the file is cut short, or that quotation mark is a "
                     "stray one. Fetch it again, correct it, or pass quote='none' (--quote none) if "
                     "quotation marks are ordinary characters in it."
                 ) from error

@@ -34,11 +34,11 @@ _TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
 
 
 class MissingColumns(DataError):
-    """A file lacks columns. what: the message without its remedy; present: the names that it has."""
+    """A file lacks columns. message: the message without its remedy; present: the names that it has."""
 
-    def __init__(self, what: str, present: Sequence[str]) -> None:
-        super().__init__(f"{what}. Rename the columns of the file.")
-        self.what = what
+    def __init__(self, message: str, present: Sequence[str]) -> None:
+        super().__init__(f"{message}. Rename the columns of the file.")
+        self.message = message
         self.present = list(present)
 
 
@@ -69,13 +69,13 @@ def read_columns(
     *,
     optional: Sequence[str] = (),
     ids: Collection[str] = (),
-    form: CsvFormat | None = None,
+    csv_format: CsvFormat | None = None,
 ) -> Columns:
     """Read named columns of a Parquet, CSV or JSON lines file. Raises DataError.
 
     CSV values come as text, exactly as written, and so do numbers of JSON lines; Parquet values
     keep their types. optional: columns read where the file has them. ids: columns of ids, in
-    which JSON lines may not have booleans. form: of a CSV file. A name that the file lacks is
+    which JSON lines may not have booleans. csv_format: of a CSV file. A name that the file lacks is
     matched without regard to capitals and spaces around it.
     """
     if path.name.lower().endswith(PARQUET):
@@ -90,7 +90,7 @@ def read_columns(
         of_ids = [names[place] for name, place in places.items() if name in ids]
         table, bad = json_table(path, [names[place] for place in places.values()], of_ids)
         return _named(path, table, places, names, bad)
-    csv_file = open_csv(path, form or CsvFormat())
+    csv_file = open_csv(path, csv_format or CsvFormat())
     places = match_columns(path, csv_file.names, columns, optional)
     table, bad = csv_file.read(list(places.values()))
     return _named(path, table, places, csv_file.names, bad)
@@ -101,14 +101,14 @@ def _named(
     table: pa.Table,
     places: dict[str, int],
     names: list[str],
-    bad: list[BadRow] | None = None,
+    bad_rows: list[BadRow] | None = None,
 ) -> Columns:
-    columns_read = {asked: names[place] for asked, place in places.items()}
-    return Columns(path, table.rename_columns(list(places)), columns_read, names, bad or [])
+    columns_read = {name: names[place] for name, place in places.items()}
+    return Columns(path, table.rename_columns(list(places)), columns_read, names, bad_rows or [])
 
 
 def read_head(
-    path: Path, rows: int, form: CsvFormat | None = None
+    path: Path, rows: int, csv_format: CsvFormat | None = None
 ) -> tuple[list[str], list[list[Any]]]:
     """Return the column names and first usable rows of a file. Raises DataError."""
     if path.name.lower().endswith(PARQUET):
@@ -121,7 +121,7 @@ def read_head(
     elif plain_suffix(path) in JSON_LINES:
         names, head = json_head(path, rows)
     else:
-        csv_file = open_csv(path, form or CsvFormat())
+        csv_file = open_csv(path, csv_format or CsvFormat())
         names, head = csv_file.names, list(csv_file.head(rows))
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -163,19 +163,19 @@ def match_columns(
     places: dict[str, int] = {}
     missing = []
     for name in dict.fromkeys([*required, *optional]):
-        same = [place for place, other in enumerate(present) if other == name]
-        same = same or [
+        matches = [place for place, other in enumerate(present) if other == name]
+        matches = matches or [
             place for place, other in enumerate(plain) if other == name.strip().casefold()
         ]
-        if len(same) > 1:
-            both = " and ".join(repr(present[place]) for place in same[:2])
+        if len(matches) > 1:
+            both = " and ".join(repr(present[place]) for place in matches[:2])
             raise DataError(
                 f"{path} has the column {name!r} more than once ({both}); rename one of them."
             )
-        if not same:
+        if not matches:
             missing += [name] if name in required else []
-        elif same[0] not in places.values():
-            places[name] = same[0]
+        elif matches[0] not in places.values():
+            places[name] = matches[0]
     if missing:
         hint = " (is its delimiter another one?)" if len(present) == 1 else ""
         raise MissingColumns(

@@ -67,9 +67,9 @@ def _parse_clean_block(data: bytes, schema: pa.Schema) -> pa.Table | None:
     if not len(newlines):
         return None
     starts = np.append(0, newlines[:-1] + 1)
-    ends = newlines - 1
-    ends -= view[ends] == ord("\r")
-    if not ((view[starts] == ord("{")).all() and (view[ends] == ord("}")).all()):
+    line_ends = newlines - 1
+    line_ends -= view[line_ends] == ord("\r")
+    if not ((view[starts] == ord("{")).all() and (view[line_ends] == ord("}")).all()):
         return None
     try:
         if not data.isascii():

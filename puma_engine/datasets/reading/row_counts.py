@@ -66,10 +66,10 @@ class RowCounts:
             usable &= passes
         return usable
 
-    def repair(self, what: str, count: int) -> None:
+    def repair(self, reason: str, count: int) -> None:
         """Count rows that were read although something was wrong with them."""
         if count:
-            self.repaired[what] += count
+            self.repaired[reason] += count
 
     def stop_if_unusable(self) -> None:
         """Raise DataError when many rows were read and none was usable."""
@@ -99,11 +99,13 @@ class RowCounts:
             "dropped": dict(self.dropped),
         } | {name: dict(values) for name, values in counts.items() if values}
 
-    def _refuse(self, what: str) -> None:
+    def _refuse(self, message: str) -> None:
         reasons = "; ".join(
             f"{self.dropped[reason]:,} {reason} ({self.label(number)})"
             for reason, number in self.first.items()
             if reason not in self.unlimited
         )
         limit = f"At most {self.max_bad_share:.2%}" if self.max_bad_share else "None"
-        raise DataError(f"{self.path}: {what}: {reasons}. {limit} may be unusable; {self.remedy}.")
+        raise DataError(
+            f"{self.path}: {message}: {reasons}. {limit} may be unusable; {self.remedy}."
+        )

@@ -119,10 +119,10 @@ def _step(column: pa.ChunkedArray, number: np.ndarray) -> float:
     kind = value_type(column)
     if is_text(kind):
         texts = [text for text in as_texts(column, "times").unique if text.strip()]
-        found = [match for text in texts if (match := _SCIENTIFIC.fullmatch(text))]
-        if 2 * len(found) <= len(texts):
+        matches = [match for text in texts if (match := _SCIENTIFIC.fullmatch(text))]
+        if 2 * len(matches) <= len(texts):
             return 0.0
-        return min(10.0 ** (int(match[2]) - len(match[1] or "")) for match in found)
+        return min(10.0 ** (int(match[2]) - len(match[1] or "")) for match in matches)
     if not pa.types.is_floating(kind) or kind.bit_width == 64:
         return 0.0
     median = np.median(number[np.isfinite(number)])
@@ -132,19 +132,19 @@ def _step(column: pa.ChunkedArray, number: np.ndarray) -> float:
 def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
     known = number[np.isfinite(number)]
     median = float(np.median(known))
-    likely = next(
+    likely_unit = next(
         (u for u, per in UNITS.items() if _MEDIAN_FROM <= median / per < _UNTIL),
         next(
             (f for f, (low, high) in _DATE_NUMBERS.items() if _are_dates(known, f, low, high)), None
         ),
     )
-    if unit is not None and unit != likely and likely is not None and likely != "%Y":
+    if unit is not None and unit != likely_unit and likely_unit is not None and likely_unit != "%Y":
         raise DataError(
             f"The times do not fit time_unit={unit!r} (one is {known[0]:.0f}): they look like "
-            f"{_UNIT_NAMES.get(likely, likely)}. Pass time_unit={likely!r} (--time-unit {likely}), or leave "
+            f"{_UNIT_NAMES.get(likely_unit, likely_unit)}. Pass time_unit={likely_unit!r} (--time-unit {likely_unit}), or leave "
             "it out."
         )
-    chosen = unit or likely
+    chosen = unit or likely_unit
     if chosen is not None and "%" in chosen:
         dates = _parse_dates([_whole(value) for value in number.tolist()], chosen)
         note = (
@@ -155,7 +155,7 @@ def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
         return _in_range(_date_seconds(dates), chosen, note)
     per = UNITS[chosen or "s"]
     name = _UNIT_NAMES[chosen or "s"]
-    if chosen is not None and chosen == likely:
+    if chosen is not None and chosen == likely_unit:
         return _in_range(number / per, name)
     # Counts since some other beginning: the order of whole ones is all that a split needs.
     whole = np.isfinite(number) & (number == np.floor(number))
@@ -175,13 +175,15 @@ def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
     return Times(seconds, usable, "counts", note)
 
 
-def _are_dates(known: np.ndarray, form: str, low: int, high: int) -> bool:
+def _are_dates(known: np.ndarray, date_format: str, low: int, high: int) -> bool:
     inside = known[(known >= low) & (known <= high) & (known == np.floor(known))]
     if 2 * len(inside) <= len(known):
         return False
     sample = np.unique(inside)
     sample = sample[:: 1 + len(sample) // _SAMPLE]
-    return bool(_parse_dates([_whole(value) for value in sample.tolist()], form).notna().all())
+    return bool(
+        _parse_dates([_whole(value) for value in sample.tolist()], date_format).notna().all()
+    )
 
 
 def _whole(value: float) -> str:
@@ -194,21 +196,23 @@ def _of_texts(texts: list[str], unit: str | None) -> tuple[np.ndarray, str]:
         return _date_seconds(_parse_dates(texts, unit)), unit
     sample = [text for text in texts if text.strip()]
     sample = sample[:: 1 + len(sample) // _SAMPLE]
-    fitting = [form for form in _FORMATS if _parse_dates(sample, form).notna().any()]
+    fitting = [
+        date_format for date_format in _FORMATS if _parse_dates(sample, date_format).notna().any()
+    ]
     read: dict[str, np.ndarray] = {}
-    for form in fitting:
-        read[form] = _date_seconds(_parse_dates(texts, form))
+    for date_format in fitting:
+        read[date_format] = _date_seconds(_parse_dates(texts, date_format))
     if not read:
         return np.full(len(texts), np.nan), "nothing"
-    best = max(read, key=lambda form: np.isfinite(read[form]).sum())
+    best = max(read, key=lambda date_format: np.isfinite(read[date_format]).sum())
     count = np.isfinite(read[best]).sum()
-    for form, seconds in read.items():
+    for date_format, seconds in read.items():
         if np.isfinite(seconds).sum() == count and not np.array_equal(
             seconds, read[best], equal_nan=True
         ):
             raise DataError(
                 f"Days and months of the times cannot be told apart (one is {sample[0]!r}); pass "
-                f"time_unit={best!r} or {form!r} (--time-unit)."
+                f"time_unit={best!r} or {date_format!r} (--time-unit)."
             )
     return read[best], "dates" if best == "ISO8601" else best
 
@@ -272,15 +276,15 @@ def iso_seconds(text: str) -> int | None:
     return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 
-def _parse_dates(texts: list[str] | np.ndarray, form: str) -> pd.Series:
+def _parse_dates(texts: list[str] | np.ndarray, date_format: str) -> pd.Series:
     stripped = pd.Series(texts, dtype=object).str.strip()
-    if form == "ISO8601":
+    if date_format == "ISO8601":
         # As databases write the zone: 2015-09-04 12:30:00 UTC.
         stripped = stripped.str.replace(r"\s+(?:UTC|GMT)$", "Z", regex=True)
     try:
-        return pd.to_datetime(stripped, format=form, errors="coerce", utc=True)
+        return pd.to_datetime(stripped, format=date_format, errors="coerce", utc=True)
     except ValueError as error:
-        raise DataError(f"{form!r} is no format of dates ({error}).") from error
+        raise DataError(f"{date_format!r} is no format of dates ({error}).") from error
 
 
 def _date_seconds(dates: pd.Series) -> np.ndarray:
