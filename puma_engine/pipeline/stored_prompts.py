@@ -211,11 +211,6 @@ class PromptTableReader:
         row = int(pc.index(self.user_ids, pa.scalar(user, pa.string())).as_py())
         return None if row < 0 else row
 
-    def starting_with(self, text: str, limit: int) -> list[str]:
-        """Return at most `limit` user ids that begin with a text, in row order."""
-        hits = pc.filter(self.user_ids, pc.starts_with(self.user_ids, text))
-        return [str(user) for user in hits[:limit].to_pylist()]
-
     def vector(self, user: str) -> np.ndarray:
         """Read a user's prompt, [tokens, width] float32. Raises DataError for an unknown user."""
         row = self.row_of(user)
