@@ -70,8 +70,8 @@ class MetricsGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it with 401."""
-        asked = scope["type"] == "http" and scope["path"].rstrip("/").endswith(METRICS)
-        if asked and self.closed and not _signed_in(HTTPConnection(scope).cookies):
+        is_metrics = scope["type"] == "http" and scope["path"].rstrip("/").endswith(METRICS)
+        if is_metrics and self.closed and not _signed_in(HTTPConnection(scope).cookies):
             text = "Sign in to see the metrics.\n"
             await PlainTextResponse(text, 401)(scope, receive, send)
         else:

@@ -80,8 +80,8 @@ def _moved(old: str, name: str, renamed: dict[str, str]) -> st.Page:
     """
 
     def lead() -> None:
-        given = {renamed.get(k, k): st.query_params.get_all(k) for k in st.query_params}
-        go(name, **given)
+        parameters = {renamed.get(k, k): st.query_params.get_all(k) for k in st.query_params}
+        go(name, **parameters)
 
     return st.Page(lead, title=PAGES[name][0], url_path=old, visibility="hidden")
 
@@ -106,14 +106,14 @@ def run(page: st.Page) -> None:
 
 def page(name: str, *, default: bool = False) -> st.Page:
     """Return the st.Page of a name. Its module is imported when the page is opened."""
-    title, icon, about = PAGES[name]
+    title, icon, description = PAGES[name]
     return st.Page(
         lambda: import_module(f"dashboard.views.{name}").page(),
         title=title,
         icon=icon,
         url_path=address(name),
         default=default,
-        help=about,
+        help=description,
     )
 
 

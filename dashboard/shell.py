@@ -38,9 +38,9 @@ def completed(page: bytes) -> bytes:
         for name in widget_scripts()
         if name.encode() not in page
     )
-    about = f'<meta name="description" content="{ABOUT}" />'
+    description = f'<meta name="description" content="{ABOUT}" />'
     script, style = (file.read_text(encoding="utf-8") for file in (SCRIPT, STYLE))
-    head = f"{about}<script>{script}</script>{hints}<style>{style}</style></head>"
+    head = f"{description}<script>{script}</script>{hints}<style>{style}</style></head>"
     page = page.replace(b"<title>Streamlit</title>", f"<title>{TITLE}</title>".encode(), 1)
     return page.replace(b"</head>", head.encode(), 1)
 

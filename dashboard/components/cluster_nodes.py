@@ -15,24 +15,24 @@ SECONDS = 15.0
 def show() -> None:
     """Show the cluster that is set, and keep that up to date; nothing without one."""
     with page_states.caught("The cluster cannot be shown."):
-        found = cluster.shown() if engine.has_workspace() else None
-        if found is not None:
-            every = LOOKING_SECONDS if found.state.is_looked_at else SECONDS
-            page_states.live(_draw, every)(found.state.is_looked_at)
+        shown = cluster.current_cluster() if engine.has_workspace() else None
+        if shown is not None:
+            every = LOOKING_SECONDS if shown.state.is_refreshing else SECONDS
+            page_states.live(_draw, every)(shown.state.is_refreshing)
 
 
-def _draw(was_looked_at: bool) -> None:
-    found = cluster.shown()
-    if found is None or found.state.is_looked_at != was_looked_at:
+def _draw(was_refreshing: bool) -> None:
+    shown = cluster.current_cluster()
+    if shown is None or shown.state.is_refreshing != was_refreshing:
         st.rerun()
-    state, titles = found.state, cluster.jobs_by_node()
-    where = "Jobs run on the Ray cluster" if found.serves else "There is a Ray cluster"
-    parts = [f"{where} at {escaped(found.address, 100)}"]
+    state, titles = shown.state, cluster.jobs_by_node()
+    where = "Jobs run on the Ray cluster" if shown.serves else "There is a Ray cluster"
+    parts = [f"{where} at {escaped(shown.address, 100)}"]
     if state.nodes:
         nodes = "1 node" if len(state.nodes) == 1 else f"{len(state.nodes):,} nodes"
         gpus = "no GPU" if not state.gpus else f"{state.gpus:,} GPU{'s' * (state.gpus > 1)}"
         parts.append(f"{nodes}, {state.cpus:,} CPU{'s' * (state.cpus > 1)}, {gpus}")
-    elif state.is_looked_at:
+    elif state.is_refreshing:
         parts.append("looking at its nodes")
     elif state.problem is None:
         parts.append("it has no node that computes")
@@ -55,7 +55,7 @@ def _draw(was_looked_at: bool) -> None:
             tables.show(pd.DataFrame(rows), height="content", alt="Nodes of the Ray cluster")
     if state.problem is not None:
         st.text(short(state.problem, 300))
-    if not found.serves:
+    if not shown.serves:
         st.caption(
             "Jobs run on this machine. `puma worker --on ray` lets the cluster compute them."
         )

@@ -24,11 +24,11 @@ MARKS = {"better": "circle", "worse": "circle", "open": "circle-open"}
 
 def show_sentences(run: Run, plans: pd.DataFrame, verdict: Verdict) -> None:
     """Say of the judged migration what it keeps and costs and who is worse off, and what moving changes."""
-    judged = plans[plans["method"] == verdict.method]
+    migration = plans[plans["method"] == verdict.method]
     base = plans[plans["is_baseline"].astype(bool)]
-    if judged.empty or base.empty:
+    if migration.empty or base.empty:
         return
-    row = judged.iloc[0]
+    row = migration.iloc[0]
     for sentence in (
         kept_sentence(run.summary["task"], row),
         cost_sentence(row, base.iloc[0]),
@@ -46,9 +46,9 @@ def kept_sentence(task: str, row: pd.Series) -> str:
         if math.isnan(row[prefix]):
             continue
         low, high = row[f"{prefix}_low"], row[f"{prefix}_high"]
-        ends = "" if math.isnan(low) else f" ({100 * low:.0f} to {100 * high:.0f} %)"
+        interval = "" if math.isnan(low) else f" ({100 * low:.0f} to {100 * high:.0f} %)"
         name = comparisons.aspect_label(task, aspect).partition(" (")[0]
-        parts.append(f"{100 * row[prefix]:.0f} % of the {name}{ends}")
+        parts.append(f"{100 * row[prefix]:.0f} % of the {name}{interval}")
     if not parts:
         return "What it keeps of full retraining's gains is not known: no gain is sure."
     return f"It keeps {' and '.join(parts)} that full retraining gains over {over}."
@@ -98,14 +98,14 @@ def relative(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     or open (the interval includes 0).
     """
     base = rows.loc[rows["is_baseline"].astype(bool), "value"].abs()
-    whole = float(base.iloc[0]) if len(base) and base.iloc[0] > 0 else float("nan")
+    base_value = float(base.iloc[0]) if len(base) and base.iloc[0] > 0 else float("nan")
     table = rows.copy()
     for name, column in (
         ("", "difference"),
         ("_low", "difference_low"),
         ("_high", "difference_high"),
     ):
-        table[f"change{name}"] = 100 * table[column].astype(float) / whole
+        table[f"change{name}"] = 100 * table[column].astype(float) / base_value
     above, below = table["change_low"] > 0, table["change_high"] < 0
     good, bad = (above, below) if METRICS[metric].higher_is_better else (below, above)
     table["outcome"] = np.select([good, bad], ["better", "worse"], "open")
@@ -165,7 +165,7 @@ def _trace(name: str, row: dict[Any, Any], low: float, high: float) -> dict[str,
     colour = DIFFERENCE_COLOURS[row["outcome"]]
     change = float(row["change"])
     outside = change < low or change > high
-    ends = "" if outside else f" ({row['change_low']:+.1f} to {row['change_high']:+.1f} %)"
+    interval = "" if outside else f" ({row['change_low']:+.1f} to {row['change_high']:+.1f} %)"
     at = min(max(change, low), high)
     left = at > (low + high) / 2
     mark = {"symbol": MARKS[row["outcome"]], "size": 10, "color": colour}
@@ -188,7 +188,7 @@ def _trace(name: str, row: dict[Any, Any], low: float, high: float) -> dict[str,
             "color": colour,
             "thickness": 2,
         },
-        "hovertemplate": f"{name}: {change:+.2f} %{ends}<extra></extra>",
+        "hovertemplate": f"{name}: {change:+.2f} %{interval}<extra></extra>",
     }
 
 
@@ -196,13 +196,13 @@ def _reach(rows: pd.DataFrame, margin: float) -> tuple[float, float]:
     """Return the ends of the axis: of all methods but the controls, and of the accepted band."""
     shown = rows[~rows["kind"].isin(CONTROLS)]
     shown = shown if shown["change"].notna().any() else rows
-    ends = pd.concat([shown["change_low"], shown["change_high"]]).dropna().tolist()
+    bounds = pd.concat([shown["change_low"], shown["change_high"]]).dropna().tolist()
     # Baselines that know nobody are as far as the controls; they may not squeeze the rest.
     plans = rows[rows["kind"].isin(("source", *summary.MIGRATED))]
-    near = pd.concat([plans["change_low"], plans["change_high"]]).dropna()
-    if len(near):
-        limit = 1.2 * max(float(near.abs().max()), abs(100 * margin))
-        ends = [min(max(value, -limit), limit) for value in ends]
-    ends += [0.0, 100 * margin]
-    space = 0.08 * (max(ends) - min(ends) or 1.0)
-    return min(ends) - space, max(ends) + space
+    of_plans = pd.concat([plans["change_low"], plans["change_high"]]).dropna()
+    if len(of_plans):
+        limit = 1.2 * max(float(of_plans.abs().max()), abs(100 * margin))
+        bounds = [min(max(value, -limit), limit) for value in bounds]
+    bounds += [0.0, 100 * margin]
+    space = 0.08 * (max(bounds) - min(bounds) or 1.0)
+    return min(bounds) - space, max(bounds) + space

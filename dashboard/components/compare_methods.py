@@ -25,8 +25,8 @@ def show(run: Run) -> None:
     metrics = list(dict.fromkeys([*first, *comparisons.metrics_of(task)]))
     measured = [name for name in metrics if name in set(scores["metric"])]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        label, about = "Differences from the baseline", term("difference")
-        differences = st.toggle(label, key="differences", bind="query-params", help=about)
+        label, explanation = "Differences from the baseline", term("difference")
+        differences = st.toggle(label, key="differences", bind="query-params", help=explanation)
         intervals = st.toggle("Intervals", value=True, key="intervals", bind="query-params")
     columns = {METRICS[name].heading: TextColumn(help=term(name)) for name in metrics}
     columns |= {
@@ -47,10 +47,10 @@ def show(run: Run) -> None:
         f"{run.summary['split']} split. 95 % intervals are from resampling users. The pinned "
         "baseline is marked."
     )
-    kept = share_table(methods, comparisons.shares(engine.root(), run.id), task)
-    if len(kept):
+    shares = share_table(methods, comparisons.shares(engine.root(), run.id), task)
+    if len(shares):
         st.markdown("### What is kept of full retraining's gains", help=term("share kept"))
-        tables.show(kept, {"Method": TextColumn(width=340)}, height="content")
+        tables.show(shares, {"Method": TextColumn(width=340)}, height="content")
     costs = methods.drop(columns="kind")
     costs = scores.merge(costs, on="method", how="left", validate="many_to_one")
     figures.downloads(costs, "methods")
@@ -180,8 +180,8 @@ def text_colours(table: pd.DataFrame, scores: pd.DataFrame, metrics: list[str]) 
                 continue
             surely_more, surely_less = score.difference_low > 0, score.difference_high < 0
             if surely_more or surely_less:
-                good = surely_more == METRICS[metric].higher_is_better
-                shade = shades["better" if good else "worse"]
+                is_better = surely_more == METRICS[metric].higher_is_better
+                shade = shades["better" if is_better else "worse"]
                 styles.loc[index, METRICS[metric].heading] = f"color: {shade}"
     return styles
 
@@ -200,8 +200,8 @@ def share_table(methods: pd.DataFrame, shares: pd.DataFrame, task: str) -> pd.Da
             return "undefined"
         if pd.isna(row.share):
             return "no sure gain"
-        ends = "" if pd.isna(row.share_low) else f" [{row.share_low:.0%}, {row.share_high:.0%}]"
-        return f"{row.share:.0%}{ends}"
+        interval = "" if pd.isna(row.share_low) else f" [{row.share_low:.0%}, {row.share_high:.0%}]"
+        return f"{row.share:.0%}{interval}"
 
     columns = {
         f"{comparisons.aspect_label(task, aspect)} over {name}": (reference, aspect)

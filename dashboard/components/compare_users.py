@@ -51,9 +51,9 @@ def show(run: Run) -> None:
         )
         return
     labels = others["method"].to_dict()
-    judged = comparisons.verdict(engine.root(), run.id).method
+    method = comparisons.verdict(engine.root(), run.id).method
     migrated = others.index[others["kind"] == "migrated"]
-    default = next((key for key in labels if labels[key] == judged), next(iter(migrated), None))
+    default = next((key for key in labels if labels[key] == method), next(iter(migrated), None))
     left, right = st.columns(2)
     with left:
         evaluation = query_params.choose(
@@ -99,8 +99,8 @@ def show(run: Run) -> None:
     st.subheader("Users who regress most", divider="gray")
     listed = impact.effects.frame.head(user_impact.LISTED_USERS)
     listed = user_impact.with_values(listed, ratings=pair.ratings)
-    here = {"comparison": run.id, "method": evaluation}
-    addresses = [pages.url("users", **here, user=user) for user in listed["user_id"]]
+    target = {"comparison": run.id, "method": evaluation}
+    addresses = [pages.url("users", **target, user=user) for user in listed["user_id"]]
     table = listed.assign(Open=addresses)[["Open", *SHOWN]].rename(columns=SHOWN)
     short_unit = "stars" if pair.ratings else "log loss"
     forms = {"Baseline": "%.3f", "Method": "%.3f", "Difference": "%+.3f"}
@@ -182,9 +182,14 @@ def user_scatter(users: pd.DataFrame) -> go.Figure:
         )
     )
     values = users[["first", "second"]].to_numpy(dtype=float)
-    ends = [np.nanmin(values), np.nanmax(values)] if values.size else [np.nan, np.nan]
+    bounds = [np.nanmin(values), np.nanmax(values)] if values.size else [np.nan, np.nan]
     figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="Equal", line=figures.REFERENCE_LINE, hoverinfo="skip"
+        x=bounds,
+        y=bounds,
+        mode="lines",
+        name="Equal",
+        line=figures.REFERENCE_LINE,
+        hoverinfo="skip",
     )
     return figure
 

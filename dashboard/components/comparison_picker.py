@@ -78,11 +78,11 @@ def _follow_address(runs: list[Run], splits: list[DataSplit]) -> None:
     Choosing another comparison resets the requested methods. Requested methods whose comparison
     is finished lead to that comparison.
     """
-    given = query_params.read("comparison", [run.id for run in runs])
-    if st.session_state.get(LAST_SHOWN) not in (None, given):
+    requested = query_params.read("comparison", [run.id for run in runs])
+    if st.session_state.get(LAST_SHOWN) not in (None, requested):
         query_params.forget(*REQUEST_PARAMS)
         return
-    shown = next((run for run in runs if run.id == given), None)
+    shown = next((run for run in runs if run.id == requested), None)
     named = next((split for split in splits if split.id == st.query_params.get("place")), None)
     split = named or (comparisons.split_of(shown) if shown else None)
     if split is None:

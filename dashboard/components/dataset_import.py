@@ -63,9 +63,9 @@ def shipped() -> engine.Job | None:
             format_func=lambda key: f"{key} ({TASKS[sets[key].task]})",
             key="shipped-name",
         )
-        about = "Size of a seeded subset of users; 0 takes all users."
+        hint = "Size of a seeded subset of users; 0 takes all users."
         users = st.number_input(
-            "Users", min_value=0, value=600, step=100, key="shipped-users", help=about
+            "Users", min_value=0, value=600, step=100, key="shipped-users", help=hint
         )
         st.text(short(sets[name].description, 300))
         if st.form_submit_button("Import", type="primary", icon=":material/download:"):
@@ -245,7 +245,7 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
     options = [NONE, *shown.frame.columns]
     chosen = {}
     for column, name in zip(st.columns(len(fields)), fields, strict=True):
-        label, about = FIELDS[name]
+        label, hint = FIELDS[name]
         guess = shown.guess.get(name)
         value = column.selectbox(
             label,
@@ -253,7 +253,7 @@ def _mapping(shown: Any, fields: list[str], key: str) -> dict[str, str]:
             index=options.index(guess) if guess else 0,
             format_func=lambda option: short(str(option), 40),
             key=f"{key}-{name}",
-            help=about,
+            help=hint,
         )
         if value in shown.frame.columns:
             chosen[name] = value
@@ -302,7 +302,7 @@ def _show_check(check: dict[str, Any], dropping: bool) -> bool:
     if check["refusal"]:
         page_states.failed("No row of this file can be imported.", check["refusal"])
         return False
-    problems, kept = check["problems"], check["statistics"]
+    problems, statistics = check["problems"], check["statistics"]
     invalid = sum(problem["rows"] for problem in problems)
     if not problems:
         st.success(f"All {check['rows']:,} rows can be used.", icon=":material/check_circle:")
@@ -324,11 +324,11 @@ def _show_check(check: dict[str, Any], dropping: bool) -> bool:
         }
         tables.show(pd.DataFrame(problems), columns, alt="Why rows cannot be used")
     shown = {
-        "Users": formatting.count(kept["users"]),
-        "Items": formatting.count(kept["items"]),
-        "Records": formatting.count(kept["records"]),
-        "Records per user (median)": f"{kept['rows_per_user']['median']:,.0f}",
-        "Mean outcome": f"{kept['mean_outcome']:.2f}",
+        "Users": formatting.count(statistics["users"]),
+        "Items": formatting.count(statistics["items"]),
+        "Records": formatting.count(statistics["records"]),
+        "Records per user (median)": f"{statistics['rows_per_user']['median']:,.0f}",
+        "Mean outcome": f"{statistics['mean_outcome']:.2f}",
     }
     tables.metrics({label: (text, None) for label, text in shown.items()})
     read = ", ".join(f"{field}: {column}" for field, column in check["columns"].items())

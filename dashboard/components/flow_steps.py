@@ -45,9 +45,9 @@ def heading(number: int, title: str) -> None:
     st.header(f"{number}. {title}", divider="gray")
 
 
-def to_come(number: int, title: str, about: str) -> None:
+def upcoming(number: int, title: str, text: str) -> None:
     """Show a step that is not open yet."""
-    st.markdown(f":gray[:material/radio_button_unchecked: {number}. {title} · {about}]")
+    st.markdown(f":gray[:material/radio_button_unchecked: {number}. {title} · {text}]")
 
 
 def proceed(step: str, *, disabled: bool = False) -> None:

@@ -102,8 +102,8 @@ def state(job: engine.Job) -> None:
         st.markdown(":material/error: **The job failed.**")
         st.text(short(job.error or "Its log may say why.", 500))
     elif job.status == "cancelled":
-        who = "" if engine.read_only() else " by you"
-        st.markdown(f":material/cancel: **Cancelled{who}.**")
+        by_whom = "" if engine.read_only() else " by you"
+        st.markdown(f":material/cancel: **Cancelled{by_whom}.**")
         if job.error:
             st.text(short(job.error, 500))
     elif job.status == "interrupted":

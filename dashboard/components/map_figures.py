@@ -105,16 +105,16 @@ def value_layers(values: np.ndarray, picked: np.ndarray | None) -> list[Layer]:
     ]
 
 
-def sampled(layers: Sequence[Layer], drawn: np.ndarray) -> list[Layer]:
+def sampled(layers: Sequence[Layer], is_drawn: np.ndarray) -> list[Layer]:
     """Return layers with only the users who are drawn, [n] bool."""
-    kept = [drawn[layer.rows] for layer in layers]
+    masks = [is_drawn[layer.rows] for layer in layers]
     return [
         replace(
             layer,
             rows=layer.rows[keep],
             values=None if layer.values is None else layer.values[keep],
         )
-        for layer, keep in zip(layers, kept, strict=True)
+        for layer, keep in zip(layers, masks, strict=True)
     ]
 
 
@@ -160,26 +160,28 @@ def point_map(
     """
     figure = go.Figure()
     small = 4 if len(points) > 5000 else 6
-    few = sum(len(layer.rows) for layer in layers if not layer.faint) <= FEW
+    is_sparse = sum(len(layer.rows) for layer in layers if not layer.faint) <= FEW
     for layer in layers:
         if not len(layer.rows):
             continue
         places = points[layer.rows]
-        drawn = places if axes is None else axes.of(places)
-        about: dict[str, Any] = {
+        coordinates = places if axes is None else axes.of(places)
+        default_hover: dict[str, Any] = {
             "customdata": layer.rows.astype(np.int32),
             "hovertemplate": f"{layer.name}, row %{{customdata}}<extra></extra>",
         }
         figure.add_scattergl(
-            x=drawn[:, 0],
-            y=drawn[:, 1],
+            x=coordinates[:, 0],
+            y=coordinates[:, 1],
             mode="markers",
             name=layer.name,
-            marker=_marker(layer, 2 * small if few and not layer.faint else small, scale, legend),
+            marker=_marker(
+                layer, 2 * small if is_sparse and not layer.faint else small, scale, legend
+            ),
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 0.25}},
             showlegend=legend and scale is None,
-            **(about if hover is None else hover.of(layer.rows)),
+            **(default_hover if hover is None else hover.of(layer.rows)),
         )
     below = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0, "title": {"text": ""}}
     figure.update_layout(legend=below | {"itemclick": False, "itemdoubleclick": False})

@@ -67,9 +67,9 @@ def to_grid(
     panels: coordinates [n, 2]. square: one unit is as long on both axes; else the second axis
     begins at 0. covered: points that the scale covers, if not those of panels.
     """
-    given = list((covered or panels).values())
-    low = np.min([points.min(axis=0) for points in given], axis=0).astype(np.float64)
-    high = np.max([points.max(axis=0) for points in given], axis=0).astype(np.float64)
+    covered_points = list((covered or panels).values())
+    low = np.min([points.min(axis=0) for points in covered_points], axis=0).astype(np.float64)
+    high = np.max([points.max(axis=0) for points in covered_points], axis=0).astype(np.float64)
     if square:
         span = np.full(2, float((high - low).max()) or 1.0)
         low = low - (span - (high - low)) / 2
@@ -144,16 +144,16 @@ def inside(points: np.ndarray, corners: Sequence[tuple[int, int]]) -> np.ndarray
     polygon = np.asarray(corners, dtype=np.float64) * SCALE / GRID
     # Only points in the bounding box are tested.
     box = (points >= polygon.min(axis=0)) & (points <= polygon.max(axis=0))
-    near = np.flatnonzero(box.all(axis=1))
-    x, y = points[near, 0].astype(np.float64), points[near, 1].astype(np.float64)
-    inner = np.zeros(len(near), dtype=bool)
+    candidates = np.flatnonzero(box.all(axis=1))
+    x, y = points[candidates, 0].astype(np.float64), points[candidates, 1].astype(np.float64)
+    inner = np.zeros(len(candidates), dtype=bool)
     for (ax, ay), (bx, by) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
         if ay == by:
             continue
         crosses = (ay > y) != (by > y)
         inner ^= crosses & (x < ax + (y - ay) * (bx - ax) / (by - ay))
     result = np.zeros(len(points), dtype=bool)
-    result[near[inner]] = True
+    result[candidates[inner]] = True
     return result
 
 

@@ -126,15 +126,15 @@ def _explanation(
     """Say what the groups are and how they are told apart, as markdown."""
     among = "Among the selected users. " if chosen_only else ""
     shown = f"The first {listed:,} are listed. " if listed < counts[group] else ""
-    about = "" if affected.exact else "about "
-    sure, likely, rest = (
+    approximately = "" if affected.exact else "about "
+    n_sure, n_likely, rest = (
         f"{100 * level:.0f}\N{NO-BREAK SPACE}%"
         for level in (people.SURE, people.LIKELY, 1 - people.LIKELY)
     )
     return (
         f"{among}{shown}A person has few held-out records, so each change is weighed against chance. "
-        f"*Surely*: with a probability of {sure} or more; *likely*: "
-        f"{likely} or more; between {rest} and {likely} it cannot be told. The other {about}"
+        f"*Surely*: with a probability of {n_sure} or more; *likely*: "
+        f"{n_likely} or more; between {rest} and {n_likely} it cannot be told. The other {approximately}"
         f"{counts['unlikely']:,} are likely not worse off."
     )
 

@@ -84,13 +84,13 @@ def titles(subject: Subject, view: View) -> dict[str, tuple[str, str]]:
             names["migrated"] = subject.label
         return {panel: (names[panel], medians[panel]) for panel in view.points}
     shares = view.facts.get("shares", {})
-    about = {
+    details = {
         panel: f"{100 * share[0]:.0f} and {100 * share[1]:.0f} % of the variance"
         for panel, share in shares.items()
     }
-    own = "Migrated prompts" if subject.source else "Prompts"
-    names = {"source": f"Source prompts, {old}", "migrated": f"{own}, {model}"}
-    return {panel: (names[panel], about.get(panel, "")) for panel in view.points}
+    noun = "Migrated prompts" if subject.source else "Prompts"
+    names = {"source": f"Source prompts, {old}", "migrated": f"{noun}, {model}"}
+    return {panel: (names[panel], details.get(panel, "")) for panel in view.points}
 
 
 def _model(run: engine.Run) -> str:
@@ -126,12 +126,12 @@ def _behaviour_headline(subject: Subject, medians: dict[str, float]) -> str:
         f"{medians[name]:.2f} ★" if rating else f"{100 * medians[name]:.1f} %"
         for name in ("migrated", other)
     ]
-    who = "The migration" if subject.source else "This method"
+    subject_name = "The migration" if subject.source else "This method"
     against = "retraining" if other == "retrained" else "the old model"
     if values[0] == values[1]:
-        return f"{who} tells titles apart as much as {against} does: by {values[0]}."
+        return f"{subject_name} tells titles apart as much as {against} does: by {values[0]}."
     word = "less" if medians["migrated"] < medians[other] else "more"
-    return f"{who} tells titles apart {word} than {against}: by {values[0]}, against {values[1]}."
+    return f"{subject_name} tells titles apart {word} than {against}: by {values[0]}, against {values[1]}."
 
 
 def trust(subject: Subject, view: View) -> None:
@@ -148,7 +148,7 @@ def trust(subject: Subject, view: View) -> None:
         return
     if "trust_users" in facts:
         measured = f"Measured on {facts['trust_users']:,} users and {facts['trust_neighbours']} neighbours."
-        about = (
+        explanation = (
             "Trustworthiness: 1 if neighbours on the map are neighbours among the prompts; 0.5 is "
             f"chance. {measured}"
         )
@@ -158,8 +158,8 @@ def trust(subject: Subject, view: View) -> None:
         )
         tables.metrics(
             {
-                "Trust in the source map": (f"{facts['trust_source']:.2f}", about),
-                "Trust in the migrated map": (f"{facts['trust_migrated']:.2f}", about),
+                "Trust in the source map": (f"{facts['trust_source']:.2f}", explanation),
+                "Trust in the migrated map": (f"{facts['trust_migrated']:.2f}", explanation),
             }
         )
         tables.metrics(
@@ -234,14 +234,14 @@ def notes(subject: Subject, view: View) -> str:
 
 def _order_note(view: View) -> str:
     """Say so where the migration gives people more alike orders of the same titles; or ""."""
-    alike = view.facts.get("agreement", {})
-    other = next((name for name in ("retrained", "old") if name in alike), None)
-    if other is None or not alike["migrated"] - alike[other] >= MORE_ALIKE:
+    agreement = view.facts.get("agreement", {})
+    other = next((name for name in ("retrained", "old") if name in agreement), None)
+    if other is None or not agreement["migrated"] - agreement[other] >= MORE_ALIKE:
         return ""
     before = "after retraining" if other == "retrained" else "on the old model"
     return (
-        f"The migration gives people more alike orders of these titles: {alike['migrated']:.2f}, against "
-        f"{alike[other]:.2f} {before}, where 1 is the same order for everybody."
+        f"The migration gives people more alike orders of these titles: {agreement['migrated']:.2f}, against "
+        f"{agreement[other]:.2f} {before}, where 1 is the same order for everybody."
     )
 
 
@@ -253,7 +253,7 @@ def _dimension_note(subject: Subject) -> str:
     flat = {panel: share for panel, share in shares.items() if share >= ONE_DIMENSION}
     if not flat:
         return ""
-    who = " and ".join(names[panel] for panel in flat)
+    tables = " and ".join(names[panel] for panel in flat)
     held = " and ".join(f"{100 * share:.0f} %" for share in flat.values())
     rest = [
         f", against {100 * share:.0f} % of that of the {names[panel]}"
@@ -261,7 +261,7 @@ def _dimension_note(subject: Subject) -> str:
         if panel not in flat
     ]
     return (
-        f"The {who} are nearly one-dimensional: one direction holds {held} of their variance"
+        f"The {tables} are nearly one-dimensional: one direction holds {held} of their variance"
         f"{''.join(rest)}. A map of them shows little more than one number a person."
     )
 
@@ -298,9 +298,9 @@ def charts(subject: Subject, view: View, shown: Highlights) -> None:
             scale = map_figures.value_scale(means, f"mean {label}", differences=colour == "gain")
     else:
         layers, scale = _layers(subject, view, colour, trained, known, label, selection, rows)
-        drawn = drawn_users(len(view.frame), rows if selection else _NONE)
-        layers = map_figures.sampled(layers, drawn)
-        hovering = hover(subject, view, drawn)
+        is_drawn = drawn_users(len(view.frame), rows if selection else _NONE)
+        layers = map_figures.sampled(layers, is_drawn)
+        hovering = hover(subject, view, is_drawn)
     named = titles(subject, view)
     panels = zip(st.columns(len(view.points)), view.points.items(), strict=True)
     for number, (column, (panel, points)) in enumerate(panels):
@@ -330,9 +330,9 @@ def charts(subject: Subject, view: View, shown: Highlights) -> None:
                 legend=number == 0 and colour != "cluster",
             )
         _label_axes(figure, subject, view, first=number == 0)
-        title, about = named[panel]
+        title, detail = named[panel]
         with column, st.container(gap="xsmall"):
-            st.markdown(f"**{escaped(title, 60)}**" + (f"  \n:small[{about}]" if about else ""))
+            st.markdown(f"**{escaped(title, 60)}**" + (f"  \n:small[{detail}]" if detail else ""))
             st.plotly_chart(
                 figure,
                 key=chart_key(view, panel),
@@ -405,17 +405,17 @@ def _layers(
 
 def drawn_users(count: int, selected: np.ndarray) -> np.ndarray:
     """Say which users are drawn as points, [count] bool: a seeded sample, and selected ones."""
-    drawn = np.ones(count, bool)
+    is_drawn = np.ones(count, bool)
     if count > MAX_DRAWN:
-        drawn[:] = False
-        drawn[np.random.default_rng(0).choice(count, MAX_DRAWN, replace=False)] = True
-        drawn[selected[:MAX_DRAWN]] = True
-    return drawn
+        is_drawn[:] = False
+        is_drawn[np.random.default_rng(0).choice(count, MAX_DRAWN, replace=False)] = True
+        is_drawn[selected[:MAX_DRAWN]] = True
+    return is_drawn
 
 
-def hover(subject: Subject, view: View, drawn: np.ndarray) -> map_figures.Hover:
+def hover(subject: Subject, view: View, is_drawn: np.ndarray) -> map_figures.Hover:
     """Return what hovering over a user shows: id, mean, records, gain, and cluster if known."""
-    ids, rows = [""] * len(view.frame), np.flatnonzero(drawn)
+    ids, rows = [""] * len(view.frame), np.flatnonzero(is_drawn)
     for row, user in zip(rows, view.frame["user_id"].iloc[rows], strict=True):
         ids[row] = plotly_text(user, 40)
     gains = people.gain(subject, view.key)
@@ -459,26 +459,26 @@ def _caption(
         method = {"umap": "at the mean of their nearest drawn users"}.get(
             view.name, "projected onto the same components"
         )
-        who = (
+        caption = (
             f"All {users:,} users are counted in cells; a random {view.facts['drawn']:,} made the "
             f"map, the others are {method}."
         )
     elif count < users:
-        who = f"A random {count:,} of {users:,} users are drawn."
+        caption = f"A random {count:,} of {users:,} users are drawn."
     else:
-        who = f"All {users:,} users are drawn."
+        caption = f"All {users:,} users are drawn."
     if not view.all_users and count > MAX_DRAWN:
-        who = (
+        caption = (
             f"A random {MAX_DRAWN:,} of {count:,} users are drawn as points; a selection holds "
             "everybody inside."
         )
     unknown = 0 if values is None else int((~np.isfinite(values)).sum())
     if unknown:
-        who += f" {unknown:,} users without a measurement are grey."
+        caption += f" {unknown:,} users without a measurement are grey."
     if colour == "cluster" and not view.all_users:
-        who += " Colours and marks are clusters; hover over a dot to see which."
+        caption += " Colours and marks are clusters; hover over a dot to see which."
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(who, width="stretch")
+        st.caption(caption, width="stretch")
         figures.downloads(lambda: _data(subject, view, values, trained), f"people-{view.name}")
 
 
@@ -486,11 +486,11 @@ def _data(
     subject: Subject, view: View, values: np.ndarray | None, trained: np.ndarray | None
 ) -> pd.DataFrame:
     """Return everything drawn, one row a user."""
-    drawn = people.positions(engine.root(), view.key)
-    assert drawn is not None
+    positions = people.positions(engine.root(), view.key)
+    assert positions is not None
     table = view.frame.copy()
     axes = ("mean_prediction", "spread") if view.name == "behaviour" else ("x", "y")
-    for panel, points in drawn.points.items():
+    for panel, points in positions.points.items():
         for side, axis in enumerate(axes):
             table[f"{panel}_{axis}"] = points[:, side]
     table["gain"] = people.gain(subject, view.key)

@@ -56,26 +56,26 @@ def load(subject: Subject, name: str, *, all_users: bool = False) -> View | None
     key = key_of(subject, name, all_users=all_users)
     if key is None:
         return None
-    drawn = people.positions(engine.root(), key)
-    if drawn is None:
+    positions = people.positions(engine.root(), key)
+    if positions is None:
         return None
     points, axes = _grid(engine.root(), key)
-    return View(name, key, drawn.frame, points, axes, drawn.facts, all_users)
+    return View(name, key, positions.frame, points, axes, positions.facts, all_users)
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
 def _grid(root: str, key: Key) -> tuple[dict[str, np.ndarray], Axes]:
-    drawn = people.positions(root, key)
-    assert drawn is not None
+    positions = people.positions(root, key)
+    assert positions is not None
     covered = None
-    if key[0] == "map" and drawn.facts.get("placed") and key[-1] == "drawn":
+    if key[0] == "map" and positions.facts.get("placed") and key[-1] == "drawn":
         # On the scale of all users, so that an outline means the same in both drawings.
-        ends = user_maps.extent(root, key[2])
+        extent = user_maps.extent(root, key[2])
         covered = {
-            side: ends[[f"{side}_x", f"{side}_y"]].to_numpy() for side in ("source", "migrated")
+            side: extent[[f"{side}_x", f"{side}_y"]].to_numpy() for side in ("source", "migrated")
         }
     return map_selection.to_grid(
-        drawn.points, square=key[0] not in ("behaviour", "anchors"), covered=covered
+        positions.points, square=key[0] not in ("behaviour", "anchors"), covered=covered
     )
 
 
@@ -138,9 +138,9 @@ def _is_ready(subject: Subject, name: str) -> bool:
 
 def selection(subject: Subject, view: View) -> MapSelection:
     """Return the selection in the address, after a warning about users whom nobody knows."""
-    given = query_params.read_many("users", lambda _user: True)[: map_selection.MAX_IDS]
-    users = tuple(user for user in given if people.is_user(subject.dataset, user))
-    if len(users) < len(given):
+    requested = query_params.read_many("users", lambda _user: True)[: map_selection.MAX_IDS]
+    users = tuple(user for user in requested if people.is_user(subject.dataset, user))
+    if len(users) < len(requested):
         st.warning(
             "Some users in the address are not in this data set.", icon=":material/link_off:"
         )

@@ -104,10 +104,10 @@ def _story(
         parts[0] += (
             f" against {escaped(people.brief(people.name_of(subject.reference, known)), 80)}"
         )
-    sure = people_affected.certainty(subject, user)
-    if sure is not None:
-        parts.append(f"{CERTAINTY[sure[0]]} (probability {100 * sure[1]:.0f} %)")
-    st.markdown(" · ".join(parts), help=glossary.term("regress") if sure else None)
+    certainty = people_affected.certainty(subject, user)
+    if certainty is not None:
+        parts.append(f"{CERTAINTY[certainty[0]]} (probability {100 * certainty[1]:.0f} %)")
+    st.markdown(" · ".join(parts), help=glossary.term("regress") if certainty else None)
 
 
 def _metrics(records: pd.DataFrame, context: UserContext) -> None:
@@ -133,5 +133,5 @@ def _metrics(records: pd.DataFrame, context: UserContext) -> None:
             f"Of the user's outcomes. {glossary.term('variance')}",
         )
     with st.container(horizontal=True):  # four in a row, and two on a phone
-        for label, (value, about) in values.items():
-            st.metric(label, value, help=about, border=True, width=165)
+        for label, (value, hint) in values.items():
+            st.metric(label, value, help=hint, border=True, width=165)

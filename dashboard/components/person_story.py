@@ -19,7 +19,9 @@ NOUNS = {
 }
 
 
-def telling_row(joined: pd.DataFrame, task: str, method: str, other: str) -> pd.Series | None:
+def most_changed_record(
+    joined: pd.DataFrame, task: str, method: str, other: str
+) -> pd.Series | None:
     """Return the record on which a method differs most from another, in the user's direction.
 
     joined: outcome, and the predictions of both methods by name. The direction is whether the method
@@ -58,16 +60,16 @@ def sentence(
     joined: item_id, outcome and predictions by evaluation. method, other: evaluation and kind.
     other_name: how a method of another kind is called.
     """
-    row = telling_row(joined, task, method[0], other[0])
+    row = most_changed_record(joined, task, method[0], other[0])
     if row is None:
         return ""
     title = short(titles.get(row["item_id"], str(row["item_id"])), 70)
     values = float(row[other[0]]), float(row[method[0]])
     names = NOUNS.get(other[1], other_name), NOUNS.get(method[1], "this method")
     if task == "rating":
-        given = STARS.get(row["outcome"], f"{row['outcome']:.2g} stars")
+        stars = STARS.get(row["outcome"], f"{row['outcome']:.2g} stars")
         return (
-            f"{short(user, 40)} gives “{title}” {given}; {names[0]} says {values[0]:.1f}, "
+            f"{short(user, 40)} gives “{title}” {stars}; {names[0]} says {values[0]:.1f}, "
             f"{names[1]} {values[1]:.1f}."
         )
     did = "clicked" if row["outcome"] >= 0.5 else "did not click"

@@ -26,14 +26,14 @@ def show(plan: Plan, start: Start, trained: int) -> None:
     st.markdown(TITLE)
     task = str(engine.run(str(start.dataset)).summary["task"])
     model, template = plans.here(start.targets[-1]), plans.settings(plan).template
-    here = quality.measured(str(start.dataset), model, template)
+    in_workspace = quality.measured(str(start.dataset), model, template)
     published = quality.published(task)
-    with_published = here.empty
-    expected = quality.expected(here, trained)
+    with_published = in_workspace.empty
+    expected = quality.expected(in_workspace, trained)
     if expected is None and not published.empty:
         expected, with_published = quality.expected(published, trained), True
-    st.text(sentence(expected, here, trained))
-    points = pd.concat([here, published]) if with_published else here
+    st.text(sentence(expected, in_workspace, trained))
+    points = pd.concat([in_workspace, published]) if with_published else in_workspace
     if points.empty:
         return
     figures.show(
@@ -47,12 +47,12 @@ def show(plan: Plan, start: Start, trained: int) -> None:
     )
 
 
-def sentence(expected: Expected | None, here: pd.DataFrame, trained: int) -> str:
+def sentence(expected: Expected | None, in_workspace: pd.DataFrame, trained: int) -> str:
     """Say what may be expected with so many users, and what says so."""
     if expected is None:
         nearest = ""
-        if not here.empty:
-            row = here.iloc[(here["users"] - trained).abs().argmin()]
+        if not in_workspace.empty:
+            row = in_workspace.iloc[(in_workspace["users"] - trained).abs().argmin()]
             nearest = f" The nearest measured here: {row['users']:,} users kept {100 * row['kept']:.0f} %."
         return f"Not known for {trained:,} users: nothing was measured around that number.{nearest}"
     low, high = 100 * expected.low, 100 * expected.high
@@ -65,16 +65,18 @@ def sentence(expected: Expected | None, here: pd.DataFrame, trained: int) -> str
 
 def figure(points: pd.DataFrame, trained: int) -> go.Figure:
     """Draw the measured shares by users, a series for this workspace and each published study."""
-    drawn = go.Figure()
+    chart = go.Figure()
     for number, (series, rows) in enumerate(points.groupby("series", sort=False)):
-        here = series == quality.HERE
-        colour = KINDS["migrated"].colour if here else CATEGORIES[(number + 3) % len(CATEGORIES)]
-        drawn.add_scatter(
+        in_workspace = series == quality.HERE
+        colour = (
+            KINDS["migrated"].colour if in_workspace else CATEGORIES[(number + 3) % len(CATEGORIES)]
+        )
+        chart.add_scatter(
             x=rows["users"],
             y=100 * rows["kept"],
-            mode="markers" if here else "lines+markers",
+            mode="markers" if in_workspace else "lines+markers",
             name=str(series),
-            marker={"size": 11 if here else 7, "color": colour},
+            marker={"size": 11 if in_workspace else 7, "color": colour},
             line={"color": colour, "dash": "dot", "width": 1},
             error_y={
                 "type": "data",
@@ -85,27 +87,27 @@ def figure(points: pd.DataFrame, trained: int) -> go.Figure:
             },
             hovertemplate="%{x:,} users: %{y:.0f} %<extra></extra>",
         )
-    drawn.add_vline(x=trained, line={"color": NEUTRAL, "dash": "dash"})
-    drawn.add_hline(y=100, line={"color": NEUTRAL, "width": 1})
+    chart.add_vline(x=trained, line={"color": NEUTRAL, "dash": "dash"})
+    chart.add_hline(y=100, line={"color": NEUTRAL, "width": 1})
     ticks = spread_ticks([trained, *points["users"].sort_values().tolist()])
-    drawn.update_xaxes(
+    chart.update_xaxes(
         type="log",
         tickvals=ticks,
         ticktext=[f"{tick:,}" for tick in ticks],
         tickangle=0,
         ticklabelstandoff=4,
     )
-    drawn.update_layout(showlegend=True)
-    return drawn
+    chart.update_layout(showlegend=True)
+    return chart
 
 
 def spread_ticks(users: Sequence[int]) -> list[int]:
     """Return those of some numbers whose labels do not meet on a logarithmic axis, the first ones first."""
     logs = [math.log10(number) for number in users]
-    whole = max(logs) - min(logs) or 1.0
+    span = max(logs) - min(logs) or 1.0
     kept: list[int] = []
     for number in users:
-        places = [PLOT_PIXELS * abs(math.log10(number / other)) / whole for other in kept]
+        places = [PLOT_PIXELS * abs(math.log10(number / other)) / span for other in kept]
         widths = [
             label_layout.CHARACTER * (len(f"{number:,}") + len(f"{other:,}")) / 2 + 6
             for other in kept

@@ -61,11 +61,11 @@ def of_address() -> Start:
     known = {*plans.models(), VECTORS}
     topology = str(query_params.read("topology", TOPOLOGIES, "single"))
     name = "sources" if topology == "merge" else "source"
-    given = query_params.read_many(name, {*tables, *(f"{FIT}{model}" for model in known)})
-    of_tables = [tables[value] for value in given if value in tables]
+    requested = query_params.read_many(name, {*tables, *(f"{FIT}{model}" for model in known)})
+    of_tables = [tables[value] for value in requested if value in tables]
     dataset = query_params.read("dataset", datasets)
     later = query_params.read("step", ("prompts", "users")) is not None
-    named = bool(given) or later or query_params.read("target", known) is not None
+    named = bool(requested) or later or query_params.read("target", known) is not None
     if dataset is None and of_tables:
         dataset = str(of_tables[0].inputs["dataset"])
     if dataset is None and named:
@@ -88,7 +88,7 @@ def of_address() -> Start:
     prompts = []
     for model in old:
         options = prompt_options(start, model)
-        chosen = next((value for value in given if value in options), next(iter(options), None))
+        chosen = next((value for value in requested if value in options), next(iter(options), None))
         if chosen is not None:
             prompts.append(chosen)
     complete = named and problem_of_models(topology, old, targets) is None
@@ -111,10 +111,10 @@ def preferred(models: Mapping[str, str]) -> list[str]:
 
     Of those that ship, the models of the worked example come first.
     """
-    here = {run.id for run in engine.runs("backbone")}
+    added = {run.id for run in engine.runs("backbone")}
 
     def rank(model: str) -> tuple[bool, int]:
-        return model not in here, FIRST.index(model) if model in FIRST else len(FIRST)
+        return model not in added, FIRST.index(model) if model in FIRST else len(FIRST)
 
     return sorted(models, key=rank)
 
@@ -134,11 +134,11 @@ def default_old(start: Start) -> str:
 def model_labels() -> dict[str, str]:
     """Return how each model is shown; those of one name with their id."""
     models = plans.models()
-    here = {run.id for run in engine.runs("backbone")}
+    added = {run.id for run in engine.runs("backbone")}
     names = list(models.values())
     return {
         model: f"{short(name, 60)} · ships with PUMA"
-        if model not in here
+        if model not in added
         else short(name, 60) + (f" ({model[:6]})" if names.count(name) > 1 else "")
         for model, name in models.items()
     }
@@ -155,11 +155,11 @@ def _is_of(run: engine.Run, model: str, dataset: str | None) -> bool:
 
 def prompt_options(start: Start, model: str) -> dict[str, str]:
     """Return the tables of a model and data set, source prompts first, and fitting them."""
-    here = [run for run in engine.sources() if _is_of(run, model, start.dataset)]
-    here.sort(key=lambda run: run.config.get("role") != "source")
+    suitable = [run for run in engine.sources() if _is_of(run, model, start.dataset)]
+    suitable.sort(key=lambda run: run.config.get("role") != "source")
     options = {
         run.id: f"{short(run.name, 60)} ({run.id[:6]}, {run.summary['users']:,} users)"
-        for run in here
+        for run in suitable
     }
     if model != VECTORS:
         options[f"{FIT}{model}"] = "Fit them first"
@@ -198,10 +198,10 @@ def problem_of_models(topology: str, old: Sequence[str], new: Sequence[str]) -> 
 def about_data(run: engine.Run) -> str:
     """Say in a line what a data set holds."""
     facts = run.summary
-    what = "clicks" if facts.get("task") == "click" else "ratings"
+    noun = "clicks" if facts.get("task") == "click" else "ratings"
     return (
         f"{facts.get('users', 0):,} users, {facts.get('items', 0):,} items, "
-        f"{facts.get('interactions', 0):,} {what}"
+        f"{facts.get('interactions', 0):,} {noun}"
     )
 
 

@@ -21,8 +21,8 @@ def file(dataset: str, model: str | None) -> None:
     model: the run or the name of the model that the prompts are on; None: they are vectors of users.
     """
     uploads.remove_uploads(engine.workspace())
-    what = "prompts" if model else "vectors"
-    upload = upload_box.show(f"A table of {what}, one row a user", BOXES[0], prompt_files.PROMPTS)
+    noun = "prompts" if model else "vectors"
+    upload = upload_box.show(f"A table of {noun}, one row a user", BOXES[0], prompt_files.PROMPTS)
     if upload is None:
         st.caption(
             "A file of `puma prompts export`, arrays of NumPy or safetensors, or a table with the column "
@@ -61,7 +61,7 @@ def file(dataset: str, model: str | None) -> None:
     if content is not None:
         each = "1 token" if content.tokens == 1 else f"{content.tokens:,} tokens"
         st.text(f"{content.users:,} users, {each} of {content.width:,} numbers each")
-    if not st.button(f"Import the {what}", icon=":material/download:", key="import-prompts-file"):
+    if not st.button(f"Import the {noun}", icon=":material/download:", key="import-prompts-file"):
         return
     try:
         job = prompt_files.import_file(

@@ -72,11 +72,11 @@ def choose(
     names none (else the first option). follows: the default depends on another widget, so only
     an explicit choice is written. widget: further arguments of st.selectbox.
     """
-    given = _given(label, options, name)
+    requested = _given(label, options, name)
     start = default if default in options else options[0]
-    start = given[-1] if given else start
+    start = requested[-1] if requested else start
     chosen = _bound(st.selectbox, label, options, name, start, labels, widget)
-    write(name, None if follows and not given else chosen)
+    write(name, None if follows and not requested else chosen)
     return str(chosen)
 
 
@@ -132,11 +132,11 @@ def choose_many(
     **widget: Any,
 ) -> list[str]:
     """Draw a widget of several ids bound to the address under `name`; return the chosen ids."""
-    given = _given(label, options, name)
+    requested = _given(label, options, name)
     # A selection that was emptied on purpose is not a first visit.
     first_visit = f"choose-{name}" not in st.session_state
     start = [value for value in default if value in options] if first_visit else []
-    chosen = _bound(draw, label, options, name, given or start, labels, widget)
+    chosen = _bound(draw, label, options, name, requested or start, labels, widget)
     write(name, chosen)
     return [str(value) for value in chosen]
 
@@ -150,8 +150,8 @@ def _given(label: str, options: Sequence[str], name: str) -> list[str]:
             f"{escaped(', '.join(unknown))}",
             icon=":material/link_off:",
         )
-    given = dict.fromkeys(st.query_params.get_all(name)[:MAX_VALUES])
-    return [value for value in given if value in options]
+    requested = dict.fromkeys(st.query_params.get_all(name)[:MAX_VALUES])
+    return [value for value in requested if value in options]
 
 
 def _bound(

@@ -55,9 +55,9 @@ def selected_users(
         return user_maps.is_among(frame, user_maps.selected_ids(engine.root(), selection))
     if user_map is None:
         return None
-    drawn = len(user_map.frame)
-    if user_maps.can_preview(strategy, user_map.source, drawn):
-        scaled = max(1, round(budget * drawn / user_map.projection.summary["users"]))
+    n_drawn = len(user_map.frame)
+    if user_maps.can_preview(strategy, user_map.source, n_drawn):
+        scaled = max(1, round(budget * n_drawn / user_map.projection.summary["users"]))
         selected = user_maps.preview(*user_map.key, strategy, scaled)
         return user_maps.is_among(frame, user_maps.ids_of(user_map.frame[selected]))
     run = user_maps.selection_run(user_map.source.id, strategy, budget)

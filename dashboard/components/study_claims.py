@@ -191,8 +191,10 @@ def interval_figure(rows: pd.DataFrame, *, percent: bool) -> go.Figure:
         else "%{y}: %{x:.4f}<extra></extra>",
     )
     for row, limit in enumerate(rows["limit"]):
-        ends = {"y0": row - 0.4, "y1": row + 0.4, "x0": limit, "x1": limit}
-        figure.add_shape(type="line", **ends, line={"color": NEUTRAL, "width": 2, "dash": "dot"})
+        limit_line = {"y0": row - 0.4, "y1": row + 0.4, "x0": limit, "x1": limit}
+        figure.add_shape(
+            type="line", **limit_line, line={"color": NEUTRAL, "width": 2, "dash": "dot"}
+        )
     # Zero and the limits are always in the picture.
     shown = [*rows["low"], *rows["high"], *rows["limit"], 0.0]
     pad = 0.06 * (max(shown) - min(shown))

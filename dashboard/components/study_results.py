@@ -134,8 +134,8 @@ def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
     )
     table = rows[["method", "value", "trainings", "real"]].copy()
     if over == "users":
-        ends = zip(rows["low"], rows["high"], strict=True)
-        table.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in ends])
+        intervals = zip(rows["low"], rows["high"], strict=True)
+        table.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in intervals])
     columns = {
         "method": METHOD,
         "value": NumberColumn(f"Difference ({METRICS[metric].label})", format="%+.4f"),

@@ -49,9 +49,9 @@ def switch(runs: list[Run]) -> Run:
     runs: finished comparisons, the newest first. By default the newest of this workspace is shown; a
     published one, which was measured elsewhere, is chosen.
     """
-    own = [run for run in runs if run.published is None]
+    local = [run for run in runs if run.published is None]
     published = [run for run in runs if run.published is not None]
-    ordered = [*own, *published]
+    ordered = [*local, *published]
     if len(ordered) == 1:
         return ordered[0]
     by_id = {run.id: run for run in ordered}
@@ -143,8 +143,8 @@ def tiles(run: Run, plans: pd.DataFrame, verdict: Verdict, hour: float | None = 
         tile = decision_texts.kept_tile(task, row, aspect)
         _show_tile(column, tile, f"Measured in {metric}. {term('share kept')}", warns=warns)
     _show_tile(columns[2], decision_texts.cost_tile(row, base, hour), ABOUT_COST)
-    sure = f"Surely: with {user_impact.SURE:.0%} or more. {term('regress')}"
-    _show_tile(columns[3], worse_off(run, str(row["evaluation"])), sure)
+    hint = f"Surely: with {user_impact.SURE:.0%} or more. {term('regress')}"
+    _show_tile(columns[3], worse_off(run, str(row["evaluation"])), hint)
 
 
 def worse_off(run: Run, evaluation: str) -> decision_texts.Tile:
@@ -153,10 +153,10 @@ def worse_off(run: Run, evaluation: str) -> decision_texts.Tile:
 
 
 def _show_tile(
-    column: object, tile: decision_texts.Tile, about: str, *, warns: bool = False
+    column: object, tile: decision_texts.Tile, hint: str, *, warns: bool = False
 ) -> None:
     with column.container(border=True, gap="xxsmall", height="stretch"):  # type: ignore[attr-defined]
-        st.metric(tile.label, tile.value, help=about)
+        st.metric(tile.label, tile.value, help=hint)
         st.caption(f"{':orange[:material/warning:] ' if warns else ''}{tile.text}")
 
 
@@ -208,16 +208,16 @@ def accepted(run: Run, ranges: tuple[DecisionRange, ...]) -> float:
     return share
 
 
-def slider_end(ranges: tuple[DecisionRange, ...], given: object) -> float:
+def slider_end(ranges: tuple[DecisionRange, ...], requested: object) -> float:
     """Return the largest accepted error that the slider offers, in percent.
 
     It has room for every recommendation, and for the value of the address.
     """
     try:
-        wanted = float(str(given)) if given is not None else 0.0
+        percent = float(str(requested)) if requested is not None else 0.0
     except ValueError:
-        wanted = 0.0
-    return round(100 * decision_texts.slider_max(ranges, wanted / 100), 1)
+        percent = 0.0
+    return round(100 * decision_texts.slider_max(ranges, percent / 100), 1)
 
 
 def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -> go.Figure:
@@ -230,20 +230,20 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
     shown = [replace(part, high=min(part.high, most)) for part in ranges if part.low <= most]
     for part in shown:
         low, width = part.low - step / 2, part.high - part.low + step
-        here = low < share < low + width
+        inside = low < share < low + width
         figure.add_bar(
             x=[width - GAP * most],
             base=[low],
             y=[0],
             orientation="h",
-            marker={"color": BAR_COLOURS[part.decision], "opacity": 1.0 if here else 0.3},
+            marker={"color": BAR_COLOURS[part.decision], "opacity": 1.0 if inside else 0.3},
             hovertemplate=f"{plotly_text(decision_texts.range_text(part), 100)}<extra></extra>",
             showlegend=False,
         )
         label = decision_texts.decision_label(part)
         if width / most * BAR_PIXELS > label_layout.CHARACTER * len(label) + 8:
-            font = {"size": 12, "color": "white" if here else text_colour()}
-            text = f"<b>{plotly_text(label)}</b>" if here else plotly_text(label)
+            font = {"size": 12, "color": "white" if inside else text_colour()}
+            text = f"<b>{plotly_text(label)}</b>" if inside else plotly_text(label)
             figure.add_annotation(x=low + width / 2, y=0, text=text, font=font, showarrow=False)
     borders: list[float] = []
     for part in shown[1:]:

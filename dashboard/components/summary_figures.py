@@ -59,9 +59,11 @@ def cost_figure(
     """
     figure = go.Figure()
     heights = [rows["kept_low"], rows["kept_high"], rows["kept"]]
-    ends = pd.concat([*heights, pd.Series([] if best is None else [float(best["kept"])])]).dropna()
-    space = 0.06 * (float(ends.max()) - float(ends.min()) or 1.0)
-    y_range = [100 * (float(ends.min()) - space), 100 * (float(ends.max()) + space)]
+    bounds = pd.concat(
+        [*heights, pd.Series([] if best is None else [float(best["kept"])])]
+    ).dropna()
+    space = 0.06 * (float(bounds.max()) - float(bounds.min()) or 1.0)
+    y_range = [100 * (float(bounds.min()) - space), 100 * (float(bounds.max()) + space)]
     x_range = [-5.0, max(114.0, 114 * float(rows["cost"].max()))]
     labels = [plotly_text(decision_texts.plan_label(row), 26) for row in rows.itertuples()]
     points = rows[["cost", "kept", "kept_low", "kept_high"]]
@@ -141,9 +143,9 @@ PUBLISHED = "Published study"
 PLOT_WIDTH, PLOT_HEIGHT = 380.0, 190.0
 
 
-def _pixels(values: Any, ends: list[float], size: float) -> Any:
+def _pixels(values: Any, bounds: list[float], size: float) -> Any:
     """Places of values on an axis with these ends, in pixels."""
-    return (values - ends[0]) / (ends[1] - ends[0]) * size
+    return (values - bounds[0]) / (bounds[1] - bounds[0]) * size
 
 
 def _in_pixels(
@@ -191,13 +193,13 @@ def _draw_line(
         label_layout.Box(x - mark, y - mark, x + mark, y + mark)
         for x, y in _in_pixels(points, x_range, y_range)
     ]
-    taken = [*marks, *obstacles]
+    occupied = [*marks, *obstacles]
     name = f"{short(str(best['method']), 30)}, no language model"
-    text, place = name, label_layout.place_on_line(height, name, PLOT_WIDTH, PLOT_HEIGHT, taken)
+    text, place = name, label_layout.place_on_line(height, name, PLOT_WIDTH, PLOT_HEIGHT, occupied)
     if place is None:
         # Away from the line, the text begins with a piece of it.
         text = f"┄ {name}"
-        place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, [*taken, line])
+        place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, [*occupied, line])
     if place is None:
         return [line]
     figure.add_scatter(

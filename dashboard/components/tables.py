@@ -26,9 +26,9 @@ def show(frame: pd.DataFrame, columns: Mapping[str, Any] | None = None, **more: 
     columns: st.dataframe's column_config. more: its other arguments; a height of "content" shows all
     rows, and none AUTO_ROWS at most.
     """
-    wanted, rows = more.get("height"), max(len(frame.index), 1)
-    if not isinstance(wanted, int):
-        more["height"] = height(rows if wanted == "content" else min(rows, AUTO_ROWS))
+    height_given, rows = more.get("height"), max(len(frame.index), 1)
+    if not isinstance(height_given, int):
+        more["height"] = height(rows if height_given == "content" else min(rows, AUTO_ROWS))
     return st.dataframe(frame, hide_index=True, placeholder="–", column_config=columns, **more)
 
 
@@ -57,8 +57,8 @@ def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
 def metrics(values: Mapping[str, tuple[str, str | None]], widths: Sequence[float] = ()) -> None:
     """Show numbers side by side. values: the text and the help of each, by label."""
     columns = st.columns(widths or len(values))
-    for column, (label, (value, about)) in zip(columns, values.items(), strict=True):
-        column.metric(label, value, help=about, border=True)
+    for column, (label, (value, hint)) in zip(columns, values.items(), strict=True):
+        column.metric(label, value, help=hint, border=True)
 
 
 def facts(values: Mapping[str, str]) -> None:

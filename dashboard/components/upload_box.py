@@ -10,24 +10,24 @@ from dashboard.engine.uploads import Upload, UploadKind
 
 def show(label: str, key: str, kind: UploadKind) -> Upload | None:
     """Draw the box; return its file, None without one or where it is refused."""
-    given = st.file_uploader(
+    uploaded = st.file_uploader(
         label,
         type=list(dict.fromkeys(ending.rpartition(".")[2] for ending in kind.endings)),
         key=key,
         max_upload_size=uploads.MAX_BYTES >> 20,
     )
     key = stored_key(key)
-    if given is None:
+    if uploaded is None:
         st.session_state.pop(key, None)
         return None
     stored = st.session_state.get(key)
-    if stored is None or stored[0] != given.file_id:
+    if stored is None or stored[0] != uploaded.file_id:
         try:
-            upload = Upload(given.name, given, given.size, kind)
+            upload = Upload(uploaded.name, uploaded, uploaded.size, kind)
         except engine.PumaError as error:
             page_states.failed("This file is refused.", error)
             return None
-        stored = st.session_state[key] = (given.file_id, upload)
+        stored = st.session_state[key] = (uploaded.file_id, upload)
     upload = stored[1]
     return upload if isinstance(upload, Upload) else None
 

@@ -74,7 +74,7 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: 
     )
     _scores(context, methods, joined, table, user)
     rating = context.task == "rating"
-    form = "%.2f ★" if rating else "percent"
+    number_format = "%.2f ★" if rating else "percent"
     right = "nearest star" if context.task == "rating" else "likelier answer"
     columns = {
         "Item": TextColumn(width=260),
@@ -84,7 +84,9 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: 
         "Rounded correctly": TextColumn(help=f"Methods whose {right} is the actual one."),
     }
     for label in (method.label for method in methods):
-        columns[label] = NumberColumn(short(label, 28), format=form, width=100, help=short(label))
+        columns[label] = NumberColumn(
+            short(label, 28), format=number_format, width=100, help=short(label)
+        )
     tables.show(table.drop(columns="Nearest"), columns)
 
 
@@ -121,8 +123,8 @@ def _scores(
         metric.axis: NumberColumn(metric.heading, format="%.3f", help=metric.axis)
         for metric in METRICS.values()
     }
-    about = "Number of items for which this method's prediction is nearest to the actual outcome."
-    tables.show(pd.DataFrame(rows), columns | {"Nearest": TextColumn(help=about)})
+    hint = "Number of items for which this method's prediction is nearest to the actual outcome."
+    tables.show(pd.DataFrame(rows), columns | {"Nearest": TextColumn(help=hint)})
     st.caption(
         f"From the {len(joined)} held-out rows of this user alone, so small differences mean "
         "little. The interval is from resampling these rows."

@@ -98,8 +98,8 @@ def neighbours(context: UserContext, user: str, looked_at: str) -> None:
         x=f"Cosine in {short(first.label, 60)}",
         y=f"Cosine in {short(second.label, 60)}",
     )
-    here = {"comparison": context.id, "method": looked_at}
-    addresses = [pages.url("users", **here, user=other) for other in frame["user_id"]]
+    target = {"comparison": context.id, "method": looked_at}
+    addresses = [pages.url("users", **target, user=other) for other in frame["user_id"]]
     table = pd.DataFrame(
         {
             "Row": range(1, len(frame) + 1),

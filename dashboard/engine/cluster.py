@@ -9,7 +9,7 @@ from puma_engine.jobs.cluster_nodes import ClusterState
 
 
 @dataclass(frozen=True)
-class Shown:
+class ClusterView:
     """A cluster for the pages. address: where it is; serves: whether queued jobs run there."""
 
     state: ClusterState
@@ -17,18 +17,18 @@ class Shown:
     serves: bool
 
 
-def shown() -> Shown | None:
+def current_cluster() -> ClusterView | None:
     """Return the cluster that is set, None without one; have it looked at if that was long ago."""
     ws = engine.workspace()
-    found = cluster_watch.set_here(ws)
+    found = cluster_watch.configured_cluster(ws)
     if found is None:
         return None
     state, serves = found
-    if state.is_old and not state.is_looked_at and not engine.read_only():
-        state = cluster_watch.look(ws, state)
+    if state.is_old and not state.is_refreshing and not engine.read_only():
+        state = cluster_watch.refresh(ws, state)
     named = state.place != cluster_watch.RAY
     address = state.place if named else os.environ.get("RAY_ADDRESS") or "this machine"
-    return Shown(state, address, serves)
+    return ClusterView(state, address, serves)
 
 
 def jobs_by_node() -> dict[str, list[str]]:

@@ -112,13 +112,13 @@ def newer_evaluations(comparison: Run, evaluations: list[Run]) -> list[Run]:
     first = next((run for run in evaluations if run.id in used), None)
     if first is None:
         return []
-    same = (first.inputs.get("dataset"), first.config.get("split"))
+    data_and_split = (first.inputs.get("dataset"), first.config.get("split"))
     return [
         run
         for run in evaluations
         if run.id not in used
         and run.created > comparison.created
-        and (run.inputs.get("dataset"), run.config.get("split")) == same
+        and (run.inputs.get("dataset"), run.config.get("split")) == data_and_split
     ]
 
 
@@ -144,9 +144,9 @@ def request(split: DataSplit, evaluations: list[str], reference: str) -> Job:
 
 def pending(evaluations: list[str], reference: str) -> Job | None:
     """Return the latest job queued for this comparison, in any status."""
-    wanted = _arguments(evaluations, reference)
+    arguments = _arguments(evaluations, reference)
     jobs = (job for job in engine.jobs(limit=100) if job.command == "compare")
-    return next((job for job in jobs if wanted.items() <= job.args.items()), None)
+    return next((job for job in jobs if arguments.items() <= job.args.items()), None)
 
 
 def _arguments(evaluations: list[str], reference: str) -> dict[str, Any]:
@@ -185,12 +185,12 @@ def verdict(root: str, run_id: str, margin: float = MARGIN) -> Verdict:
     """Return the verdict of a comparison. Raises PumaError if its tables are gone or outdated."""
     try:
         ws = Workspace.open(root)
-        judged = judge_comparison(ws, run_id, margin=margin)
+        result = judge_comparison(ws, run_id, margin=margin)
         known = names(ws, run_id)
         method, reference = (
-            None if label is None else known[label] for label in (judged.method, judged.reference)
+            None if label is None else known[label] for label in (result.method, result.reference)
         )
-        return replace(judged, method=method, reference=reference)
+        return replace(result, method=method, reference=reference)
     except (KeyError, IndexError) as error:
         raise StoreError(
             "The comparison's tables are not those of this version; make it again."

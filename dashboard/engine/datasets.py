@@ -42,9 +42,9 @@ def facts(root: str, dataset: str) -> dict[str, Any]:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def profiles(root: str, dataset: str, what: What) -> pd.DataFrame:
+def profiles(root: str, dataset: str, kind: What) -> pd.DataFrame:
     """Return the profile of every user or item, by id. Cached without a copy: do not change it."""
-    return profiles_of(Workspace.open(root), dataset, what)
+    return profiles_of(Workspace.open(root), dataset, kind)
 
 
 def find(frame: pd.DataFrame, text: str, limit: int = MAX_SHOWN) -> tuple[pd.DataFrame, int]:
@@ -59,10 +59,10 @@ def find(frame: pd.DataFrame, text: str, limit: int = MAX_SHOWN) -> tuple[pd.Dat
 
 
 @st.cache_data(max_entries=50, show_spinner=False)
-def rows_of(root: str, dataset: str, what: What, entity: str) -> pd.DataFrame:
+def rows_of(root: str, dataset: str, kind: What, entity: str) -> pd.DataFrame:
     """Return the records of one user or item with item texts, in the stored order."""
     ws = Workspace.open(root)
-    rows = ws.get_table(dataset, "interactions", where={f"{what}_id": [entity]})
+    rows = ws.get_table(dataset, "interactions", where={f"{kind}_id": [entity]})
     ids = rows["item_id"].unique().tolist()
     texts = ws.get_table(dataset, "items", where={"item_id": ids}) if ids else None
     return rows.assign(text="") if texts is None else rows.merge(texts, on="item_id", how="left")
@@ -147,7 +147,7 @@ def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict
         command.append(f"--items-path={items.path}")
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *sys.path])
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, "--", str(upload.path)],
             capture_output=True,
             text=True,
@@ -159,9 +159,9 @@ def check(upload: Upload, items: Upload | None, settings: TableSettings) -> dict
         raise DataError(
             f"The check took more than {CHECK_SECONDS} s; import the file from the command line."
         ) from error
-    if done.stdout.strip():
-        return json.loads(done.stdout)
-    reason = (done.stderr.strip().splitlines() or ["The check ended without a message."])[-1]
+    if process.stdout.strip():
+        return json.loads(process.stdout)
+    reason = (process.stderr.strip().splitlines() or ["The check ended without a message."])[-1]
     try:
         reason = str(json.loads(reason)["error"])
     except (ValueError, KeyError, TypeError):

@@ -22,11 +22,11 @@ SECRET_ARGUMENTS = ("path", "items_path")
 
 def find(statuses: list[str], text: str) -> list[Job]:
     """Return jobs with one of some statuses (all if empty) whose title or id matches a text."""
-    wanted = set(statuses) & set(JOB_STATUSES)
+    chosen_statuses = set(statuses) & set(JOB_STATUSES)
     return [
         job
         for job in engine.jobs(None)
-        if (not wanted or job.status in wanted)
+        if (not chosen_statuses or job.status in chosen_statuses)
         and (not text or text.lower() in job.title.lower() or job.id.startswith(text))
     ]
 
@@ -66,14 +66,14 @@ def arguments(job: Job) -> dict[str, str]:
 
     Their names are in plain words, with the stored name where two would be alike.
     """
-    given = {name: value for name, value in job.args.items() if value not in (None, {}, [])}
-    words = {name: glossary.setting(name, job.command) for name in given}
+    values = {name: value for name, value in job.args.items() if value not in (None, {}, [])}
+    words = {name: glossary.setting(name, job.command) for name in values}
     count = Counter(words.values())
     return {
         words[name] if count[words[name]] == 1 else f"{words[name]} ({name})": "an uploaded file"
         if name in SECRET_ARGUMENTS
         else _text(value, name)
-        for name, value in given.items()
+        for name, value in values.items()
     }
 
 

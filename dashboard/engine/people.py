@@ -115,10 +115,10 @@ def labels() -> dict[str, str]:
     names = {run.id: words[raw[run.id]] for run in runs}
     by_id = {run.id: run for run in runs}
     for more in (_route, _data_name, lambda run: f"seed {run.seed}", lambda run: run.name):
-        alike: dict[str, list[str]] = {}
+        by_name: dict[str, list[str]] = {}
         for run_id, name in names.items():
-            alike.setdefault(name, []).append(run_id)
-        for name, members in alike.items():
+            by_name.setdefault(name, []).append(run_id)
+        for name, members in by_name.items():
             facts = [more(by_id[member]) for member in members] if len(members) > 1 else []
             if len(set(facts)) > 1:
                 names |= {m: f"{name}{APART}{f}" for m, f in zip(members, facts, strict=True)}
@@ -127,9 +127,9 @@ def labels() -> dict[str, str]:
 
 def _route(run: Run) -> str:
     """Return the models that prompts came over, from the first one on."""
-    own = _name(run.inputs["backbone"])
+    model = _name(run.inputs["backbone"])
     sources = [_route(source) for source in sources_of(run) if "backbone" in source.inputs]
-    return f"{' + '.join(sources)} → {own}" if sources else own
+    return f"{' + '.join(sources)} → {model}" if sources else model
 
 
 def _data_name(run: Run) -> str:
@@ -150,12 +150,12 @@ def _raw_label(ws: Workspace, run: Run) -> str:
         return run.name
 
 
-def prompts_of(given: str) -> str:
+def prompts_of(run_id: str) -> str:
     """Return the prompt table that an address means: its own id, or that of its evaluation."""
     try:
-        return engine.run(given).inputs.get("prompts", given)
+        return engine.run(run_id).inputs.get("prompts", run_id)
     except engine.PumaError:
-        return given
+        return run_id
 
 
 def default(known: dict[str, str], dataset: str | None, methods: list[str]) -> str:
@@ -180,11 +180,11 @@ def _judged() -> str | None:
     """Return the prompts of the method that the verdict on the newest comparison is about."""
     for run in engine.runs("comparison")[:1]:
         try:
-            judged = comparisons.verdict(engine.root(), run.id).method
+            method = comparisons.verdict(engine.root(), run.id).method
             table, _ = comparisons.tables(engine.root(), run.id)
         except engine.PumaError:  # the pages of the comparison say what is wrong with it
             return None
-        return next((row.run for row in table.itertuples() if row.method == judged), None)
+        return next((row.run for row in table.itertuples() if row.method == method), None)
     return None
 
 
@@ -266,20 +266,20 @@ def behaviour_key(subject: Subject) -> Key | None:
 
     It is over anchor items where all models predicted the same ones, else over held-out records.
     """
-    asked = anchored_prompts(subject)
-    anchors = common_anchors(engine.workspace(), list(asked.values()))
+    prompts = anchored_prompts(subject)
+    anchors = common_anchors(engine.workspace(), list(prompts.values()))
     if anchors:
-        panels = dict(zip(asked, (run.id for run in anchors), strict=True))
+        panels = dict(zip(prompts, (run.id for run in anchors), strict=True))
         key = ("anchors", subject.dataset, *_flat(panels))
         with suppress(StoreError):  # of a damaged file; the page says so
             if positions(engine.root(), key) is not None:
                 return key
-    given = {
+    evaluations = {
         "old": subject.source_evaluation,
         "migrated": subject.evaluation,
         "retrained": subject.retrained,
     }
-    panels = _distinct(given)
+    panels = _distinct(evaluations)
     return None if "migrated" not in panels else ("behaviour", subject.dataset, *_flat(panels))
 
 
@@ -295,16 +295,16 @@ def anchored_prompts(subject: Subject) -> dict[str, str]:
     )
 
 
-def without_anchors(subject: Subject) -> list[Run]:
+def prompts_lacking_anchors(subject: Subject) -> list[Run]:
     """Return the prompt tables that have to predict anchor items, so that all have the same.
 
     Empty where they have them, or where one has no prompts here that a model could read.
     """
-    ws, asked = engine.workspace(), list(anchored_prompts(subject).values())
-    if common_anchors(ws, asked) or not all(map(user_details.has_prompts, asked)):
+    ws, prompts_ids = engine.workspace(), list(anchored_prompts(subject).values())
+    if common_anchors(ws, prompts_ids) or not all(map(user_details.has_prompts, prompts_ids)):
         return []
-    lacking = [prompts for prompts in asked if common_anchors(ws, [prompts]) is None]
-    return [engine.run(prompts) for prompts in lacking or asked]
+    lacking = [prompts for prompts in prompts_ids if common_anchors(ws, [prompts]) is None]
+    return [engine.run(prompts) for prompts in lacking or prompts_ids]
 
 
 def predict_anchors(runs: list[Run]) -> None:
@@ -316,9 +316,9 @@ def predict_anchors(runs: list[Run]) -> None:
 def _distinct(panels: dict[str, str | None]) -> dict[str, str]:
     """Return the panels that have something of their own."""
     result: dict[str, str] = {}
-    for panel, given in panels.items():
-        if given is not None and given not in result.values():
-            result[panel] = given
+    for panel, run_id in panels.items():
+        if run_id is not None and run_id not in result.values():
+            result[panel] = run_id
     return result
 
 
@@ -338,8 +338,8 @@ def projection(subject: Subject, method: str | None = None) -> Run | None:
     """Return the newest finished map of a migration, by a method if one is given."""
     if subject.source is None:
         return None
-    wanted = {"source": subject.source.id, "migrated": subject.run.id}
-    runs = (run for run in engine.runs("projection") if run.inputs == wanted)
+    inputs = {"source": subject.source.id, "migrated": subject.run.id}
+    runs = (run for run in engine.runs("projection") if run.inputs == inputs)
     return next((run for run in runs if method in (None, run.summary["method"])), None)
 
 
@@ -423,10 +423,10 @@ def _components(
         return _ids(ids), {"migrated": plane.astype(np.float32)}, {"shares": {"migrated": share}}
     rows = pc.index_in(ids, readers[1].user_ids)
     shared = rows.is_valid().to_numpy(zero_copy_only=False)
-    drawn = principal_map(tables[0][shared], tables[1][rows.drop_null().to_numpy()])
-    points = {name: getattr(drawn, name).astype(np.float32) for name in ("source", "migrated")}
-    shares = {"source": drawn.source_shares, "migrated": drawn.migrated_shares}
-    facts = {"shares": shares, "misfit": drawn.misfit}
+    projected = principal_map(tables[0][shared], tables[1][rows.drop_null().to_numpy()])
+    points = {name: getattr(projected, name).astype(np.float32) for name in ("source", "migrated")}
+    shares = {"source": projected.source_shares, "migrated": projected.migrated_shares}
+    facts = {"shares": shares, "misfit": projected.misfit}
     return _ids(ids.filter(pa.array(shared))), points, facts
 
 
@@ -455,25 +455,29 @@ def one_dimensional(subject: Subject) -> dict[str, float]:
     if key is None:
         return {}
     try:
-        drawn = positions(engine.root(), key)
+        components = positions(engine.root(), key)
     except (StoreError, DataError):  # the part that needs the prompts says so
         return {}
-    return {} if drawn is None else {n: float(s[0]) for n, s in drawn.facts["shares"].items()}
+    return (
+        {}
+        if components is None
+        else {n: float(s[0]) for n, s in components.facts["shares"].items()}
+    )
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
 def scores(root: str, key: Key, evaluation: str, metric: str) -> np.ndarray:
     """Return one metric of the users of a view, [n] float32; NaN where it is not measured."""
-    drawn = positions(root, key)
-    assert drawn is not None
-    return read_user_metric(Workspace.open(root), evaluation, metric, ids_of(drawn.frame))
+    view = positions(root, key)
+    assert view is not None
+    return read_user_metric(Workspace.open(root), evaluation, metric, ids_of(view.frame))
 
 
 def loss(subject: Subject, key: Key, evaluation: str | None, metric: str = "") -> np.ndarray:
     """Return a metric of users in an evaluation, by default the primary one; NaN without any."""
     if evaluation is None:
-        drawn = positions(engine.root(), key)
-        return np.full(0 if drawn is None else len(drawn.frame), np.nan, np.float32)
+        view = positions(engine.root(), key)
+        return np.full(0 if view is None else len(view.frame), np.nan, np.float32)
     return scores(engine.root(), key, evaluation, metric or subject.metric)
 
 
@@ -486,11 +490,11 @@ def gain(subject: Subject, key: Key) -> np.ndarray:
 @st.cache_resource(max_entries=6, show_spinner=False)
 def clusters(root: str, key: Key, projection_id: str) -> np.ndarray:
     """Return the cluster of the users of a view from a map, [n] int; -1 where it is unknown."""
-    drawn = positions(root, key)
-    assert drawn is not None
-    every = Workspace.open(root).run(projection_id).summary.get("placed")
-    table = (user_maps.all_users if every else user_maps.users)(root, projection_id)
-    rows = pc.index_in(ids_of(drawn.frame), ids_of(table)).fill_null(-1).to_numpy()
+    view = positions(root, key)
+    assert view is not None
+    has_all_users = Workspace.open(root).run(projection_id).summary.get("placed")
+    table = (user_maps.all_users if has_all_users else user_maps.users)(root, projection_id)
+    rows = pc.index_in(ids_of(view.frame), ids_of(table)).fill_null(-1).to_numpy()
     return np.where(rows >= 0, table["cluster"].to_numpy()[rows], -1)
 
 
@@ -537,10 +541,10 @@ def is_user(dataset: str, user: str) -> bool:
     return bool(pc.index(_known(engine.root(), dataset), pa.scalar(user, pa.string())).as_py() >= 0)
 
 
-def find(dataset: str, text: str, most: int) -> list[str]:
-    """Return at most `most` ids of users of a data set that begin with a text."""
+def find(dataset: str, text: str, limit: int) -> list[str]:
+    """Return at most `limit` ids of users of a data set that begin with a text."""
     ids = _known(engine.root(), dataset)
-    return [str(user) for user in pc.filter(ids, pc.starts_with(ids, text))[:most].to_pylist()]
+    return [str(user) for user in pc.filter(ids, pc.starts_with(ids, text))[:limit].to_pylist()]
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -107,9 +107,9 @@ def problems(plan: Plan) -> list[str]:
 
 def models() -> dict[str, str]:
     """Return the name of each model that a plan may use: those here by id, shipped ones by name."""
-    here = {run.id: run.name for run in engine.runs("backbone")}
-    names = set(here.values())
-    return here | {name: name for name in named_models() if name not in names}
+    names_by_id = {run.id: run.name for run in engine.runs("backbone")}
+    names = set(names_by_id.values())
+    return names_by_id | {name: name for name in named_models() if name not in names}
 
 
 def here(model: str) -> str:
@@ -237,7 +237,7 @@ def migrations_of(job: Job) -> list[Run]:
     if job.status != "finished" or job.run_id is None:
         return []
     sources = set(job.args.get("sources") or ())
-    wanted = {planning.model_id(engine.workspace(), target) for target in job.args["targets"]}
+    target_ids = {planning.model_id(engine.workspace(), target) for target in job.args["targets"]}
     lineage = engine.workspace().lineage(job.run_id)
     made = [run for run in lineage if run.kind == "migration" and run.id not in sources]
-    return [run for run in made if run.inputs["backbone"] in wanted][: len(wanted)][::-1]
+    return [run for run in made if run.inputs["backbone"] in target_ids][: len(target_ids)][::-1]

@@ -43,13 +43,13 @@ def content(upload: Upload, users: Upload | None, tokens: int | None) -> Content
     """
     if upload.path.stat().st_size > MAX_CHECKED:
         return None
-    found = _read(upload.path, users.path if users else None, tokens)
-    if isinstance(found, Content):
-        return found
+    problem = _read(upload.path, users.path if users else None, tokens)
+    if isinstance(problem, Content):
+        return problem
     # Its name in the temporary folder means nothing to whoever uploaded it.
     for each in (upload, users):
-        found = found if each is None else found.replace(str(each.path), each.name)
-    raise DataError(found)
+        problem = problem if each is None else problem.replace(str(each.path), each.name)
+    raise DataError(problem)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -83,6 +83,6 @@ def import_file(
         "head": "auto" if head else "none",
         "name": name,
     }
-    what = "prompts" if model else "vectors"
+    noun = "prompts" if model else "vectors"
     files = {"path": upload, "users": users}
-    return queue_with_files(COMMAND, files, arguments, f"Import {what} of {upload.name}")
+    return queue_with_files(COMMAND, files, arguments, f"Import {noun} of {upload.name}")

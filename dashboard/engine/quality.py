@@ -58,8 +58,11 @@ def is_of(subject: str, data: str, model: str, template: Template) -> bool:
         run = engine.run(subject)
     except engine.NotFoundError:
         return False
-    same = template_label(run.config) == template_label(template.to_config())
-    return same and (run.inputs.get("dataset"), run.inputs.get("backbone")) == (data, model)
+    same_template = template_label(run.config) == template_label(template.to_config())
+    return same_template and (run.inputs.get("dataset"), run.inputs.get("backbone")) == (
+        data,
+        model,
+    )
 
 
 def _row(row: dict, series: str, name: object) -> dict:
@@ -118,8 +121,8 @@ def expected(points: pd.DataFrame, users: int) -> Expected | None:
     if not pools:
         return None
     values = [values for _, values in pools]
-    here = pools[0][0] == HERE
-    if here:
+    in_workspace = pools[0][0] == HERE
+    if in_workspace:
         kept, low, high, exact = values[0]
         basis = "measured with as many users" if exact else "between runs measured here"
         return Expected(kept, low, high, basis)

@@ -89,7 +89,7 @@ def prompts(root: str, run: str) -> bytes:
         file = Path(folder) / "prompts.safetensors"
         command = ["-m", "puma_engine.cli", "prompts", "export", run, "--out", str(file)]
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, *command],
                 env=os.environ | {"PUMA_WORKSPACE": root},
                 capture_output=True,
@@ -101,6 +101,6 @@ def prompts(root: str, run: str) -> bytes:
             raise StoreError(
                 "Writing the prompts took too long; use puma prompts export."
             ) from None
-        if done.returncode:
-            raise StoreError(done.stderr.strip() or "The prompts could not be written.")
+        if process.returncode:
+            raise StoreError(process.stderr.strip() or "The prompts could not be written.")
         return file.read_bytes()

@@ -35,8 +35,8 @@ PLAIN = {
 
 def plain(text: str) -> str:
     """Return a text of the studies in the words of the pages."""
-    for word, said in PLAIN.items():
-        text = text.replace(word, said)
+    for word, replacement in PLAIN.items():
+        text = text.replace(word, replacement)
     return text
 
 
@@ -87,7 +87,7 @@ def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
     """
     lines = [line for line in report["summary"] if line["dataset"] == dataset]
     metric, ranking = primary_metric(lines[0]), ranking_metric(lines)
-    kept = reports.shares_of(report, dataset)
+    shares = reports.shares_of(report, dataset)
     rows = [
         {
             "method": _name(line),
@@ -100,7 +100,7 @@ def summary(report: dict[str, Any], dataset: str) -> tuple[str, pd.DataFrame]:
             **({ranking: line[ranking]} if ranking else {}),
             **{
                 f"{METRICS[share['metric']].label} over {REFERENCES[reference]}": share_text(share)
-                for (key, reference, _), share in kept.items()
+                for (key, reference, _), share in shares.items()
                 if key == reports.key_of(line)
             },
             "seconds": line.get("seconds"),
@@ -163,10 +163,10 @@ def differences(report: dict[str, Any], dataset: str) -> pd.DataFrame:
         if line["dataset"] != dataset:
             continue
         paired = paired_difference(report, line)
-        ends = None if paired is None else paired.training_interval
+        interval = None if paired is None else paired.training_interval
         row = {"method": _name(line), "over": line.get("over", "users")}
         row |= {name: line.get(name) for name in names}
-        rows.append(row | {"trainings": ends and f"{ends[0]:+.4f} to {ends[1]:+.4f}"})
+        rows.append(row | {"trainings": interval and f"{interval[0]:+.4f} to {interval[1]:+.4f}"})
     return pd.DataFrame(rows, columns=["method", *names, "over", "trainings"])
 
 

@@ -109,17 +109,24 @@ def _published_curve(root: str, source: str, target: str, reference: str) -> pd.
     report = _published_report(Path(root), source, target)
     if report is None:
         return empty
-    kept = {
+    shares = {
         line["method"]: line["kept"]
         for (_, measured_from, aspect), line in shares_of(report, source).items()
         if (measured_from, aspect) == (reference, "level")
     }
     lines = {line["method"]: line for line in report["summary"] if line["dataset"] == source}
-    whole = lines.get("retrained", {}).get("flops")
+    retraining_flops = lines.get("retrained", {}).get("flops")
     rows = [
-        {"method": name.removeprefix("PUMA, "), "cost": line["flops"] / whole, "kept": kept[name]}
+        {
+            "method": name.removeprefix("PUMA, "),
+            "cost": line["flops"] / retraining_flops,
+            "kept": shares[name],
+        }
         for name, line in lines.items()
-        if PUBLISHED_METHODS.fullmatch(name) and whole and line.get("flops") and kept.get(name)
+        if PUBLISHED_METHODS.fullmatch(name)
+        and retraining_flops
+        and line.get("flops")
+        and shares.get(name)
     ]
     return pd.DataFrame(rows, columns=list(empty)).sort_values("cost", ignore_index=True)
 
@@ -157,28 +164,26 @@ def seeds_outlook(run: Run, verdict: Verdict, share: float) -> str:
     if verdict.decision != "undecided" or split is None:
         return ""
     methods, _ = comparisons.tables(engine.root(), run.id)
-    judged = methods.loc[methods["method"] == verdict.method, "evaluation"].iloc[0]
+    evaluation = methods.loc[methods["method"] == verdict.method, "evaluation"].iloc[0]
     losses = plan_summary.seed_losses(
         comparisons.methods(split),
-        judged,
+        evaluation,
         higher_is_better=METRICS[verdict.metric].higher_is_better,
     )
-    about = f"a training is on average within the {format_percent(share)} that you accept"
+    question = f"a training is on average within the {format_percent(share)} that you accept"
     if len(losses) < 2:
         return (
-            f"How many more seeds would settle whether {about} cannot be told from one; train the "
+            f"How many more seeds would settle whether {question} cannot be told from one; train the "
             "migration and full retraining with a second one."
         )
     needed = seeds_to_decide(losses, verdict.margin)
     if needed is None:
-        return f"More seeds alone are unlikely to settle whether {about}."
+        return f"More seeds alone are unlikely to settle whether {question}."
     more = max(needed - len(losses), 0)
     if not more:
-        return (
-            f"On these users, {len(losses)} seeds settle whether {about}; other users may differ."
-        )
+        return f"On these users, {len(losses)} seeds settle whether {question}; other users may differ."
     return (
-        f"On these users, about {more} more seed{'' if more == 1 else 's'} would settle whether {about}, if "
+        f"On these users, about {more} more seed{'' if more == 1 else 's'} would settle whether {question}, if "
         f"the mean and spread of the {len(losses)} measured stay."
     )
 

@@ -104,9 +104,9 @@ def queue_with_files(
     ws = engine.workspace(create=True)
     remove_uploads(ws)
     folder = ws.root / UPLOADS / os.urandom(8).hex()
-    given = {name: upload for name, upload in files.items() if upload is not None}
+    uploads = {name: upload for name, upload in files.items() if upload is not None}
     try:
-        paths = {name: upload.move(folder / name) for name, upload in given.items()}
+        paths = {name: upload.move(folder / name) for name, upload in uploads.items()}
         return engine.queue(command, {**arguments, **paths}, title)
     except (PumaError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -69,8 +69,8 @@ def newer_migration(migration: Run) -> Run | None:
         roles = ("backbone", "dataset", "source_0", "selection")
         return [run.config["role"], *map(run.inputs.get, roles)]
 
-    same = (run for run in engine.runs("migration") if key(run) == key(migration))
-    return next((run for run in same if run.created > migration.created), None)
+    alternatives = (run for run in engine.runs("migration") if key(run) == key(migration))
+    return next((run for run in alternatives if run.created > migration.created), None)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -97,8 +97,8 @@ def extent(root: str, projection_id: str) -> pd.DataFrame:
 def evaluation_of(prompts: str) -> Run | None:
     """Return the newest finished evaluation of a prompt table on test rows, in its own template."""
     runs = (run for run in engine.runs("evaluation") if run.inputs.get("prompts") == prompts)
-    own = (run for run in runs if is_of_prompts_alone(run))
-    tested = (run for run in own if run.config.get("split") == "test")
+    of_prompts = (run for run in runs if is_of_prompts_alone(run))
+    tested = (run for run in of_prompts if run.config.get("split") == "test")
     template = template_label(engine.run(prompts).config)
     return next((run for run in tested if template_label(run.config) == template), None)
 
@@ -141,8 +141,12 @@ def groups(root: str, projection_id: str, strategy: str) -> Groups:
         space=arrays[SPACE],
         activity=activity,
     )
-    same = run.config["clusters"] == CLUSTERS and run.seed == SELECTION_SEED
-    clusters = frame["cluster"].reindex(ids).to_numpy() if same and plan.space == "pca" else None
+    default_settings = run.config["clusters"] == CLUSTERS and run.seed == SELECTION_SEED
+    clusters = (
+        frame["cluster"].reindex(ids).to_numpy()
+        if default_settings and plan.space == "pca"
+        else None
+    )
     return group_users(
         strategy, signals, seed=SELECTION_SEED, clusters=CLUSTERS, cluster_labels=clusters
     )

@@ -165,7 +165,7 @@ def _browse(dataset: str, task: str) -> None:
     st.header("Browse", divider="gray")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kind = query_params.segment("Browse", {"user": "Users", "item": "Items"}, "browse")
-        what: datasets.What = "item" if kind == "item" else "user"
+        side: datasets.What = "item" if kind == "item" else "user"
         text = st.text_input(
             "Find",
             key="find",
@@ -174,32 +174,32 @@ def _browse(dataset: str, task: str) -> None:
             max_chars=200,
         )
     root = engine.root()
-    frame, matches = datasets.find(datasets.profiles(root, dataset, what), text[:200])
+    frame, matches = datasets.find(datasets.profiles(root, dataset, side), text[:200])
     st.caption(
-        f"{matches:,} {what}s match; the {len(frame):,} with the most records are shown. "
+        f"{matches:,} {side}s match; the {len(frame):,} with the most records are shown. "
         "Select one to list its records."
     )
     title = TextColumn("Title", width="large")
     selected = tables.select_row(
         frame,
-        frame[f"{what}_id"].tolist(),
-        what,
+        frame[f"{side}_id"].tolist(),
+        side,
         columns={
-            f"{what}_id": TextColumn(what.capitalize()),
+            f"{side}_id": TextColumn(side.capitalize()),
             "text": title,
             "records": NumberColumn("Records", format="localized"),
             "train": NumberColumn("Of these in the train split", format="localized"),
             "mean": NumberColumn(MEAN[task], format="%.2f"),
             "variance": NumberColumn(VARIANCE[task], format="%.2f", help=term("variance")),
         },
-        alt=f"{what}s of the data set with their records",
+        alt=f"{side}s of the data set with their records",
     )
     if selected is None:
         return
-    rows = datasets.rows_of(root, dataset, what, selected)
+    rows = datasets.rows_of(root, dataset, side, selected)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(f"{len(rows):,} records of {what} {short(selected)}", width="content")
-        if what == "user":
+        st.text(f"{len(rows):,} records of {side} {short(selected)}", width="content")
+        if side == "user":
             pages.link("users", label="Open this user", user=selected, dataset=dataset)
     rows = rows.filter(["user_id", "item_id", "text", "outcome", "split", "time"])
     if "time" in rows:
@@ -212,5 +212,5 @@ def _browse(dataset: str, task: str) -> None:
         "split": "Split",
         "time": DatetimeColumn("Time (UTC)"),
     }
-    tables.show(rows, columns, alt=f"Records of the selected {what}")
-    figures.downloads(rows, f"{what}-records")
+    tables.show(rows, columns, alt=f"Records of the selected {side}")
+    figures.downloads(rows, f"{side}-records")

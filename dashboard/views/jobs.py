@@ -118,8 +118,8 @@ def _detail(job: engine.Job) -> None:
 def _result(job: engine.Job) -> None:
     run = job_table.result(job)
     if run is None:
-        ended = job.status not in (*job_cards.ACTIVE, "interrupted")
-        missing = "It has no result." if ended else "No result yet."
+        is_final = job.status not in (*job_cards.ACTIVE, "interrupted")
+        missing = "It has no result." if is_final else "No result yet."
         st.caption(missing if job.run_id is None else "Its result was deleted.")
         return
     st.text(f"Result: {run.kind} {short(run.name)}")

@@ -61,7 +61,10 @@ def _workspace(heading: DeltaGenerator) -> None:
     if any(by_kind.values()):
         st.header("In this workspace", divider="gray")
         tables.metrics(
-            {label: (f"{len(by_kind[kind]):,}", about) for kind, (label, about) in COUNTED.items()}
+            {
+                label: (f"{len(by_kind[kind]):,}", description)
+                for kind, (label, description) in COUNTED.items()
+            }
         )
     st.header("Jobs", divider="gray")
     job_cards.watch(4)

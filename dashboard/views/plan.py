@@ -56,10 +56,10 @@ def page() -> None:
 
 
 def _flow() -> None:
-    here = engine.has_workspace()
-    start = plan_start.of_address() if here else Start()
+    has_workspace = engine.has_workspace()
+    start = plan_start.of_address() if has_workspace else Start()
     first = "data" if start.dataset is None else start.first_open
-    launched = here and st.query_params.get("job") is not None
+    launched = has_workspace and st.query_params.get("job") is not None
     opened = flow_steps.open_step(dict.fromkeys(ORDER, ""), "launched" if launched else first)
     if start.dataset is None:
         opened = "data"
@@ -77,7 +77,7 @@ def _flow() -> None:
                 draw[step](start)
         elif not launched:
             with after:
-                flow_steps.to_come(number, title, ABOUT[step])
+                flow_steps.upcoming(number, title, ABOUT[step])
     if launched:
         _watch_launched()
 
@@ -171,14 +171,14 @@ def _prompts(start: Start) -> None:
         if not options:
             st.info("There are no vectors of these users yet; upload a file.")
             continue
-        given = start.prompts[number] if number < len(start.prompts) else None
+        preset = start.prompts[number] if number < len(start.prompts) else None
         label = f"Prompts on {plan_start.name_of(model)}"
         if several:
             key = f"prompts-{number}"
             value = st.selectbox(
                 label,
                 list(options),
-                list(options).index(given) if given in options else 0,
+                list(options).index(preset) if preset in options else 0,
                 format_func=options.__getitem__,
                 key=key,
             )
@@ -296,14 +296,14 @@ def _watch_launched() -> None:
     job = next(job for job in launched if job.id == chosen)
 
     def draw() -> None:
-        now = engine.job(job.id)
-        if now.status != job.status:
+        current = engine.job(job.id)
+        if current.status != job.status:
             st.rerun()
-        job_cards.card(now)
-        if now.status == "finished" and now.run_id:
-            _result(now)
-        elif now.status == "running":
-            plan_figures.loss_chart(now)
+        job_cards.card(current)
+        if current.status == "finished" and current.run_id:
+            _result(current)
+        elif current.status == "running":
+            plan_figures.loss_chart(current)
 
     busy = job.status in (*job_cards.ACTIVE, "interrupted")
     page_states.live(draw, job_cards.BUSY_SECONDS if busy else None)()

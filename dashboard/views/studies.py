@@ -39,21 +39,21 @@ def page() -> None:
             _of_workspace(view)
         with st.container(gap="small"):
             if view == "claims":
-                about = f"{studies.claims.INTERVALS} {studies.claims.IN_RANKING}"
-                st.caption(studies.plain(about))
+                explanation = f"{studies.claims.INTERVALS} {studies.claims.IN_RANKING}"
+                st.caption(studies.plain(explanation))
             show_glossary("run", "interval", "retrained", "shuffled control", "random prompts")
 
 
 def _of_workspace(view: str) -> None:
     names = studies.names() if engine.has_workspace() else []
     if not names:
-        about = (
+        explanation = (
             "A study repeats an experiment over seeds and data sets, and tests which differences "
             "are more than chance."
         )
         how = "`puma study table2 --quick` runs the first of them on few users."
         page_states.empty(
-            "No study was run here", about if engine.read_only() else f"{about} {how}"
+            "No study was run here", explanation if engine.read_only() else f"{explanation} {how}"
         )
         every = pd.DataFrame(studies.every(), columns=["Study", "Question"])
         tables.show(every, height="content")

@@ -100,9 +100,9 @@ def _renew_address() -> str | None:
 
 def _choose_method(known: dict[str, str]) -> Subject:
     """Draw the widgets of the method that the page is about, and of its source if it has several."""
-    given = st.query_params.get("method")
-    if given is not None and given not in known:
-        meant = people.prompts_of(given)
+    requested = st.query_params.get("method")
+    if requested is not None and requested not in known:
+        meant = people.prompts_of(requested)
         if meant in known:
             query_params.write("method", meant)
     comparison = st.query_params.get("comparison")
@@ -268,11 +268,11 @@ def _show(
 
 def _user(subject: Subject) -> str | None:
     """Return the person of the address; warn about one whom the data set does not hold."""
-    given = st.query_params.get("user")
-    if given is None:
+    requested = st.query_params.get("user")
+    if requested is None:
         return None
-    if len(given) <= query_params.MAX_LENGTH and people.is_user(subject.dataset, given):
-        return given
+    if len(requested) <= query_params.MAX_LENGTH and people.is_user(subject.dataset, requested):
+        return requested
     st.warning(
         "The address names an unknown value for “User”; it is ignored.", icon=":material/link_off:"
     )
@@ -294,8 +294,8 @@ def _maps(
         _offer_anchors(subject)
     if not selection:
         opened = MapSelection() if user is None else MapSelection(users=(user,))
-        drawn = map_selection.selected_rows(opened, view.frame, view.points)
-        highlights = replace(highlights, selection=opened, rows=drawn)
+        lassoed = map_selection.selected_rows(opened, view.frame, view.points)
+        highlights = replace(highlights, selection=opened, rows=lassoed)
     people_maps.charts(subject, view, highlights)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         people_maps.selection_bar(subject, selection)
@@ -313,12 +313,12 @@ def _offer_anchors(subject: Subject) -> None:
             ":material/info: Each person's mean and spread are over the titles of their own held-out "
             "records, which differ between people."
         )
-        lacking = people.without_anchors(subject)
+        lacking = people.prompts_lacking_anchors(subject)
         jobs = [user_maps.latest_job("predict_anchors", prompts=run.id) for run in lacking]
         active = [job for job in jobs if job is not None and job.status in job_cards.ACTIVE]
-        asked = False
+        clicked = False
         if lacking and not active:
-            asked = page_states.action(
+            clicked = page_states.action(
                 "Predict the same titles for everybody",
                 icon=":material/grid_on:",
                 help=f"{term('anchor items')} A job asks each model; `puma anchors` does the same.",
@@ -326,7 +326,7 @@ def _offer_anchors(subject: Subject) -> None:
     for job in jobs:
         if job is not None and job.status == "failed":
             page_states.failed("The same titles could not be predicted.", job.error)
-    if asked:
+    if clicked:
         with page_states.caught("The same titles cannot be predicted here."):
             people.predict_anchors(lacking)
             st.rerun()
@@ -363,9 +363,9 @@ def _no_map(subject: Subject, name: str) -> None:
             icon=":material/scatter_plot:",
         )
         return
-    wanted = {"source": subject.source.id, "migrated": subject.run.id}
-    wanted |= {"method": name} if name == "pca" else {}
-    job = user_maps.latest_job("project", **wanted)
+    arguments = {"source": subject.source.id, "migrated": subject.run.id}
+    arguments |= {"method": name} if name == "pca" else {}
+    job = user_maps.latest_job("project", **arguments)
     if job is not None and job.status in ("queued", "running", "interrupted"):
         page_states.loading("A job makes the map; it continues when you close the page.")
         job_cards.watch_one(job)

@@ -28,7 +28,7 @@ from puma_engine.backbone.gguf_model import find_parts
 from puma_engine.backbone.packages import local_path
 from puma_engine.errors import ConfigError, JobError, PumaError, StoreError
 from puma_engine.files import atomic_write, parse_json, sha256_file
-from puma_engine.jobs.cluster_nodes import note
+from puma_engine.jobs.cluster_nodes import record_nodes
 from puma_engine.jobs.node_worker import (
     BLOCK,
     NodeWorker,
@@ -184,7 +184,7 @@ class Cluster:
         and the run goes on from the last checkpoint that was brought back.
         Raises what the computation raises there, Cancelled, and JobError.
         """
-        note(ws, self.address, self._ray.nodes())
+        record_nodes(ws, self.address, self._ray.nodes())
         with self._guard:
             lock = self._at_work.setdefault(run.id, threading.Lock())
         with lock:

@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster, kept in a file of the workspace for the dashboard, which does not load Ray.
+"""The nodes of a Ray cluster, stored in a file of the workspace for the dashboard, which does not load Ray.
 
 Processes that are connected to the cluster write the file.
 """
@@ -64,13 +64,13 @@ class ClusterState:
         return processes.age(self.seen) > OLD_SECONDS
 
     @property
-    def is_looked_at(self) -> bool:
+    def is_refreshing(self) -> bool:
         """Whether a process is looking at it."""
         unseen = self.asked is not None and (self.seen is None or self.seen < self.asked)
         return unseen and processes.age(self.asked) < LOOK_SECONDS
 
 
-def read(ws: Workspace) -> ClusterState | None:
+def read_state(ws: Workspace) -> ClusterState | None:
     """Return the cluster that was last seen or named; None without one."""
     try:
         facts = parse_json((ws.root / FILE).read_text(encoding="utf-8"))
@@ -80,18 +80,18 @@ def read(ws: Workspace) -> ClusterState | None:
         return None
 
 
-def write(ws: Workspace, state: ClusterState) -> None:
+def write_state(ws: Workspace, state: ClusterState) -> None:
     """Keep the state of a cluster. Raises StoreError."""
     write_json(ws.root / FILE, asdict(state))
 
 
-def named(ws: Workspace, place: str) -> ClusterState:
-    """Return the state of a cluster by its address; one that nobody has seen if it is not kept."""
-    kept = read(ws)
-    return kept if kept is not None and kept.place == place else ClusterState(place)
+def state_of(ws: Workspace, place: str) -> ClusterState:
+    """Return the state of a cluster by its address; one that nobody has seen if it is not stored."""
+    stored = read_state(ws)
+    return stored if stored is not None and stored.place == place else ClusterState(place)
 
 
-def note(ws: Workspace, place: str, records: Sequence[Mapping[str, Any]]) -> None:
+def record_nodes(ws: Workspace, place: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Keep the nodes of a cluster, as `ray.nodes` gives them; nothing happens where that fails."""
     nodes = []
     for record in records:
@@ -103,4 +103,4 @@ def note(ws: Workspace, place: str, records: Sequence[Mapping[str, Any]]) -> Non
             nodes.append(node)
     nodes.sort(key=lambda node: (node.name, node.id))
     with contextlib.suppress(StoreError):
-        write(ws, ClusterState(place, now(), tuple(nodes)))
+        write_state(ws, ClusterState(place, now(), tuple(nodes)))

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from puma_engine.errors import PumaError
 from puma_engine.jobs import places, processes
 from puma_engine.jobs.cluster import RAY, connect
-from puma_engine.jobs.cluster_nodes import ClusterState, named, note, read, write
+from puma_engine.jobs.cluster_nodes import (
+    ClusterState,
+    read_state,
+    record_nodes,
+    state_of,
+    write_state,
+)
 from puma_engine.jobs.worker_loop import ON_CLUSTER, workers
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
@@ -17,14 +23,14 @@ from puma_engine.store.records import now
 LOG = "cluster.log"
 
 
-def look(ws: Workspace, state: ClusterState) -> ClusterState:
+def refresh(ws: Workspace, state: ClusterState) -> ClusterState:
     """Start a process that looks at a cluster, and return its state until then. Raises StoreError."""
-    asked = ClusterState(state.place, state.seen, state.nodes, state.problem, now())
-    write(ws, asked)
+    pending = ClusterState(state.place, state.seen, state.nodes, state.problem, now())
+    write_state(ws, pending)
     # Ray would take the page's process for its driver.
     command = processes.python("puma_engine.jobs.cluster_watch", str(ws.root), state.place)
     processes.start_detached(command, ws.root / "logs" / LOG)
-    return asked
+    return pending
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         connect(places.checked_place(place))
     except PumaError as error:
-        write(ws, ClusterState(place, now(), problem=str(error)))
+        write_state(ws, ClusterState(place, now(), problem=str(error)))
         return 1
     import ray
 
-    note(ws, place, ray.nodes())
+    record_nodes(ws, place, ray.nodes())
     return 0
 
 
-def set_here(ws: Workspace) -> tuple[ClusterState, bool] | None:
+def configured_cluster(ws: Workspace) -> tuple[ClusterState, bool] | None:
     """Return the cluster that is set, and whether queued jobs run there; None without one.
 
     It is the one that PUMA_ON names, or a living worker was started with; else that of RAY_ADDRESS, which
@@ -50,9 +56,9 @@ def set_here(ws: Workspace) -> tuple[ClusterState, bool] | None:
     """
     place = places.place_of(None)
     if place is not None:
-        return named(ws, place), True
-    kept = read(ws)
+        return state_of(ws, place), True
+    stored = read_state(ws)
     served = [device for worker in workers(ws) for device in worker["devices"]]
-    if kept is not None and any(device.startswith(ON_CLUSTER) for device in served):
-        return kept, True
-    return (named(ws, RAY), False) if os.environ.get("RAY_ADDRESS") else None
+    if stored is not None and any(device.startswith(ON_CLUSTER) for device in served):
+        return stored, True
+    return (state_of(ws, RAY), False) if os.environ.get("RAY_ADDRESS") else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from puma_engine.errors import JobError, StoreError
 from puma_engine.jobs import places, processes, queue
-from puma_engine.jobs.cluster_nodes import named, write
+from puma_engine.jobs.cluster_nodes import state_of, write_state
 from puma_engine.jobs.queue import Job
 from puma_engine.store import Workspace
 from puma_engine.store.records import now
@@ -77,7 +77,7 @@ def worker(
     _register(ws, pid, process, devices)
     if (place := places.place_of(None)) is not None:
         # Other processes, such as the dashboard, have no other way to know it.
-        write(ws, named(ws, place))
+        write_state(ws, state_of(ws, place))
     _log.info("Worker %d serves %s", pid, ", ".join(devices))
     try:
         last_beat = last_work = time.monotonic()

@@ -177,7 +177,7 @@ def test_the_dashboard_shows_nodes_and_what_runs_where(world, actors, monkeypatc
     (ws.root / cluster_nodes.FILE).unlink(missing_ok=True)
     # A process of its own looks at the cluster.
     assert "looking at its nodes" in texts(open_page("plan", ws.root, monkeypatch))
-    wait_for(lambda: cluster_nodes.named(ws, world.ray.address).nodes)
+    wait_for(lambda: cluster_nodes.state_of(ws, world.ray.address).nodes)
     title = "Migration to the new model"
     report(ws, add_job(ws, status="running", title=title), node=socket.gethostname())
     for page in ("plan", "jobs"):
@@ -188,7 +188,9 @@ def test_the_dashboard_shows_nodes_and_what_runs_where(world, actors, monkeypatc
         assert list(table["CPUs"]) == [1] * NODES and set(table["Runs now"]) == {title}
     monkeypatch.delenv("PUMA_ON")
     monkeypatch.setenv("RAY_ADDRESS", world.ray.address)
-    cluster_nodes.write(ws, cluster_nodes.ClusterState("ray", now(), problem="Nothing answers."))
+    cluster_nodes.write_state(
+        ws, cluster_nodes.ClusterState("ray", now(), problem="Nothing answers.")
+    )
     shown = texts(open_page("jobs", ws.root, monkeypatch))
     assert "There is a Ray cluster at" in shown and "Nothing answers." in shown
     assert "Jobs run on this machine" in shown
