@@ -1,4 +1,4 @@
-"""The structure of the tree: rooms, import order, forbidden calls."""
+"""The structure of the tree: packages, import order, forbidden calls."""
 
 import ast
 import subprocess
@@ -15,8 +15,8 @@ RESEARCH = sorted((ROOT / "research").rglob("*.py"))
 HEAVY = {"torch", "transformers", "accelerate", "umap"}
 UNSAFE = {"pickle", "dill", "cloudpickle", "joblib"}
 FORBIDDEN_KEYWORDS = {("trust_remote_code", True), ("unsafe_allow_html", True)}
-# A room may import the rooms before it, and itself.
-ROOMS = (
+# A package may import those before it, and itself.
+PACKAGES = (
     *("errors", "version", "files", "config", "defaults", "requests"),
     *("datasets", "zoo", "training", "backbone", "prompts", "migration", "selection", "evaluation"),
     *("maps", "store", "exchange", "report", "pipeline", "jobs", "serving", "studies"),
@@ -41,7 +41,7 @@ def module_of(path):
 MODULES = {module_of(path): path for path in [*ENGINE, *RESEARCH, *DASHBOARD]}
 
 
-def room_of(module):
+def package_of(module):
     return module.split(".")[1] if module.count(".") else ""
 
 
@@ -63,14 +63,14 @@ def roots(names):
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=name_of)
-def test_rooms_import_only_earlier_rooms(path):
+def test_packages_import_only_earlier_ones(path):
     names = imported(tree_of(path))
     assert not roots(names) & {"streamlit", "dashboard", "research"}
-    room = room_of(module_of(path))
-    if not room:
+    package = package_of(module_of(path))
+    if not package:
         return
-    allowed = {"", *ROOMS[: ROOMS.index(room) + 1]}
-    others = {name for name in names if name in MODULES and room_of(name) not in allowed}
+    allowed = {"", *PACKAGES[: PACKAGES.index(package) + 1]}
+    others = {name for name in names if name in MODULES and package_of(name) not in allowed}
     assert not others
     assert "puma_engine" not in names, "name the module, not the package's face"
 
@@ -119,10 +119,10 @@ def test_one_package_of_the_dashboard_alone_imports_the_engine(path):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in ENGINE if room_of(module_of(path)) in WITHOUT_TORCH],
+    [path for path in ENGINE if package_of(module_of(path)) in WITHOUT_TORCH],
     ids=name_of,
 )
-def test_light_rooms_do_not_import_torch(path):
+def test_light_packages_do_not_import_torch(path):
     assert not roots(imported(tree_of(path))) & HEAVY
 
 

@@ -240,7 +240,7 @@ class NodeWorker:
         for given in task["runs"]:
             self._add_input(given["id"], given["record"], given["files"])
         self._place_models(task["models"])
-        # The unfinished run says which of two questions is meant, where an earlier version asked it.
+        # The unfinished run says which of two requests is meant, where an earlier version made it.
         begun = self.ws.begin(
             task["kind"],
             name=task["name"],
@@ -250,7 +250,7 @@ class NodeWorker:
         )
         if begun.id != self._run_id:
             raise JobError(
-                f"The node {socket.gethostname()} makes the run {begun.id} of this question, not "
+                f"The node {socket.gethostname()} makes the run {begun.id} of this request, not "
                 f"{self._run_id}; install the same version of this program everywhere."
             )
         self._place_checkpoint(task["checkpoint"])

@@ -505,7 +505,7 @@ def fit_request(
         dataset=settings.data.id,
         backbone=backbone,
         role=role,
-        # The default is left open, so that this is the question that `fit_prompts` asks, too.
+        # The default is left open, so that this is the request that `fit_prompts` builds, too.
         template=None if template == DEFAULT_TEMPLATES[settings.data.summary["task"]] else template,
         training=request.retraining if retrained else {},
         prompt=settings.item_prompts if retrained else {},

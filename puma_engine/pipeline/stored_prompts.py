@@ -172,7 +172,7 @@ def template_to_fit(
     """Return the template of a new fit: read as running text, unless the run exists already.
 
     Up to version 0.1.0 prompts were fitted with the piecewise reading. If the workspace has the run
-    of the same question from then, finished or interrupted, that run is meant.
+    of the same request from then, finished or interrupted, that run is meant.
     """
     if template.chat_template:
         return replace(template, reading=RUNNING)
