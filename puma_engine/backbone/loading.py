@@ -94,12 +94,16 @@ class Source:
             assert self.commit is not None
             return hub.remote_shapes(self.spec, self.commit)
         # As transformers chooses: one whole file before the shards of an index.
-        whole = self.folder / "model.safetensors"
+        single_file = self.folder / "model.safetensors"
         index = self.folder / "model.safetensors.index.json"
-        if index.is_file() and not whole.is_file():
+        if index.is_file() and not single_file.is_file():
             files = [self.folder / name for name in hub.shard_names(index)]
         else:
-            files = [whole] if whole.is_file() else sorted(self.folder.glob("*.safetensors"))
+            files = (
+                [single_file]
+                if single_file.is_file()
+                else sorted(self.folder.glob("*.safetensors"))
+            )
         shapes: hub.Shapes = {}
         for file in files:
             try:

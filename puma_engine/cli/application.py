@@ -81,9 +81,9 @@ app = typer.Typer(
 )
 
 
-def show_version(wanted: bool) -> None:
+def show_version(requested: bool) -> None:
     """Print the version and end, if it was asked for."""
-    if wanted:
+    if requested:
         print(f"puma {__version__}")
         raise typer.Exit
 

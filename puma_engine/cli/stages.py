@@ -244,8 +244,8 @@ def _queue_umap(users: int) -> None:
     from puma_engine.jobs import enqueue, ensure_worker, jobs
 
     ws = session.open()
-    drawn = any(run.config["method"] == "umap" for run in ws.runs("projection", "finished"))
+    exists = any(run.config["method"] == "umap" for run in ws.runs("projection", "finished"))
     waits = any(job.command == "demo" and job.status in ("queued", "running") for job in jobs(ws))
-    if not drawn and not waits:
+    if not exists and not waits:
         enqueue(ws, "demo", {"users": users, "umap": True}, title="Maps of the demo by UMAP")
         ensure_worker(ws)

@@ -87,14 +87,14 @@ def study(
     if render:
         _render(selected, out)
         return
-    given: dict[str, Any] = {
+    overrides: dict[str, Any] = {
         "datasets": tuple(dataset or ()),
         "seeds": tuple(seed or ()),
         "shares": tuple(share or ()),
         "strategies": tuple(strategy or ()),
         "users": users,
     }
-    chosen = (selected.quick if quick else {}) | {k: v for k, v in given.items() if v}
+    chosen = (selected.quick if quick else {}) | {k: v for k, v in overrides.items() if v}
     options = studies.Options(
         source=source, target=target, order=order, quick=quick, fixed=default_settings, **chosen
     )
@@ -108,8 +108,8 @@ def study(
     cells = studies.reuse_settings(selected.cells(options), reused)
     out.mkdir(parents=True, exist_ok=True)
 
-    def save(outcome: Outcome, *, whole: bool = False) -> None:
-        results = studies.collect(ws, selected, cells, outcome.runs, over_users=whole)
+    def save(outcome: Outcome, *, over_users: bool = False) -> None:
+        results = studies.collect(ws, selected, cells, outcome.runs, over_users=over_users)
         report = _report_of(selected, options, reused, cells, outcome, results)
         write_json(out / f"{selected.name}.json", report)
         studies.save_report(ws, report)
@@ -129,7 +129,7 @@ def study(
             save=save,
         )
     # Intervals over users need all predictions.
-    save(outcome, whole=True)
+    save(outcome, over_users=True)
     _render(selected, out)
     if outcome.failed:
         cell, message = next(iter(outcome.failed.items()))

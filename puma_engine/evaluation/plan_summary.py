@@ -110,8 +110,8 @@ def plan_costs(plans: pd.DataFrame) -> pd.DataFrame:
 
 def best_baseline(plans: pd.DataFrame) -> pd.Series | None:
     """Return the row of the method without a language model that keeps most; None without one."""
-    kept = plans.loc[plans["kind"] == "baseline", "kept"].dropna()
-    return plans.loc[kept.idxmax()] if len(kept) else None
+    shares = plans.loc[plans["kind"] == "baseline", "kept"].dropna()
+    return plans.loc[shares.idxmax()] if len(shares) else None
 
 
 def seed_spread(evaluated: pd.DataFrame, plans: pd.DataFrame) -> tuple[int, int, float] | None:

@@ -62,9 +62,9 @@ def measured_shares(
         names=[metric[task] for metric in ASPECTS.values()],
     )
     rows = [
-        _row(method, reference, name, aspect, metric[task], kept[metric[task]])
+        _row(method, reference, name, aspect, metric[task], shares[metric[task]])
         for (reference, name), of_reference in zip(references.items(), measured, strict=True)
-        for method, kept in zip(names, of_reference, strict=True)
+        for method, shares in zip(names, of_reference, strict=True)
         if method not in (retrained, name)
         for aspect, metric in ASPECTS.items()
     ]
@@ -95,14 +95,14 @@ def shares_of_scores(
                 if method != name and (method, metric) in table.index:
                     loss = sign * float(table.loc[(method, metric), "difference"])
                     share = 1 - loss / gain.value if gain.low > 0 else np.nan
-                    kept = ShareKept(Interval(share, np.nan, np.nan, users), gain)
-                    rows.append(_row(method, reference, name, aspect, metric, kept))
+                    share_kept = ShareKept(Interval(share, np.nan, np.nan, users), gain)
+                    rows.append(_row(method, reference, name, aspect, metric, share_kept))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _row(
-    method: str, reference: str, name: str, aspect: str, metric: str, kept: ShareKept
+    method: str, reference: str, name: str, aspect: str, metric: str, share_kept: ShareKept
 ) -> dict[str, object]:
-    share, gain = kept.share, kept.gain
+    share, gain = share_kept.share, share_kept.gain
     values = (share.value, share.low, share.high, gain.value, gain.low, gain.high, share.n_users)
     return dict(zip(COLUMNS, (method, reference, name, aspect, metric, *values), strict=True))

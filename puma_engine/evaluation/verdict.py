@@ -641,16 +641,16 @@ class _Judge:
                 return ""
             scores = {row.method: row for row in method_scores(self.data, metric[self.task])}
             rows[aspect] = scores[pick.method], scores[self.base.method]
-        for kept, lost in (("level", "ranking"), ("ranking", "level")):
-            (lost_score, lost_base), (kept_score, kept_base) = rows[lost], rows[kept]
+        for kept_aspect, lost_aspect in (("level", "ranking"), ("ranking", "level")):
+            (lost_score, lost_base), (kept_score, kept_base) = rows[lost_aspect], rows[kept_aspect]
             margin = self.data.margin * abs(lost_base.value)
             behind = lost_score.loss_low > 0 and lost_score.loss_high > margin
             within = kept_score.loss_high <= self.data.margin * abs(kept_base.value)
-            shares = self.shares_of_both(pick.method, kept, lost)
+            shares = self.shares_of_both(pick.method, kept_aspect, lost_aspect)
             keeps_more = shares is not None and shares[0]["share_low"] > shares[1]["share_high"]
             if not behind or not (within or keeps_more):
                 continue
-            labels = [aspect_label(self.task, aspect) for aspect in (kept, lost)]
+            labels = [aspect_label(self.task, aspect) for aspect in (kept_aspect, lost_aspect)]
             by_how_much = (
                 "by more than the margin" if lost_score.loss_low > margin else "beyond chance"
             )

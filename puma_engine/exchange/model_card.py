@@ -11,7 +11,7 @@ class CardFacts:
 
     title: str
     kind: str
-    about: dict[str, Any]
+    details: dict[str, Any]
     base_model: str
     licence: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -30,7 +30,7 @@ def model_card(facts: CardFacts) -> str:
     }
     # JSON values are YAML values, whatever stands in them.
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items() if value)]
-    lines += ["---", "", f"# {_plain(facts.title)}", "", *_fields(facts.about), ""]
+    lines += ["---", "", f"# {_plain(facts.title)}", "", *_fields(facts.details), ""]
     if facts.usage:
         lines += ["## Use", "", facts.usage, ""]
     lines += ["## Data", "", *(_fields(facts.data) or ["Unknown."]), ""]

@@ -46,7 +46,7 @@ def read_packed(folder: Path) -> PromptFile:
             f"The index {folder / INDEX} is no whole Parquet file with user_id, shard and row "
             f"({error}); export the prompts again."
         ) from error
-    about = read_json(folder / ABOUT, "export the prompts again")
+    metadata = read_json(folder / ABOUT, "export the prompts again")
     ids, blocks = [], []
     names = {file.name for file in folder.glob(f"*{TENSORS}")} - {HEAD_FILE}
     for shard in index["shard"].unique():
@@ -66,7 +66,7 @@ def read_packed(folder: Path) -> PromptFile:
         ids += listed
         blocks.append(arrays[VECTORS])
     vectors = np.concatenate(blocks)
-    return checked(folder, ids, vectors, head=read_head(folder), meta=about, complete=True)
+    return checked(folder, ids, vectors, head=read_head(folder), meta=metadata, complete=True)
 
 
 def write_packed(

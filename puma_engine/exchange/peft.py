@@ -53,19 +53,19 @@ def read_peft(folder: Path) -> PromptFile:
         if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
             raise DataError(f"The file {user_folder / WEIGHTS} has no matrix {TENSOR}.")
         _check_shape(user_folder, config, arrays[TENSOR])
-        about: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
         if (user_folder / ABOUT).is_file():
-            about = read_json(user_folder / ABOUT)
-        about["base_model"] = config.get("base_model_name_or_path")
-        ids.append(about.pop("user_id", user_folder.name))
-        prefix = about.pop("prefix_tokens", 0)
+            metadata = read_json(user_folder / ABOUT)
+        metadata["base_model"] = config.get("base_model_name_or_path")
+        ids.append(metadata.pop("user_id", user_folder.name))
+        prefix = metadata.pop("prefix_tokens", 0)
         if not isinstance(prefix, int) or not 0 <= prefix < len(arrays[TENSOR]):
             raise DataError(
                 f"The file {user_folder / ABOUT} has prefix_tokens = {prefix!r}, but the prompt has "
                 f"{len(arrays[TENSOR])} virtual tokens; export it again."
             )
         prompts.append(arrays[TENSOR][prefix:])
-        about_users.append(about)
+        about_users.append(metadata)
     shapes = {vectors.shape for vectors in prompts}
     if len(shapes) != 1:
         raise DataError(
@@ -73,12 +73,12 @@ def read_peft(folder: Path) -> PromptFile:
             "users need the same tokens and width."
         )
     meta = about_users[0]
-    for user_folder, about in zip(folders, about_users, strict=True):
-        for what, value in _origin(about).items():
-            if value != _origin(meta)[what]:
+    for user_folder, metadata in zip(folders, about_users, strict=True):
+        for name, value in _origin(metadata).items():
+            if value != _origin(meta)[name]:
                 raise DataError(
                     f"The prompts in {folders[0].name} and {user_folder.name} of {folder} differ in "
-                    f"{what} ({_origin(meta)[what]!r} and {value!r}); import those of one model and "
+                    f"{name} ({_origin(meta)[name]!r} and {value!r}); import those of one model and "
                     "template at a time."
                 )
     # The head of an export lies beside the folders of its users.
@@ -87,12 +87,14 @@ def read_peft(folder: Path) -> PromptFile:
     return checked(folder, ids, np.stack(prompts), head=head, meta=meta, complete=complete)
 
 
-def _origin(about: dict[str, Any]) -> dict[str, Any]:
+def _origin(metadata: dict[str, Any]) -> dict[str, Any]:
     """Return what the prompts of one import must have in common."""
-    model = about.get("backbone")
+    model = metadata.get("backbone")
     fingerprint = model.get("fingerprint") if isinstance(model, dict) else None
     names = ("template", "template_text", "reading", "answers", "chat_template")
-    return {"model": fingerprint or about.get("base_model")} | {n: about.get(n) for n in names}
+    return {"model": fingerprint or metadata.get("base_model")} | {
+        n: metadata.get(n) for n in names
+    }
 
 
 def _check_shape(folder: Path, config: dict[str, Any], prompt: np.ndarray) -> None:
@@ -102,13 +104,13 @@ def _check_shape(folder: Path, config: dict[str, Any], prompt: np.ndarray) -> No
             f"The PEFT folder {folder} holds prompts for {config['num_transformer_submodules']} parts of a "
             "model, such as its encoder and its decoder; only prompts of one part can be read."
         )
-    said = config.get("num_virtual_tokens"), config.get("token_dim")
-    for value, actual, what in zip(
-        said, prompt.shape, ("num_virtual_tokens", "token_dim"), strict=True
+    declared = config.get("num_virtual_tokens"), config.get("token_dim")
+    for value, actual, label in zip(
+        declared, prompt.shape, ("num_virtual_tokens", "token_dim"), strict=True
     ):
         if value not in (None, actual):
             raise DataError(
-                f"The file {folder / CONFIG} has {what} = {value!r}, but the prompt has {actual}; export it "
+                f"The file {folder / CONFIG} has {label} = {value!r}, but the prompt has {actual}; export it "
                 "again."
             )
 

@@ -74,8 +74,8 @@ def write_embedded(path: Path, prompts: Embedded) -> None:
     lengths = torch.tensor([0, *(len(tensor) for tensor in prompts.tensors)])
     arrays = {"embeddings": torch.cat(prompts.tensors), "offsets": lengths.cumsum(0)}
     arrays |= {name: torch.from_numpy(np.array(v)) for name, v in with_head(prompts.head).items()}
-    about = {name: getattr(prompts, name) for name in ("model", "task", "answers", "rows")}
-    header = {"puma": json.dumps(about)}
+    metadata = {name: getattr(prompts, name) for name in ("model", "task", "answers", "rows")}
+    header = {"puma": json.dumps(metadata)}
     atomic_write(path, lambda temporary: save_file(arrays, temporary, metadata=header))
 
 
@@ -84,7 +84,7 @@ def read_embedded(path: str | Path) -> Embedded:
     try:
         with safe_open(path, framework="pt") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = parse_json((file.metadata() or {})["puma"])
+            metadata = parse_json((file.metadata() or {})["puma"])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise StoreError(
             f"The file {path} holds no embedded prompts ({error}); make it with puma prompts embed."
@@ -92,7 +92,9 @@ def read_embedded(path: str | Path) -> Embedded:
     bounds = arrays["offsets"].tolist()
     tensors = [arrays["embeddings"][a:b] for a, b in itertools.pairwise(bounds)]
     head = head_of({name: a.numpy() for name, a in arrays.items() if name.startswith(HEAD)})
-    return Embedded(about["model"], about["task"], about["answers"], about["rows"], tensors, head)
+    return Embedded(
+        metadata["model"], metadata["task"], metadata["answers"], metadata["rows"], tensors, head
+    )
 
 
 def requests(prompts: Embedded) -> Iterator[dict[str, Any]]:

@@ -150,8 +150,8 @@ def checked(
         )
     if len(set(ids)) != len(ids):
         twice = Counter(ids).most_common(1)[0][0]
-        what = "prompt" if owner == "user" else "vector"
-        raise DataError(f"The {owner} {twice!r} is twice in {path}; each {owner} has one {what}.")
+        noun = "prompt" if owner == "user" else "vector"
+        raise DataError(f"The {owner} {twice!r} is twice in {path}; each {owner} has one {noun}.")
     vectors = as_float32(path, vectors)
     for name, value in (head or {}).items():
         if not np.isfinite(value).all():

@@ -63,11 +63,11 @@ def read_prompts(
         raise DataError(
             f"Prompts cannot be read from {path.name}; allowed are {', '.join(READERS)}, and folders."
         )
-    ids, vectors, about = reader(path, f"{owner}_id")
+    ids, vectors, fields = reader(path, f"{owner}_id")
     if users is not None:
         ids = read_ids(users, len(vectors), owner)
-    about |= {"tokens": tokens or about.get("tokens"), "owner": owner}
-    return checked(path, ids, vectors, **about)
+    fields |= {"tokens": tokens or fields.get("tokens"), "owner": owner}
+    return checked(path, ids, vectors, **fields)
 
 
 # Ids, vectors, and further arguments of `checked`.
@@ -78,8 +78,8 @@ def _read_safetensors(path: Path, column: str) -> Table:
     arrays, meta = load_tensors(path)
     ids = f"{column}s"
     if isinstance(meta, dict) and ids in meta and "vectors" in arrays:
-        about = {"head": head_of(arrays), "meta": meta, "complete": True}
-        return meta[ids], arrays["vectors"], about
+        fields = {"head": head_of(arrays), "meta": meta, "complete": True}
+        return meta[ids], arrays["vectors"], fields
     return None, _only_table(path, arrays), {"head": head_of(arrays)}
 
 
@@ -117,9 +117,9 @@ def _read_parquet(path: Path, column: str) -> Table:
         raise DataError(
             f"The vectors or the metadata of {path} are damaged ({error}); export it again."
         ) from error
-    about = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
-    about["tokens"] = extra.get("tokens")
-    return _ids_of(table, column), vectors, about
+    fields = {"meta": extra.get("meta"), "head": head, "complete": "meta" in extra}
+    fields["tokens"] = extra.get("tokens")
+    return _ids_of(table, column), vectors, fields
 
 
 def _metadata(path: Path) -> bytes:
@@ -128,13 +128,13 @@ def _metadata(path: Path) -> bytes:
     Arrow stores metadata in the file's own, and again in its schema.
     """
     with parquet_file(path) as file:
-        own, copy = (
+        stored, copy = (
             (metadata or {}).get(b"puma", b"{}")
             for metadata in (file.metadata.metadata, file.schema_arrow.metadata)
         )
-    if own != copy:
+    if stored != copy:
         raise ValueError("its two copies differ")
-    return own
+    return stored
 
 
 def _read_delimited(path: Path, column: str) -> Table:
@@ -186,8 +186,8 @@ def _in_order(names: list[str]) -> list[str]:
     """
     parts = [re.fullmatch(r"(.*?)([0-9]+)(\D*)", name) for name in names]
     places = [int(part[2]) for part in parts if part]
-    alike = {(part[1], part[3]) if part else None for part in parts}
-    if len(alike) > 1 or None in alike or len(set(places)) < len(names):
+    affixes = {(part[1], part[3]) if part else None for part in parts}
+    if len(affixes) > 1 or None in affixes or len(set(places)) < len(names):
         return names
     return [name for _, name in sorted(zip(places, names, strict=True))]
 
@@ -262,8 +262,8 @@ def _read_numpy(path: Path, column: str) -> Table:
         meta = parse_json(str(arrays.pop("meta"))) if "meta" in arrays else None
     except ValueError as error:
         raise DataError(f"The metadata of {path} is no JSON ({error}); export it again.") from error
-    about = {"head": head_of(arrays), "meta": meta, "complete": meta is not None}
-    return None if ids is None else ids.tolist(), _only_table(path, arrays), about
+    fields = {"head": head_of(arrays), "meta": meta, "complete": meta is not None}
+    return None if ids is None else ids.tolist(), _only_table(path, arrays), fields
 
 
 def _read_checkpoint(path: Path, _column: str) -> Table:
@@ -303,8 +303,8 @@ def write_parquet(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
         "vector": pa.FixedSizeListArray.from_arrays(flat, table.tokens * table.width),
     }
     head = {name: value.tolist() for name, value in (table.head or {}).items()}
-    about = json.dumps({"tokens": table.tokens, "meta": meta, "head": head or None})
-    rows = pa.table(columns).replace_schema_metadata({"puma": about})
+    metadata = json.dumps({"tokens": table.tokens, "meta": meta, "head": head or None})
+    rows = pa.table(columns).replace_schema_metadata({"puma": metadata})
     atomic_write(path, lambda temporary: pq.write_table(rows, temporary, write_page_checksum=True))
 
 

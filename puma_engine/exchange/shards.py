@@ -102,12 +102,12 @@ class ParquetShard:
         with parquet_errors(label), folder.open(name) as opened, pq.ParquetFile(opened) as file:
             self.rows, self._schema = file.metadata.num_rows, file.schema_arrow
             self.metadata = _texts(self._schema.metadata)
-            about = parse_json(self.metadata.get(ABOUT_KEY, "{}"))
-            if not isinstance(about, dict):
+            declared = parse_json(self.metadata.get(ABOUT_KEY, "{}"))
+            if not isinstance(declared, dict):
                 raise DataError(
                     f"The metadata {ABOUT_KEY!r} of the shard {label} are no JSON object."
                 )
-            tokens = about.get("tokens", 1)
+            tokens = declared.get("tokens", 1)
             kind = self._schema.field(VECTOR).type if VECTOR in self._schema.names else pa.null()
             if not (_is_list(kind) and pa.types.is_floating(kind.value_type)):
                 raise DataError(
@@ -142,22 +142,22 @@ class ParquetShard:
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return some prompts by their number, in the order of `rows`."""
-        taken, start = np.empty((len(rows), *self.shape), np.float32), 0
+        values, start = np.empty((len(rows), *self.shape), np.float32), 0
         for block in self.blocks(4096):
             mine = (rows >= start) & (rows < start + len(block))
-            taken[mine] = block[rows[mine] - start]
+            values[mine] = block[rows[mine] - start]
             start += len(block)
-        return taken
+        return values
 
     def write_mapped(self, target: Path, mapped: MappedShard) -> None:
         """Write the shard of mapped prompts, with its other columns, to a new file."""
         tokens = self.shape[0]
         numbers = pa.list_(pa.from_numpy_dtype(np.dtype(mapped.dtype)), tokens * mapped.width)
-        own = {name: text for name, text in self.metadata.items() if name != "pandas"}
-        about = {ABOUT_KEY: json.dumps({"tokens": tokens} | mapped.about)}
+        copied = {name: text for name, text in self.metadata.items() if name != "pandas"}
+        metadata = {ABOUT_KEY: json.dumps({"tokens": tokens} | mapped.about)}
         place = self._schema.get_field_index(VECTOR)
         schema = self._schema.set(place, pa.field(VECTOR, numbers))
-        schema = schema.with_metadata(own | mapped.metadata | about)
+        schema = schema.with_metadata(copied | mapped.metadata | metadata)
         others = [name for name in schema.names if name != VECTOR]
         with pq.ParquetWriter(
             target,

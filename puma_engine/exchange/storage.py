@@ -59,12 +59,12 @@ class DiskFolder:
 
     def entries(self) -> dict[str, Entry]:
         """Return the files, by name."""
-        found = {}
+        entries = {}
         for file in sorted(self.path.iterdir()) if self.path.is_dir() else []:
             if file.is_file():
                 stat = file.stat()
-                found[file.name] = Entry(file.name, f"{stat.st_size}:{stat.st_mtime_ns}")
-        return found
+                entries[file.name] = Entry(file.name, f"{stat.st_size}:{stat.st_mtime_ns}")
+        return entries
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -142,7 +142,7 @@ class StorageFolder:
 
     def entries(self) -> dict[str, Entry]:
         """Return the files, by name."""
-        found = {}
+        entries = {}
         with self._errors("", "listed"):
             self._fs.invalidate_cache()
             try:
@@ -155,8 +155,8 @@ class StorageFolder:
                 known = [str(info[key]) for key in _VERSIONS if info.get(key) is not None]
                 # Without one, nothing says that a file is as it was: it is done again.
                 version = known[0].strip('"') if known else secrets.token_hex(8)
-                found[name] = Entry(name, f"{info['size']}:{version}")
-        return dict(sorted(found.items()))
+                entries[name] = Entry(name, f"{info['size']}:{version}")
+        return dict(sorted(entries.items()))
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -174,14 +174,14 @@ class StorageFolder:
 
     def write(self, name: str, writer: Callable[[Path], object]) -> None:
         """Let `writer` fill a file, which gets its name when it is whole. Raises StoreError."""
-        path, whole = self._path(name), self.scheme in _OBJECTS
-        sent = path if whole else self._path(f".{name}.{secrets.token_hex(4)}.tmp")
+        path, atomic = self._path(name), self.scheme in _OBJECTS
+        sent = path if atomic else self._path(f".{name}.{secrets.token_hex(4)}.tmp")
         with self.scratch_file(name) as local:
             atomic_write(local, writer)
             size = local.stat().st_size
             with self._errors(name, "written"):
                 self._fs.put_file(str(local), sent)
-                if not whole:
+                if not atomic:
                     self._fs.mv(sent, path)
                 self._fs.invalidate_cache()
                 arrived = int(self._fs.info(path)["size"])
@@ -212,8 +212,8 @@ class StorageFolder:
                 self._fs.makedirs(self._root, exist_ok=True)
             if not self._fs.exists(self._path(CLAIM)):
                 self._create(self._path(CLAIM), text)
-            found = self._fs.cat_file(self._path(CLAIM))
-        if found != text:
+            claim = self._fs.cat_file(self._path(CLAIM))
+        if claim != text:
             raise MigrationError(
                 f"The folder {self.url} is of other work ({CLAIM}), such as that of another adapter; give a "
                 "folder of its own to each."
@@ -243,7 +243,7 @@ class StorageFolder:
         return f"{self._root}/{name}"
 
     @contextlib.contextmanager
-    def _errors(self, name: str, what: str) -> Iterator[None]:
+    def _errors(self, name: str, action: str) -> Iterator[None]:
         try:
             yield
         except (ImportError, StoreError):
@@ -251,7 +251,7 @@ class StorageFolder:
         except Exception as error:  # each storage raises kinds of its own
             place = f"{self.url}/{name}" if name else self.url
             raise StoreError(
-                f"{place} cannot be {what} ({_reason(error)}); check that it exists, and that the "
+                f"{place} cannot be {action} ({_reason(error)}); check that it exists, and that the "
                 "credentials in the environment allow it."
             ) from None
 

@@ -81,12 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("prompts", help="file of puma prompts embed (.safetensors)")
     parser.add_argument("--url", default="http://localhost:8000")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     writer = csv.writer(sys.stdout)
     try:
-        prompts = read_embedded(given.prompts)
+        prompts = read_embedded(options.prompts)
         writer.writerow(["user_id", "item_id", "prediction"])
-        values = predictions(prompts, given.url, os.environ.get("VLLM_API_KEY"))
+        values = predictions(prompts, options.url, os.environ.get("VLLM_API_KEY"))
         for row, value in zip(prompts.rows, values, strict=True):
             writer.writerow([*row, value])
     except PumaError as error:

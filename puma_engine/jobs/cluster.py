@@ -296,8 +296,8 @@ class Cluster:
 
     def wait_for_room(self, execution: Execution) -> None:
         """Say that work waits for a node. Raises Cancelled."""
-        wanted = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
-        execution.announce(f"waiting for a node with {wanted}")
+        needed = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
+        execution.announce(f"waiting for a node with {needed}")
 
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Call a method of an actor and return what it returns.
@@ -366,15 +366,15 @@ class RemoteRun:
             self.node.reserved = state.get("reserved")
             for line in lines:
                 _log.info("%s: %s", self.node.name, line)
-            ended = state["ended"]
+            outcome = state["ended"]
             new = state["checkpoint"] not in ("", brought)
-            if new and ("error" in (ended or {}) or time.monotonic() >= due):
+            if new and ("error" in (outcome or {}) or time.monotonic() >= due):
                 started = time.monotonic()
                 if self._bring_checkpoint():
                     brought = state["checkpoint"]
                 now = time.monotonic()
                 due = now + (now - started) / CHECKPOINT_SHARE
-            if ended is not None:
+            if outcome is not None:
                 self.node.computing = False
                 break
             self._pass_on(state["report"])
@@ -382,9 +382,9 @@ class RemoteRun:
                 cancelled = True
                 self._call("cancel")
             time.sleep(POLL_SECONDS)
-        if "error" in ended:
-            raise error_of(ended)
-        return self._commit(ended["files"])
+        if "error" in outcome:
+            raise error_of(outcome)
+        return self._commit(outcome["files"])
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return self.cluster.call(self.node.actor, method, *arguments)
@@ -544,8 +544,8 @@ class RemoteRun:
                 self._fetch(file, size, folder / checked_file_name(name))
             record = read_record(folder / RECORD)
             recorded = {row["file"]: row["sha256"] for row in record["artifacts"]}
-            given = {name: file for name, file, _ in files if name != RECORD}
-            if recorded != given or record["run"]["status"] != "finished":
+            received = {name: file for name, file, _ in files if name != RECORD}
+            if recorded != received or record["run"]["status"] != "finished":
                 raise StoreError(
                     f"The run {self.run.name!r} did not come back whole from {self.node.name}; run the "
                     "command again."
@@ -569,15 +569,15 @@ def connect(address: str) -> bool:
         ) from None
     if ray.is_initialized():
         return False
-    wanted = (os.environ.get("RAY_ADDRESS") or "auto") if address == RAY else address
-    if wanted != "auto":
-        _check_reachable(wanted)
+    resolved = (os.environ.get("RAY_ADDRESS") or "auto") if address == RAY else address
+    if resolved != "auto":
+        _check_reachable(resolved)
     on_main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        ray.init(address=wanted, log_to_driver=False, configure_logging=False)
+        ray.init(address=resolved, log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises many kinds, some of its own
-        where = "of this machine" if wanted == "auto" else wanted
+        where = "of this machine" if resolved == "auto" else resolved
         raise JobError(
             f"The Ray cluster {where} cannot be used ({last_line(error)}); start one with `ray start "
             "--head`, name another with --on ray://HOST:10001 or RAY_ADDRESS, or, if it asks for a token, set "
@@ -626,11 +626,11 @@ def _inputs_with_files(ws: Workspace, run: Run) -> set[str]:
 def _models_of(ws: Workspace, run: Run) -> list[str]:
     """Return the backbones that a computation loads."""
     inputs = [ws.run(run_id) for run_id in run.inputs.values()]
-    own = [item.id for item in inputs if item.kind == "backbone"]
-    if own and "from_predictions" not in run.config:
-        return own
+    added = [item.id for item in inputs if item.kind == "backbone"]
+    if added and "from_predictions" not in run.config:
+        return added
     read_by = [item.inputs["backbone"] for item in inputs if "backbone" in item.inputs]
-    return list(dict.fromkeys(own + read_by))
+    return list(dict.fromkeys(added + read_by))
 
 
 def _saved_at(folder: Path) -> tuple[int, int]:

@@ -56,13 +56,13 @@ class StreamDriver:
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         me = ray.get_runtime_context().current_actor
-        given = ray.put((work, arguments, pieces))
+        shared = ray.put((work, arguments, pieces))
         numbers = [{"number": number} for number in range(len(pieces))]
         self._data = ray.data.from_items(numbers, override_num_blocks=len(pieces)).map_batches(
             Station,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            fn_constructor_args=(me, [given], software()),
+            fn_constructor_args=(me, [shared], software()),
             **options,
         )
         self._tries = tries
@@ -82,18 +82,18 @@ class StreamDriver:
 
     def results(self) -> dict[str, Any]:
         """Return results that were not returned before, waiting a moment for the first."""
-        found = []
+        results = []
         try:
-            found.append(self._results.get(timeout=WAIT_SECONDS))
+            results.append(self._results.get(timeout=WAIT_SECONDS))
             while True:
-                found.append(self._results.get_nowait())
+                results.append(self._results.get_nowait())
         except queue.Empty:
             pass
-        ended = not self._thread.is_alive() and self._results.empty()
+        is_done = not self._thread.is_alive() and self._results.empty()
         return {
-            "results": found,
+            "results": results,
             "begun": len(self._begun),
-            "ended": ended,
+            "ended": is_done,
             "error": self._error,
         }
 
@@ -101,8 +101,8 @@ class StreamDriver:
 class Station:
     """What Ray Data calls with the numbers of pieces, on the node that does them."""
 
-    def __init__(self, driver: Any, given: list[Any], versions: dict[str, str]) -> None:
-        self.driver, self.given, self.versions = driver, given, versions
+    def __init__(self, driver: Any, shared: list[Any], versions: dict[str, str]) -> None:
+        self.driver, self.given, self.versions = driver, shared, versions
         self.work: Work | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -44,10 +44,10 @@ def software() -> dict[str, str]:
     return {"python": python, "puma": __version__} | versions
 
 
-def error_of(ended: Mapping[str, Any]) -> PumaError:
+def error_of(outcome: Mapping[str, Any]) -> PumaError:
     """Return the error that ended some work on a node, as the command raises it here."""
-    kind = getattr(errors, ended["type"], JobError)
-    return (kind if issubclass(kind, PumaError) else JobError)(ended["error"])
+    kind = getattr(errors, outcome["type"], JobError)
+    return (kind if issubclass(kind, PumaError) else JobError)(outcome["error"])
 
 
 def node_facts() -> dict[str, Any]:
@@ -59,14 +59,14 @@ def node_facts() -> dict[str, Any]:
 
 
 def refuse_other_software(
-    there: dict[str, str], node: str, here: dict[str, str] | None = None
+    node_software: dict[str, str], node: str, own_software: dict[str, str] | None = None
 ) -> None:
     """Raise JobError if a node's versions differ from those of the driver (default: this process)."""
-    here = here or software()
+    own_software = own_software or software()
     differing = [
-        f"{name} {there.get(name)} there and {version} here"
-        for name, version in here.items()
-        if there.get(name) != version
+        f"{name} {node_software.get(name)} there and {version} here"
+        for name, version in own_software.items()
+        if node_software.get(name) != version
     ]
     if differing:
         raise JobError(
@@ -115,10 +115,10 @@ class NodeWorker:
         missing = []
         for model in models:
             try:
-                here = fingerprint(self.ws, model["spec"], model["revision"])
+                actual = fingerprint(self.ws, model["spec"], model["revision"])
             except PumaError:
-                here = None
-            if here != model["fingerprint"]:
+                actual = None
+            if actual != model["fingerprint"]:
                 missing.append(model["spec"])
         return missing
 
@@ -237,8 +237,8 @@ class NodeWorker:
         from puma_engine.pipeline import EXECUTORS, Execution
         from puma_engine.requests import CLUSTER_REQUESTS
 
-        for given in task["runs"]:
-            self._add_input(given["id"], given["record"], given["files"])
+        for record in task["runs"]:
+            self._add_input(record["id"], record["record"], record["files"])
         self._place_models(task["models"])
         # The unfinished run says which of two requests is meant, where an earlier version made it.
         begun = self.ws.begin(

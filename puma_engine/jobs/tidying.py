@@ -34,14 +34,14 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
     """Return what `tidy` would remove. days: how long ended jobs, with log and upload, are kept."""
     reasons: dict[Path, str] = {}
     items = queue.jobs(ws)
-    kept = {item.id: item for item in items if not _is_old(item, days)}
+    recent = {item.id: item for item in items if not _is_old(item, days)}
     for log in (ws.root / "logs").glob("*.log"):
         if log.name in PROCESS_LOGS:
             if _seconds_since_change(log) > days * DAY:
                 reasons[log] = f"it was not written to for {days:g} days"
-        elif log.stem not in kept:
+        elif log.stem not in recent:
             reasons[log] = "its job is gone or old"
-    reasons |= dict.fromkeys(_unneeded_uploads(ws, kept.values()), "no job needs this upload")
+    reasons |= dict.fromkeys(_unneeded_uploads(ws, recent.values()), "no job needs this upload")
     runs = {run.id: run for run in ws.runs()}
     for kind, why in (("work", "checkpoints of no unfinished run"), ("locks", "lock of no run")):
         for path in (ws.root / kind).glob("*"):
@@ -105,12 +105,12 @@ def remove_uploads(ws: Workspace, *, older_than: float = LEFTOVER_SECONDS) -> No
 
 
 def _unneeded_uploads(
-    ws: Workspace, kept: Iterable[queue.Job], older_than: float = LEFTOVER_SECONDS
+    ws: Workspace, recent: Iterable[queue.Job], older_than: float = LEFTOVER_SECONDS
 ) -> list[Path]:
     """Return the uploads that none of these jobs needs; the job of a younger one may be queued next."""
     needed = {
         Path(str(item.args.get(name))).parent.parent.name
-        for item in kept
+        for item in recent
         for name in ("path", "items_path")
         if item.status != "finished" and item.args.get(name)
     }

@@ -194,72 +194,72 @@ def take_part(settings: Mapping[str, Any]) -> None:
     if not settings["gpus"]:
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
-    def ask(method: str, *arguments: Any) -> Any:
+    def call(method: str, *arguments: Any) -> Any:
         return ray.get(getattr(group, method).remote(*arguments))
 
     reserved = ray.util.get_current_placement_group()
-    task = ask("enter", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
+    task = call("enter", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
     if task is None:
         return
     node = NodeWorker()
     missing = node.lacks_models(task["models"])
     task["models"] = [model for model in task["models"] if model["spec"] in missing]
     owners = [*task["runs"], *task["models"], {"files": task["checkpoint"]}]
-    wanted = {file for owner in owners for file in owner["files"].values()}
-    for file, size in ask("sizes", node.lacks(sorted(wanted))).items():
-        _copy(file, size, lambda *part: ask("read", *part), node.put)
+    needed = {file for owner in owners for file in owner["files"].values()}
+    for file, size in call("sizes", node.lacks(sorted(needed))).items():
+        _copy(file, size, lambda *part: call("read", *part), node.put)
     node.start(task)
-    ended = _follow(node, ask) if rank == 0 else _wait(node, rank, ask)
-    if ended.get("unexpected"):
-        raise RuntimeError(ended["error"])
+    outcome = _follow(node, call) if rank == 0 else _wait(node, rank, call)
+    if outcome.get("unexpected"):
+        raise RuntimeError(outcome["error"])
     if rank == 0:
-        _hand_over(node, ended.get("files", []), ask)
-        ask("end", ended)
+        _hand_over(node, outcome.get("files", []), call)
+        call("end", outcome)
 
 
-def _wait(node: NodeWorker, rank: int, ask: Callable[..., Any]) -> dict[str, Any]:
+def _wait(node: NodeWorker, rank: int, call: Callable[..., Any]) -> dict[str, Any]:
     """Pass on what a process other than the first logs, and return how its work ended."""
-    seen, ended = 0, None
-    while ended is None:
+    seen, outcome = 0, None
+    while outcome is None:
         time.sleep(POLL_SECONDS)
         state = node.status(seen)
         seen, lines = state["lines"]
-        ended = state["ended"]
+        outcome = state["ended"]
         if lines:
-            ask("add_lines", [f"process {rank + 1}: {line}" for line in lines])
-    return dict(ended)
+            call("add_lines", [f"process {rank + 1}: {line}" for line in lines])
+    return dict(outcome)
 
 
-def _follow(node: NodeWorker, ask: Callable[..., Any]) -> dict[str, Any]:
+def _follow(node: NodeWorker, call: Callable[..., Any]) -> dict[str, Any]:
     """Pass on what the first process reports and saves, until it ends; return how it ended."""
-    seen, handed_over, due, ended = 0, "", 0.0, None
-    while ended is None:
+    seen, handed_over, due, outcome = 0, "", 0.0, None
+    while outcome is None:
         time.sleep(POLL_SECONDS)
         state = node.status(seen)
         seen, lines = state["lines"]
-        ended = state["ended"]
+        outcome = state["ended"]
         new = state["checkpoint"] not in ("", handed_over)
-        if new and ("error" in (ended or {}) or time.monotonic() >= due):
+        if new and ("error" in (outcome or {}) or time.monotonic() >= due):
             started = time.monotonic()
             files = node.checkpoint()
             if files is not None:
-                _hand_over(node, files, ask)
-                ask("save", {name: file for name, file, _ in files})
+                _hand_over(node, files, call)
+                call("save", {name: file for name, file, _ in files})
                 node.discard([file for _, file, _ in files])
                 handed_over = state["checkpoint"]
             due = time.monotonic() + (time.monotonic() - started) / CHECKPOINT_SHARE
-        if ask("take", state["report"], lines):
+        if call("take", state["report"], lines):
             node.cancel()
-    return dict(ended)
+    return dict(outcome)
 
 
 def _hand_over(
-    node: NodeWorker, files: Sequence[tuple[str, str, int]], ask: Callable[..., Any]
+    node: NodeWorker, files: Sequence[tuple[str, str, int]], call: Callable[..., Any]
 ) -> None:
     """Give files (name, SHA-256, bytes) to the group, as far as it lacks them."""
-    lacking = set(ask("lacks", [file for _, file, _ in files]))
+    lacking = set(call("lacks", [file for _, file, _ in files]))
     for file, size in {file: size for _, file, size in files if file in lacking}.items():
-        _copy(file, size, node.read, lambda *part: ask("put", *part))
+        _copy(file, size, node.read, lambda *part: call("put", *part))
 
 
 def _copy(name: str, size: int, read: Callable[..., bytes], write: Callable[..., Any]) -> None:

@@ -124,22 +124,22 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         # As many random users as fill the steps of an epoch; all if there are fewer.
         dataset, training = load_dataset(ws, trial.data), trial.training
         users, rows = dataset.users, len(dataset.rows("train"))
-        wanted = max(STEPS * training.batch_size, MIN_ROWS)
+        needed_rows = max(STEPS * training.batch_size, MIN_ROWS)
         if trial.way == "prediction":
-            rows, wanted = trial.pairs * len(users), MIN_ROWS
-        count = min(len(users), math.ceil(wanted * len(users) / max(rows, 1)))
-        drawn = np.random.default_rng(training.seed).choice(users, count, replace=False)
+            rows, needed_rows = trial.pairs * len(users), MIN_ROWS
+        count = min(len(users), math.ceil(needed_rows * len(users) / max(rows, 1)))
+        sampled = np.random.default_rng(training.seed).choice(users, count, replace=False)
         backbone.forget()
         backbone.prefix_store = None  # items are read anew, so that reading is measured
         clock.restart()
         contention = CpuContention()
         if trial.way == "prediction":
-            outcome = _predict(trial, backbone, dataset, drawn)
+            outcome = _predict(trial, backbone, dataset, sampled)
         else:
-            trained = _train(trial, backbone, dataset.for_users(drawn), execution)
-            outcome = training_result(trained.result, len(drawn), trained.flops)
+            trained = _train(trial, backbone, dataset.for_users(sampled), execution)
+            outcome = training_result(trained.result, len(sampled), trained.flops)
         cores_of_others = contention.cores()
-        outcome.summary["users"] = len(drawn)
+        outcome.summary["users"] = len(sampled)
         outcome.cost |= {"cores": os.cpu_count(), "cores_of_others": round(cores_of_others, 2)}
         return outcome
 

@@ -32,9 +32,9 @@ def add_shipped_comparisons(ws: Workspace) -> None:
     The demo's own archive is added when its data and models are here. Raises StoreError for a damaged
     archive.
     """
-    there = {run.id for run in ws.runs(kind="comparison", status="finished")}
+    existing = {run.id for run in ws.runs(kind="comparison", status="finished")}
     for file in sorted((data_root() / "demo").glob("*.zip")):
-        if file.name != ARCHIVE_FILE and subject_of(file) not in there:
+        if file.name != ARCHIVE_FILE and subject_of(file) not in existing:
             add_published(ws, file)
 
 

@@ -59,8 +59,8 @@ def check_workspace(ws: Workspace, *, scrub: bool = False) -> list[Row]:
     problems = ws.scrub() if scrub else ws.verify()
     rows = [_row("workspace", "fail", problem) for problem in problems]
     if not problems:
-        whole = "all files, rows and records whole" if scrub else "all files whole"
-        rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, {whole}"))
+        verdict = "all files, rows and records whole" if scrub else "all files whole"
+        rows.append(_row("workspace", "ok", f"{len(ws.runs())} runs in {ws.root}, {verdict}"))
     rows += [_row("workspace", "fail", sentence) for sentence in unfinished_erasures(ws)]
     if ws.read_only:
         rows.append(_row("workspace", "warn", "it cannot be written, so it is open for viewing"))

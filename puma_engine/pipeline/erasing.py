@@ -187,7 +187,7 @@ def _read_plan(file: Path) -> _Plan:
         return isinstance(files, dict) and all(type(count) is int for count in files.values())
 
     held = content.get("held")
-    whole = (
+    is_complete = (
         set(content) == {item.name for item in fields(_Plan)}
         and isinstance(content["began"], str)
         and isinstance(content["reason"], str | None)
@@ -195,7 +195,7 @@ def _read_plan(file: Path) -> _Plan:
         and isinstance(held, dict)
         and all(map(rows, held.values()))
     )
-    if not whole:
+    if not is_complete:
         raise StoreError(
             f"The file {file}, which says what an unfinished erasure has to do, is damaged; {remedy}."
         )

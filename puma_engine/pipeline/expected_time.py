@@ -56,11 +56,11 @@ def measure_model(
     backbone = load_backbone(ws, model, device=device, precision=precision)
     texts = dataset.items["text"].to_numpy()
     count = min(MEASURED_ITEMS, len(texts))
-    drawn = np.random.default_rng(0).choice(texts, count, replace=False)
+    sampled = np.random.default_rng(0).choice(texts, count, replace=False)
     chosen = get_template(template or DEFAULT_TEMPLATES[dataset.task])
     # The first batches of a process take longer.
-    measure_speed(backbone, 0.0, chosen, [Context(str(text)) for text in drawn[:4]])
-    speed = measure_speed(backbone, seconds, chosen, [Context(str(text)) for text in drawn])
+    measure_speed(backbone, 0.0, chosen, [Context(str(text)) for text in sampled[:4]])
+    speed = measure_speed(backbone, seconds, chosen, [Context(str(text)) for text in sampled])
     return ModelSpeed(
         speed["items_per_second"],
         speed["training_examples_per_second"],

@@ -255,7 +255,7 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
         CardFacts(
             title=run.name,
             kind=kind,
-            about={name: value for name, value in description.items() if value is not None},
+            details={name: value for name, value in description.items() if value is not None},
             base_model=str(backbone.config["spec"]),
             licence=licence or LICENCES.get(shipped),
             data={key: dataset.summary[key] for key in DATA_FACTS if key in dataset.summary},

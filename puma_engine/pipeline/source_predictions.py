@@ -122,11 +122,13 @@ def predict_pairs(
     everyone = functools.reduce(np.intersect1d, [table.user_ids for table in tables])
     trained = check_training_users(everyone, users)
     held_out = choose_early_stopping_users(trained, everyone, everyone, EARLY_STOPPING_USERS, seed)
-    drawn = draw_pairs(trained, held_out, dataset.items, pairs, seed)
+    random_pairs = draw_pairs(trained, held_out, dataset.items, pairs, seed)
     path = folder / FILE
     if not path.is_file():
         # One split, so that both are predicted at once.
-        blank = pair_dataset(dataset, drawn.assign(split="train"), np.zeros(len(drawn)))
+        blank = pair_dataset(
+            dataset, random_pairs.assign(split="train"), np.zeros(len(random_pairs))
+        )
         predictions = [
             _predict(ws, run, table, blank, precision, execution)
             for run, table in zip(sources, tables, strict=True)
@@ -136,10 +138,10 @@ def predict_pairs(
         cost = {name: sum(part[name] for part in parts) for name in parts[0]}
         arrays = {"outcome": outcome} | ({} if answers is None else {"answers": answers})
         if not distributed.is_main_process():
-            return SourcePredictions(pair_dataset(dataset, drawn, outcome, answers), cost)
+            return SourcePredictions(pair_dataset(dataset, random_pairs, outcome, answers), cost)
         save_tensors(path, arrays, cost)
     arrays, cost = load_tensors(path)
-    learned = pair_dataset(dataset, drawn, arrays["outcome"], arrays.get("answers"))
+    learned = pair_dataset(dataset, random_pairs, arrays["outcome"], arrays.get("answers"))
     return SourcePredictions(learned, cost)
 
 

@@ -301,9 +301,9 @@ class Execution:
         remote = self.remote
         if remote is None:
             return None
-        if given := getattr(request, "template", None):
+        if template := getattr(request, "template", None):
             # A template may be a file of this machine.
-            request = replace(request, template=get_template(given).spec)  # type: ignore[call-arg]
+            request = replace(request, template=get_template(template).spec)  # type: ignore[call-arg]
         return lambda ws, run: remote.compute(ws, run, command, request, self)
 
     def announce(self, stage: str) -> None:

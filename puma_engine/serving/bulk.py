@@ -126,12 +126,12 @@ def _unfinished(
     dtype: str,
 ) -> list[ShardTask]:
     """Return what is to be done; raise MigrationError for a shard that another adapter made."""
-    tasks, there = [], target.entries()
+    tasks, existing = [], target.entries()
     for name, entry in shards.items():
         origin = f"{mapper.identity}:{entry.version}"
         # Files that earlier versions made have float32, and say nothing of it.
         origin += "" if dtype == DTYPES[0] else f":{dtype}"
-        stored = metadata_of(target, name).get(ORIGIN, "") if name in there else ""
+        stored = metadata_of(target, name).get(ORIGIN, "") if name in existing else ""
         if stored and stored.split(":")[0] != mapper.identity:
             raise MigrationError(
                 f"The file {target}/{name} was made by another adapter; give a folder of its own to each."
@@ -165,11 +165,11 @@ def _complete(mapper: Mapper, source: Folder, target: Folder) -> None:
 
 def _about(mapper: Mapper) -> dict[str, Any]:
     """Return what an import needs to know of mapped prompts."""
-    about = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
-    about["adapter"] = mapper.identity
+    metadata = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
+    metadata["adapter"] = mapper.identity
     if end := mapper.config.get("target"):
-        about["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
-    return about
+        metadata["backbone"] = {"spec": end["backbone"], "fingerprint": end["fingerprint"]}
+    return metadata
 
 
 def map_shard(mapper: Mapper, task: ShardTask) -> int:
@@ -272,8 +272,8 @@ def _write_selected(source: Folder, folder: Path, table: PromptTable, users: pd.
     """Write a packed table, with what its source says of all prompts, and how users were chosen."""
     names, meta = source.entries(), {}
     if ABOUT in names:
-        with source.fetched(ABOUT) as about:
-            meta = read_json(about)
+        with source.fetched(ABOUT) as metadata_file:
+            meta = read_json(metadata_file)
     packed.write_packed(folder, table, meta)
     if HEAD_FILE in names:
         with source.fetched(HEAD_FILE) as head:

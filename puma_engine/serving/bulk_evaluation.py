@@ -232,13 +232,15 @@ def rows_by_shard(
     chosen = dataset.rows(split)
     in_split = (dataset.interactions["split"] == split).to_numpy()
     shard = shard_of[dataset.user_rows[in_split]]
-    found = {names[number]: chosen[shard == number] for number in np.unique(shard) if number >= 0}
-    if not found:
+    rows_of_shard = {
+        names[number]: chosen[shard == number] for number in np.unique(shard) if number >= 0
+    }
+    if not rows_of_shard:
         raise DataError(
             f"No user of the shards of {folder} has {split} rows in the data set {dataset.name!r}; ids are "
             "compared as texts."
         )
-    return found, int((shard < 0).sum())
+    return rows_of_shard, int((shard < 0).sum())
 
 
 def scores_of(shard: str) -> str:
@@ -250,11 +252,11 @@ def _finished(
     scored: ScoredAs, source: Folder, target: Folder, rows: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the sums of shards whose scores are there, by name, and the pieces of the others."""
-    finished, waiting, there = {}, [], target.entries()
+    finished, waiting, existing = {}, [], target.entries()
     versions = shards_of(source)
     for group, name in enumerate(rows):
         origin = f"{scored.identity}:{versions[name].version}"
-        stored = metadata_of(target, scores_of(name)) if scores_of(name) in there else {}
+        stored = metadata_of(target, scores_of(name)) if scores_of(name) in existing else {}
         made_by = stored.get(ORIGIN, "")
         if made_by and made_by.split(":")[0] != scored.identity:
             raise MigrationError(

@@ -101,10 +101,10 @@ class PromptsOnCluster(PromptShards):
         if isinstance(self.folder, DiskFolder):
             return super().take(rows)
         prompts = np.empty((len(rows), int(np.prod(self.shape))), np.float32)
-        asked = list(self.by_shard(rows))
-        wanted = [(number, numbers.tolist()) for number, _, numbers in asked]
-        for place, values in self._read(None, wanted):
-            prompts[asked[place][1]] = values
+        groups = list(self.by_shard(rows))
+        pieces = [(number, numbers.tolist()) for number, _, numbers in groups]
+        for place, values in self._read(None, pieces):
+            prompts[groups[place][1]] = values
         return prompts
 
     def _read(

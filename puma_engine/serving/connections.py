@@ -59,15 +59,23 @@ class LimitedConnection(H11Protocol):
         self._request_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         if len(self.connections) > self.limits.connections:
-            others = [one for one in self.connections if isinstance(one, LimitedConnection)]
-            slow = [one for one in others if one is not self and one.is_slow()]
+            others = [
+                connection
+                for connection in self.connections
+                if isinstance(connection, LimitedConnection)
+            ]
+            slow = [
+                connection
+                for connection in others
+                if connection is not self and connection.is_slow()
+            ]
             if not slow:
                 self.connections.discard(self)
                 transport.write(_BUSY)
                 transport.close()
                 type(self).dropped()
                 return
-            oldest = min(slow, key=lambda one: one._made)
+            oldest = min(slow, key=lambda connection: connection._made)
             self.connections.discard(oldest)
             oldest._drop()
         self._watch()
@@ -177,7 +185,7 @@ class LogLimit(logging.Filter):
 
 def limit_log(logger: logging.Logger) -> None:
     """Give a logger a LogLimit, unless it has one."""
-    if not any(isinstance(one, LogLimit) for one in logger.filters):
+    if not any(isinstance(existing, LogLimit) for existing in logger.filters):
         logger.addFilter(LogLimit())
 
 

@@ -85,9 +85,9 @@ class AllowedHosts:
         for entry in self.added:
             if entry == "*":
                 return any_port
-            wanted, wanted_port = _host_and_port(entry) or (entry, None)
-            fits = name.endswith(wanted[1:]) if wanted.startswith("*.") else name == wanted
-            if fits and (port == wanted_port or (any_port and wanted_port is None)):
+            added, added_port = _host_and_port(entry) or (entry, None)
+            fits = name.endswith(added[1:]) if added.startswith("*.") else name == added
+            if fits and (port == added_port or (any_port and added_port is None)):
                 return True
         return False
 

@@ -214,8 +214,8 @@ def build_app(
 
 
 def _authorise(request: Request, token: str | None) -> None:
-    given = request.headers.get("authorization", "")
-    if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+    header = request.headers.get("authorization", "")
+    if token is not None and not hmac.compare_digest(header.encode(), f"Bearer {token}".encode()):
         raise RequestError(
             401, "A token is needed: Authorization: Bearer TOKEN.", {"WWW-Authenticate": "Bearer"}
         )
@@ -282,13 +282,13 @@ class _Batch:
 
 
 def _read_json(body: bytes) -> _Batch:
-    given = parse_json(body)
-    if not isinstance(given, dict) or "vectors" not in given:
+    content = parse_json(body)
+    if not isinstance(content, dict) or "vectors" not in content:
         raise ValueError('it needs {"vectors": [...]}')
-    users = given.get("user_ids")
+    users = content.get("user_ids")
     if users is not None and not (isinstance(users, list) and all(map(_is_user_id, users))):
         raise ValueError("user_ids must be a list of texts or numbers")
-    values = np.array(given["vectors"])
+    values = np.array(content["vectors"])
     if values.dtype.kind not in "iuf":
         raise ValueError("vectors must hold numbers, in lists of equal length")
     # A number beyond float32 becomes infinite, which the mapper refuses.

@@ -39,10 +39,10 @@ class Mapper:
             )
         # A float64 beyond float32 becomes infinite, which is refused below.
         with np.errstate(over="ignore"):
-            whole = vectors.astype(np.float32, copy=False)
-        if not np.isfinite(whole).all():
+            float32 = vectors.astype(np.float32, copy=False)
+        if not np.isfinite(float32).all():
             raise MigrationError("Prompts hold NaN or infinite values; send finite ones.")
-        return whole if whole.ndim == 3 else whole[:, None]
+        return float32 if float32.ndim == 3 else float32[:, None]
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         if not len(vectors):

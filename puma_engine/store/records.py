@@ -80,26 +80,26 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def to_json(value: Any, what: str) -> str:
+def to_json(value: Any, label: str) -> str:
     """Return JSON text; numbers of numpy become plain, NaN and infinities null."""
-    return json.dumps(plain(value, what), ensure_ascii=False)
+    return json.dumps(plain(value, label), ensure_ascii=False)
 
 
-def plain(value: Any, what: str) -> Any:
-    """Return a value made of JSON types only, or raise StoreError naming `what`."""
+def plain(value: Any, label: str) -> Any:
+    """Return a value made of JSON types only, or raise StoreError naming `label`."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(item, what) for key, item in value.items()}
+        return {str(key): plain(item, label) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, what) for item in value]
+        return [plain(item, label) for item in value]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
-        return plain(value.tolist(), what)
-    raise StoreError(f"The {what} cannot hold a {type(value).__name__}; give plain JSON values.")
+        return plain(value.tolist(), label)
+    raise StoreError(f"The {label} cannot hold a {type(value).__name__}; give plain JSON values.")
 
 
 def checked_run_id(run_id: str) -> str:
@@ -129,10 +129,10 @@ def checked_name(name: str) -> str:
     return name
 
 
-def checked_member(value: str, allowed: tuple[str, ...], what: str) -> str:
+def checked_member(value: str, allowed: tuple[str, ...], label: str) -> str:
     """Return a value that is one of those allowed, or raise StoreError."""
     if value not in allowed:
-        raise StoreError(f"{value!r} is no {what}; it is one of {', '.join(allowed)}.")
+        raise StoreError(f"{value!r} is no {label}; it is one of {', '.join(allowed)}.")
     return value
 
 
