@@ -50,7 +50,7 @@ ADDED_MIB = 1024.0
 
 
 def fit_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConfig:
-    """Return the settings for fitting prompts of so many users, and of items where item_tokens > 0.
+    """Return the settings for fitting the prompts of `users` users, and of items where item_tokens > 0.
 
     task: rating or click.
     """
@@ -71,7 +71,7 @@ def fit_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConf
 
 
 def refine_defaults(task: str, users: int, *, item_tokens: int = 0) -> TrainingConfig:
-    """Return the settings for fitting migrated prompts of so many users further.
+    """Return the settings for refining the migrated prompts of `users` users.
 
     Migrated prompts start near their optimum, so small steps and weak decay suffice.
     """

@@ -170,7 +170,7 @@ _DTYPES = {
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
 }
-# After so many single rows a file is mapped anew, which gives the pages of the former rows back.
+# Single rows after which a file is mapped anew, which frees the pages of the rows before.
 _ROWS_PER_MAPPING = 256
 
 

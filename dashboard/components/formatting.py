@@ -84,7 +84,7 @@ def unbroken(text: str) -> str:
 def plotly_lines(text: str, width: int = 34, lines: int = 3) -> str:
     """Return a text that plotly shows literally, wrapped to lines of at most `width` characters.
 
-    What does not fit into so many lines is cut, with an ellipsis.
+    Text beyond that number of lines is cut, with an ellipsis.
     """
     wrapped = textwrap.wrap(short(text, width * lines), width, max_lines=lines, placeholder=" …")
     return "<br>".join(html.escape(line, quote=False) for line in wrapped)

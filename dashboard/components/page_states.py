@@ -63,7 +63,7 @@ def caught(title: str) -> Iterator[None]:
 
 
 def live(draw: Callable[..., None], every: float | None) -> Callable[..., None]:
-    """Return a fragment that is drawn again every so many seconds and shows its errors itself."""
+    """Return a fragment that is drawn again every `every` seconds and shows its own errors."""
 
     @wraps(draw)
     def shown(*args: object) -> None:

@@ -22,7 +22,7 @@ PLOT_PIXELS = 300  # the width of the chart in a window of 1,280 pixels, with ro
 
 
 def show(plan: Plan, start: Start, trained: int) -> None:
-    """Show the expected quality of a migration that so many users train."""
+    """Show the expected quality of a migration by the number of users who train it."""
     st.markdown(TITLE)
     task = str(engine.run(str(start.dataset)).summary["task"])
     model, template = plans.here(start.targets[-1]), plans.settings(plan).template
@@ -48,7 +48,7 @@ def show(plan: Plan, start: Start, trained: int) -> None:
 
 
 def sentence(expected: Expected | None, in_workspace: pd.DataFrame, trained: int) -> str:
-    """Say what may be expected with so many users, and what says so."""
+    """Return the quality to expect with a number of users, and the evidence for it, as a sentence."""
     if expected is None:
         nearest = ""
         if not in_workspace.empty:

@@ -108,7 +108,7 @@ def selected_id(event: Any, ids: Sequence[str]) -> str | None:
 
 
 def clicked_row(event: Any, rows: int) -> int | None:
-    """Return the row of the clicked cell of a table of so many rows, with selection "single-cell"."""
+    """Return the row of the clicked cell of a table with this number of rows, with selection "single-cell"."""
     cells = (event["selection"].get("cells") if event else None) or []
     row = cells[0][0] if cells else -1
     return row if isinstance(row, int) and 0 <= row < rows else None

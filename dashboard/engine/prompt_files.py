@@ -46,7 +46,7 @@ def content(upload: Upload, users: Upload | None, tokens: int | None) -> Content
     problem = _read(upload.path, users.path if users else None, tokens)
     if isinstance(problem, Content):
         return problem
-    # Its name in the temporary folder means nothing to whoever uploaded it.
+    # The user who uploaded it does not know its name in the temporary folder.
     for each in (upload, users):
         problem = problem if each is None else problem.replace(str(each.path), each.name)
     raise DataError(problem)

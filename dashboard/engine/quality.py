@@ -106,7 +106,7 @@ def published(task: str) -> pd.DataFrame:
 
 
 def expected(points: pd.DataFrame, users: int) -> Expected | None:
-    """Return the share that a migration trained by so many users may keep; None if nothing says it.
+    """Return the share that a migration trained by this number of users may keep; None without evidence.
 
     Between two measured numbers of users it is interpolated over their logarithm; beyond them
     nothing is said. Published series are read one by one, and their range is returned.

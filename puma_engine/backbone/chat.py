@@ -11,7 +11,7 @@ from typing import Any
 from puma_engine.backbone import chat_program
 from puma_engine.errors import BackboneError
 
-# Stands for the user's text while a chat template is rendered; none writes it of itself.
+# Placeholder for the user's text while a chat template is rendered; no template contains it.
 _CONTENT = "PumaUserTurn7f3a"
 # Some chat templates write today's date, and prompts must be read tomorrow as they were fitted.
 _DATE = "{%- macro puma_date(format) -%}26 Jul 2024{%- endmacro %}"

@@ -265,7 +265,7 @@ def _check_folder(folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and warnings of transformers; errors are raised all the same."""
+    """Silence the progress bars and warnings of transformers; errors are still raised."""
     from transformers.utils import logging as hf_logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()

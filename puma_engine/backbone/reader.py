@@ -29,7 +29,7 @@ CPU_CACHE_BYTES = 3 * 2**30
 GPU_CACHE_SHARE = 0.5
 # Share of the memory that the cache leaves free which one batch of predictions may take.
 BATCH_SHARE = 0.25
-# Texts are computed and stored in batches of so many tokens, so that a kill loses seconds.
+# Tokens of a batch of texts that is computed and then stored: a kill loses one batch, which takes seconds.
 STORED_BATCH_TOKENS = 1024
 MAX_BATCH = {"cpu": 512, "cuda": 4096}
 

@@ -43,7 +43,7 @@ class TextEncoder:
     """A tokenizer that has neither special nor added tokens: every text is plain text.
 
     Added tokens of white space alone (GPT-NeoX has some) stay, since they are text. Raises
-    BackboneError if the tokenizer turns the text of such a token into the token all the same.
+    BackboneError if the tokenizer still turns the text of such a token into the token.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -40,7 +40,7 @@ HELP: dict[str, Text] = {
     "template": "Prompt template: a name, or a file with your own (default: the source's).",
     "chat_template": "Put the chat template of an instruct model around the text.",
     "from_predictions": {
-        "help": "Learn from the source model's predictions of so many random items a user, and read no "
+        "help": "Learn from the source model's predictions of this number of random items a user, and read no "
         f"record ({PAIRS_PER_USER} is a good number; 0: learn from records).",
         "min": 0,
     },

@@ -41,7 +41,7 @@ VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
         "as many as have room).",
         "min": 1,
     },
-    minutes="Start no cell after so many minutes.",
+    minutes="Minutes after which no cell starts.",
     out="Folder for NAME.json, its tables and figures.",
     render="Only write tables and figures from NAME.json.",
     precision="Of every training: auto, fp32, bf16 or fp16.",

@@ -104,7 +104,7 @@ def predict_training_time(
     sources: int = 1,
     template: str = "",
 ) -> CostPrediction | None:
-    """Predict a training of so many rows per epoch, for all its epochs (it may stop earlier).
+    """Predict the time of a training with `rows` rows per epoch, for all its epochs (it may stop earlier).
 
     measured: runs of the same kind, model and device. The evidence is narrowed to runs with the
     same prompt template, then to those with the same number of sources, then to those with the
@@ -136,7 +136,7 @@ def predict_training_time(
 def predict_inference_time(
     pairs: float, items: float, measured: Sequence[MeasuredRun], template: str = ""
 ) -> CostPrediction | None:
-    """Predict the time in which a model predicts so many pairs of a user and one of so many items.
+    """Predict the time in which a model predicts `pairs` pairs of a user and one of `items` items.
 
     measured: predictions of the same model and device. Those with the same prompt template come
     first, then whole runs before calibrations. Returns None if nothing was measured.

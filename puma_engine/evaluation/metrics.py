@@ -120,7 +120,7 @@ LEVEL_METRIC = {"rating": "rmse", "click": "log_loss"}
 RANKING_METRIC = {"rating": "pair_accuracy", "click": "uauc"}
 # Draws of a block, times users: bounds the memory of the bootstrap.
 BLOCK = 1 << 22
-# From so many users on, resampled users are drawn one by one, which takes a quarter of the time of
+# From this number of users on, resampled users are drawn one by one, which takes a quarter of the time of
 # multinomial counts. Intervals of fewer users stay those of earlier versions.
 MANY_USERS = 100_000
 
@@ -358,7 +358,7 @@ class _WeightedMetrics:
     def values(self, weights: np.ndarray, auc_draws: int | None = None) -> np.ndarray:
         """Each metric under weights [draws, users], [metrics, draws].
 
-        auc_draws: the pooled AUC is computed for so many of the first draws; NaN for the rest.
+        auc_draws: number of first draws for which the pooled AUC is computed; NaN for the rest.
         """
         values = np.full((len(self.statistics), len(weights)), np.nan)
         sums = weights @ self.arrays

@@ -22,7 +22,7 @@ from puma_engine.evaluation.metrics import (
     shares_kept,
 )
 
-# What gains are measured from: prompts that know nobody, and a baseline that knows items only.
+# What gains are measured from: prompts without information on users, and a baseline of items alone.
 REFERENCES = {"random": "random prompts", "item_mean": "the item mean"}
 ASPECTS = {"level": LEVEL_METRIC, "ranking": RANKING_METRIC}
 COLUMNS = (

@@ -525,7 +525,7 @@ class _Judge:
         )
 
     def share(self, pick: MethodScore, measure: Measure, refined: int = 0) -> float:
-        """Cost of a migration, and of refining so many users, as a share of the retraining's."""
+        """Cost of a migration, and of refining `refined` users, as a share of the retraining's."""
         base_cost = getattr(self.base, measure)
         if not base_cost > 0:
             return float("nan")

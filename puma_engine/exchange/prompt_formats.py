@@ -229,7 +229,7 @@ def _refuse_zip_bomb(path: Path) -> None:
 
 
 def _check_declared_size(file: IO[bytes], size: int) -> None:
-    """Raise ValueError unless the array in a file of so many bytes has as many as its header says."""
+    """Raise ValueError unless the array has the number of bytes that its header declares."""
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,

@@ -73,7 +73,7 @@ class TensorShard:
         return users if users is not None and len(users) == self.rows else None
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """Yield the prompts, so many at a time."""
+        """Yield the prompts in blocks of `rows` users."""
         with self.folder.fetched(self.name) as path:
             file = TensorFile(path)
             for start in range(0, self.rows, rows):
@@ -136,7 +136,7 @@ class ParquetShard:
         return np.array(ids.unique, object)[ids.codes].tolist()
 
     def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """Yield the prompts, so many at a time."""
+        """Yield the prompts in blocks of `rows` users."""
         for batch in self._batches(rows, [VECTOR]):
             yield self._prompts(batch)
 

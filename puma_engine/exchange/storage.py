@@ -86,7 +86,7 @@ class DiskFolder:
 
     @contextlib.contextmanager
     def claimed(self, identity: str) -> Iterator[None]:
-        """Let nobody else write to the folder meanwhile. Raises MigrationError if somebody does."""
+        """Keep other processes from writing to the folder meanwhile. Raises MigrationError if one does."""
         make_folder(self.path)
         with locks.folder_lock(self.path) as alone:
             if not alone:

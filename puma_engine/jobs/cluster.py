@@ -402,7 +402,7 @@ class RemoteRun:
             return
         known = {item.name for item in fields(StageProgress)}
         values = {name: value for name, value in report.items() if name in known}
-        # A lost node goes on from the checkpoint that is here, not from the one that is there.
+        # After the loss of a node, the driver's checkpoint counts, not that of the lost node.
         step, epoch = self.saved
         progress = StageProgress(**values)
         self.execution.progress(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from puma_engine.errors import JobError, PumaError
 from puma_engine.jobs.node_worker import last_line, node_facts, refuse_other_software, software
 
-# Results that wait to be fetched: actors stop when there are so many.
+# Number of unfetched results at which actors stop.
 MAX_WAITING = 8
 # How long a call for results waits for the first.
 WAIT_SECONDS = 0.5
@@ -47,7 +47,7 @@ class StreamDriver:
         options: dict[str, Any],
         tries: int,
     ) -> None:
-        """Begin to do pieces, JSON objects, with so many actors of these resources.
+        """Begin to do pieces, JSON objects, with a number of actors with these resources.
 
         tries: how often a piece may be begun; each but the first follows a lost process.
         """

@@ -154,7 +154,7 @@ class NodeWorker:
         return {name: self._file(name).stat().st_size for name in hashes}
 
     def discard(self, hashes: Sequence[str]) -> None:
-        """Forget files that nobody will ask for again."""
+        """Remove files that are not needed any more."""
         for name in hashes:
             self._scratch.file(name).unlink(missing_ok=True)
 
@@ -174,7 +174,7 @@ class NodeWorker:
 
         checkpoint: a text that changes with the files of the checkpoint; "" without a new one. ended: None
         while the work goes on; then "files" of the run (name, SHA-256, bytes), or "error" and "type", with
-        "unexpected" where it is none of ours.
+        "unexpected" where it is no PumaError.
         """
         return {
             "report": self._report,
@@ -197,7 +197,7 @@ class NodeWorker:
         return self._scratch.file(name)
 
     def _new_checkpoint(self) -> str:
-        # Until the files that came with the task are in place, what is there is of an earlier task.
+        # Until the task's own files are in place, the folder holds those of an earlier task.
         state = self._checkpoint_state()
         return "" if self._placed in (None, state) else str(state)
 

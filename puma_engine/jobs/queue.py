@@ -18,7 +18,7 @@ from puma_engine.store.records import now
 from puma_engine.zoo import ZOO
 
 JOB_STATUSES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
-# After so many dead processes a job fails: it is likely to be the reason.
+# Dead processes after which a job fails, since the job is the likely cause.
 MAX_CRASHES = 3
 MIN_PREFIX = 4
 _SELECT = (

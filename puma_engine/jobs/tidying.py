@@ -99,7 +99,7 @@ def tidy(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
 
 
 def remove_uploads(ws: Workspace, *, older_than: float = LEFTOVER_SECONDS) -> None:
-    """Remove the uploads that no unfinished job needs and that did not change for so many seconds."""
+    """Remove the uploads that no unfinished job needs and that did not change for `older_than` seconds."""
     for upload in _unneeded_uploads(ws, queue.jobs(ws), older_than):
         shutil.rmtree(upload, ignore_errors=True)
 

@@ -38,7 +38,7 @@ CHECKPOINT_SHARE = 0.1
 
 
 class TrainingGroup(NodeWorker):
-    """Has a run trained by several processes, each with so many CPUs and GPUs.
+    """Has a run trained by several processes, each with `cpus` CPUs and `gpus` GPUs.
 
     A process that is lost ends the others, too; all begin again at the last checkpoint, MAX_LOST times.
     """

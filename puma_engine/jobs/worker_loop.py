@@ -42,7 +42,7 @@ def find_devices() -> list[str]:
 
 
 def cluster_places(count: int) -> list[str]:
-    """Return the names of so many places for jobs on a cluster, in the manner of devices."""
+    """Return one device name for each job that may run on a cluster at the same time."""
     return [f"{ON_CLUSTER}:{number}" for number in range(count)]
 
 

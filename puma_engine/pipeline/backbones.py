@@ -235,7 +235,7 @@ def fingerprint(
     """Return 16 hexadecimal digits that change when a byte of a model's files does.
 
     Hashes of large files come from the workspace, which remembers them for each state of a file;
-    fresh: read them all the same. A hub id is known by its name and commit.
+    fresh: read them again. A hub id is known by its name and commit.
     """
     files = model_files(spec)
     if files is None:

@@ -73,7 +73,7 @@ def demo(
 ) -> Run:
     """Run every method on shipped data and return their comparison; finished runs are reused.
 
-    On a goodbooks subset of so many users: source prompts on the small model, migrations to the
+    On a goodbooks subset: source prompts on the small model, migrations to the
     larger one trained on 1 % to all of the users, one of them refined, full retraining, random
     prompts, the shuffled control and baselines, all evaluated on the test split; a second seed,
     random users against representative ones, a chain over a third model and an aggregation with it;

@@ -25,7 +25,7 @@ class ModelSpeed:
     prediction: float
 
     def seconds(self, *, items: float = 0, training: float = 0, prediction: float = 0) -> float:
-        """Return the seconds of reading so many items, and so many examples."""
+        """Return the seconds of reading items, training examples and predicting examples, from their numbers."""
         parts = (items / self.items, training / self.training, prediction / self.prediction)
         return float(sum(parts))
 

@@ -53,7 +53,7 @@ def import_dataset(
     mind or movielens with their original files at path and their settings, such as those of
     `puma_engine.datasets.importers.amazon.AmazonSettings`; or "table" with a file at path, a task
     and the settings of `puma_engine.datasets.read_table`. Both take items_path, the file of items.
-    users: a seeded subset of so many. The same files and settings give the same run. Raises
+    users: the size of a seeded subset. The same files and settings give the same run. Raises
     DataError or ConfigError.
     """
     execution = stage.Execution(None, progress, should_cancel)

@@ -138,7 +138,7 @@ def import_prompts(
 def _template_of(file: PromptFile, task: str, override: str | None) -> Template | None:
     """Return the template of a file that says how its prompts were read, as those of this program do.
 
-    override: a template to read them with all the same. None for a file that does not say it.
+    override: another template to read them with. None for a file that does not say it.
     """
     if not (file.complete or file.meta.get("template")):
         return None

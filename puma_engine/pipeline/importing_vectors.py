@@ -136,7 +136,7 @@ def vectors_from_baseline(
         if user_vectors.shape[1] < 2:
             raise DataError(
                 f"No number of factors predicts the validation rows of {data.name!r} better than "
-                "biases do; name a number with --factors to use one all the same."
+                "biases do; give a number with --factors to use it anyway."
             )
         items = None if users_only else _item_prompts(model.items, item_vectors[:, None])
         meta = {"vectors": BASELINE}

@@ -469,7 +469,7 @@ def _parameters(ws: Workspace, model: str) -> float:
 def _predict_evaluation(
     ws: Workspace, model: str, template: Template, rows: float, device: str
 ) -> CostPrediction | None:
-    """Predict the evaluation of so many rows on a model, from evaluations of prompts on it.
+    """Predict the time of evaluating `rows` rows on a model, from evaluations of prompts on it.
 
     Those in the same template come first.
     """

@@ -37,7 +37,7 @@ class Behaviour:
 def behaviour_of_evaluations(
     ws: Workspace, evaluations: Sequence[str], most: int
 ) -> Behaviour | None:
-    """Return the behaviour of at most so many users, over anchor items if all methods have them.
+    """Return the behaviour of at most `most` users, over anchor items if all methods have them.
 
     None if predictions are gone or too many.
     """
@@ -84,7 +84,7 @@ def read_behaviour(
 ) -> pd.DataFrame | None:
     """Return the behaviour of users under evaluations, see `puma_engine.maps.behaviour`.
 
-    most: of at most so many users, drawn with a fixed seed before their rows are read. None if
+    most: the largest number of users, drawn with a fixed seed before their rows are read. None if
     predictions are gone or there are more than MAX_ROWS rows.
     """
     try:
@@ -97,7 +97,7 @@ def read_behaviour(
 
 
 def _drawn_users(ws: Workspace, evaluations: Sequence[str], most: int) -> list[str]:
-    """Draw at most so many of the users with two rows or more in each evaluation."""
+    """Draw at most `most` of the users with two rows or more in each evaluation."""
     several = []
     for name in evaluations:
         rows = read_predictions(ws, name, columns=["user_id"])["user_id"].value_counts()

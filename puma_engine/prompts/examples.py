@@ -83,7 +83,7 @@ class ReaderData:
         return self.task.loss(logits, outcome, head, answers).sum()
 
     def flops(self, tokens: int, examples: int, validations: int) -> float:
-        """Return the FLOPs of a training: so many examples and validations, prompts of `tokens`.
+        """Return the FLOPs of a training from its numbers of examples and validations; prompts have `tokens`.
 
         Each position behind the prefix costs two operations a weight of the layers, forwards and
         again for the gradient. Positions of validation rows cost two for each validation, cached

@@ -150,7 +150,7 @@ def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
 
 @contextmanager
 def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
-    """Use at most so many threads of BLAS and OpenMP in work on fewer than LARGE numbers.
+    """Limit the threads of BLAS and OpenMP in work on fewer than LARGE numbers.
 
     More threads slow small problems down. A library that has fewer, as by OMP_NUM_THREADS, keeps them. BLAS
     has one setting for the process, so one thread at a time changes it and puts it back.

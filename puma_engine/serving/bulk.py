@@ -50,7 +50,7 @@ DTYPES = ("float32", "float16")
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to map. source, target: the folders' locations; origin: what the made shard says of itself.
+    """A shard to map. source, target: the folders' locations; origin: metadata of the mapped shard.
 
     chunk_rows: prompts in memory; dtype: of the made prompts.
     """

@@ -98,7 +98,7 @@ def seconds_per_user(
 ) -> float:
     """Return what a study takes on one model for each user, if no training stops early.
 
-    counts: of so many users' data. Each item is read once, and is kept on disk then.
+    counts: of the data of `users` users. Each item is read once and then cached on disk.
     """
     rows = rows_read_by(cells, model, users, task)
     seconds = speed.seconds(

@@ -306,7 +306,7 @@ def _best(
     """Return the run with the lowest validation value, the first of equal ones.
 
     candidates: run ids. take_input: return this input of the run instead of the run.
-    runs_per_candidate: so many consecutive runs are one candidate; their mean counts, and the first
+    runs_per_candidate: number of consecutive runs that are one candidate; their mean counts, and the first
     of them is returned.
     """
     values = [float(ws.run(run).summary["best_validation"]) for run in candidates]

@@ -61,7 +61,7 @@ def use_free_threads() -> ThreadChoice:
 
 
 def choose_threads(cores: int, quota: float | None, busy: float) -> ThreadChoice:
-    """Return the threads to use of so many cores; busy: cores that other processes use."""
+    """Return the number of threads to use on `cores` cores; busy: cores that other processes use."""
     limit = cores if quota is None else min(float(cores), quota)
     threads = max(1, min(cores, math.floor(limit - busy + SLACK)))
     reason = f"{cores} cores may be used"
@@ -136,7 +136,7 @@ def cpu_quota(root: Path = CGROUP) -> float | None:
 
 @functools.cache
 def _torch_threads() -> int:
-    """Threads that torch takes of its own accord: the physical cores that it may use."""
+    """Torch's default number of threads: the physical cores that it may use."""
     import torch
 
     return min(torch.get_num_threads(), len(allowed_cores()))

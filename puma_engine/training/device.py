@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NO_LIMIT = 1 << 62
 SMI_SECONDS = 10.0
 CPUINFO = Path("/proc/cpuinfo")
-# Frozen models of so many parameters are read in bf16 on a CPU that has it in hardware.
+# Parameters from which on a frozen model is read in bf16 on a CPU that has it in hardware.
 BF16_PARAMETERS = 100_000_000
 
 
@@ -82,7 +82,7 @@ def resolve_precision(precision: str, device: torch.device, parameters: int = 0)
 
 
 def is_bf16_on_cpu(parameters: int) -> bool:
-    """Return whether a frozen model of so many parameters is bf16 on this machine's CPU by default."""
+    """Return whether a frozen model with this number of parameters is bf16 on this CPU by default."""
     return parameters >= BF16_PARAMETERS and has_fast_bf16()
 
 

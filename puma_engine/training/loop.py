@@ -20,7 +20,7 @@ from puma_engine.training.device import resolve_precision
 from puma_engine.training.step import TrainingStep
 
 REPORT_SECONDS = 0.2
-# Several processes agree every so many steps on a cancellation, and on what a checkpoint holds.
+# Steps between the moments at which several processes agree on a cancellation and a checkpoint.
 SYNC_STEPS = 10
 # Batches in a window that is sorted by length.
 WINDOW = 50

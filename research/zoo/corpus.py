@@ -83,7 +83,7 @@ class Corpus:
 def load_foundation(users: int | None = None, seed: int = 0) -> tuple[Corpus, list[str], list[str]]:
     """Load all outcomes of the foundation users, and the titles of books and of movies.
 
-    users: at most so many users of each data set (for tests); None means all of them.
+    users: the largest number of users of each data set (for tests); None means all.
     """
     options: Any = {"population": "foundation", "users": users, "seed": seed}
     datasets = [load_shipped(name, **options) for name in FOUNDATION]

@@ -144,7 +144,7 @@ def validate(model: Any, material: Material) -> dict[str, Any]:
 def _scores(
     model: Any, material: Material, number: int, template: str, target: np.ndarray, pairs: int
 ) -> dict[str, float]:
-    """Return the scores of a model on held-out rows with so many known pairs."""
+    """Return the scores of a model on held-out rows with `pairs` known pairs."""
     corpus, recipe, tokenised = material.held_out, material.recipe, material.tokenised
     plan = fixed_plan(
         corpus, recipe, tokenised, source=number, template=template, target=target, pairs=pairs

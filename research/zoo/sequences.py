@@ -92,7 +92,7 @@ def fixed_plan(
     target: np.ndarray,
     pairs: int,
 ) -> Plan:
-    """Return one sequence for each target row, with so many known pairs or as many as there are."""
+    """Return one sequence for each target row, with at most `pairs` known pairs."""
     rng = np.random.default_rng([recipe.seed, 0xF1ED, pairs])
     names = [t.template.name for t in tokenised.templates]
     n = len(target)

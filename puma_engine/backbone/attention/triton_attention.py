@@ -20,7 +20,7 @@ from puma_engine.backbone.attention.plain_attention import plain_attention
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MIN_BLOCK, MAX_QUERY_ROWS, MAX_PAST_BLOCK = 16, 64, 64
-# Positions times heads of a program's smallest matrix product: so many rows of one text share it.
+# Smallest number of rows (positions times heads) of a program's matrix product; rows of one text share it.
 TILE_ROWS = 16
 MAX_NEW = 128
 # Numbers in one block of new keys, by bytes of a number: the gradients of two blocks must fit into

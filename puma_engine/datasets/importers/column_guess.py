@@ -44,7 +44,7 @@ WORDS = {
     "time": {"time", "timestamp", "date", "datetime", "when", "day", "created", "at"},
 }
 MAX_ID_LENGTH = 64
-# Ratings have at most so many different values: of 0 to 10 in halves.
+# Largest number of distinct values of ratings: 0 to 10 in halves.
 MAX_OUTCOMES = 21
 OUTCOME_RANGE = (-10, 100)
 # Single words, as ids are, are titles only where the name says so.

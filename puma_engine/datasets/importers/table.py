@@ -64,7 +64,7 @@ from puma_engine.errors import DataError
 PREVIEW_ROWS = 50
 # What a file that seems to have one column may be split by.
 DELIMITERS = (";", "\t", "|", ",")
-# What a column holds is guessed from so many rows.
+# Rows from which the content of a column is guessed.
 GUESS_ROWS = 1000
 MAX_CELL_CHARACTERS = 200
 REQUIRED = ("user_id", "item_id", "outcome")

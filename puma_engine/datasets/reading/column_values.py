@@ -22,7 +22,7 @@ from puma_engine.errors import DataError
 
 # A longer id is a text; a million rows of it would not fit in memory.
 MAX_ID_LENGTH = 1000
-# From here on a float of so many bits no longer tells all whole numbers apart.
+# By the bits of a float: from this whole number on, two whole numbers may be the same float.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
 _ROUNDED = r"^[0-9][.,][0-9]+[eE]\+[0-9]+$"
 _WORDS = {"true": 1.0, "false": 0.0}

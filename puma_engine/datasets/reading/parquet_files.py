@@ -24,7 +24,7 @@ def unpacked_bytes(facts: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
 
     Repeated text counts once and 8 bytes a row, as `parquet_file` reads it with texts_once.
     """
-    # What a chunk of a column says of itself is not asked: in damaged files that ends the process.
+    # Statistics of column chunks are not read: in damaged files that crashes the process.
     leaves = [facts.schema.column(number).path.split(".")[0] for number in range(facts.num_columns)]
     read = sum(not columns or leaf in columns for leaf in leaves)
     groups = map(facts.row_group, range(facts.num_row_groups))
