@@ -279,6 +279,17 @@ class GgufModel:
             "eos_token_id": self.value("tokenizer.ggml.eos_token_id"),
             "pad_token_id": self.value("tokenizer.ggml.padding_token_id"),
         }
+        self._add_family_settings(settings)
+        config = AutoConfig.for_model(MODEL_TYPES[name], **settings)
+        if ROPE_FACTORS in self.tensors:
+            self._check_llama3(config)
+        return config
+
+    def _add_family_settings(self, settings: dict[str, Any]) -> None:
+        """Add to the settings that all architectures share those of this file's architecture."""
+        name, shapes = self.architecture, self.shapes()
+        layers, eps = settings["num_hidden_layers"], settings["rms_norm_eps"]
+        head_width = settings["head_dim"]
         if name == "llama":
             settings["attention_bias"] = "blk.0.attn_q.bias" in shapes
             settings["mlp_bias"] = "blk.0.ffn_gate.bias" in shapes
@@ -290,7 +301,8 @@ class GgufModel:
             settings |= {"layer_norm_epsilon": eps, "n_inner": settings.pop("intermediate_size")}
         elif name in SCALED_BY_WIDTH:
             by_width = layers == SCALED_BY_WIDTH[name]
-            settings["query_pre_attn_scalar"] = width // heads if by_width else head_width
+            width = settings["hidden_size"] // settings["num_attention_heads"]
+            settings["query_pre_attn_scalar"] = width if by_width else head_width
             settings["final_logit_softcapping"] = self.setting("final_logit_softcapping")
             settings["attn_logit_softcapping"] = self.setting("attn_logit_softcapping")
             if (pattern := self.setting("attention.sliding_window_pattern")) is not None:
@@ -304,10 +316,6 @@ class GgufModel:
             settings["original_max_position_embeddings"] = (
                 context or settings["max_position_embeddings"]
             )
-        config = AutoConfig.for_model(MODEL_TYPES[name], **settings)
-        if ROPE_FACTORS in self.tensors:
-            self._check_llama3(config)
-        return config
 
     def _rope(self, head_width: int) -> dict[str, Any]:
         """Return the settings of rotary embeddings."""

@@ -30,6 +30,14 @@ ERASED = "[erased]"
 ITEM_PROFILES = "item-profiles"
 # Folder of a workspace with the plans of erasures that did not end.
 PLANS = "erasing"
+# Columns of the database with texts that may hold a user's id.
+TEXT_COLUMNS = (
+    ("runs", "error"),
+    ("runs", "note"),
+    ("jobs", "error"),
+    ("jobs", "args"),
+    ("jobs", "title"),
+)
 
 
 @dataclass
@@ -318,16 +326,15 @@ def _erase_from_database(ws: Workspace, user: str) -> None:
         )
         changed = {row["run_id"] for row in with_metrics}
         db.execute("DELETE FROM user_metrics WHERE user_id = ?", [user])
-        for table, columns in (("runs", ("error", "note")), ("jobs", ("error", "args", "title"))):
-            for column in columns:
-                for row in ws.query(f"SELECT id, {column} AS text FROM {table}"):
-                    text = _without(row["text"] or "", user)
-                    if text != (row["text"] or ""):
-                        db.execute(
-                            f"UPDATE {table} SET {column} = ? WHERE id = ?", [text, row["id"]]
-                        )
-                        if table == "runs":
-                            changed.add(row["id"])
+        for table, column in TEXT_COLUMNS:
+            for row in ws.query(f"SELECT id, {column} AS text FROM {table}"):
+                text = row["text"] or ""
+                cleaned = _without(text, user)
+                if cleaned == text:
+                    continue
+                db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", [cleaned, row["id"]])
+                if table == "runs":
+                    changed.add(row["id"])
         # Records beside the files hold the same texts.
         for row in ws.query("SELECT id FROM runs WHERE status = 'finished'"):
             if row["id"] in changed:

@@ -278,25 +278,35 @@ class Artifacts(Runs):
         ]
         problems += self.verify()
         for run in self.runs(status="finished"):
-            try:
-                record = read_record(self.record_path(run.id))
-                (row,) = self.query("SELECT checksum FROM runs WHERE id = ?", [run.id])
-                if record["run"]["checksum"] != row["checksum"]:
-                    raise StoreError(
-                        f"The record {self.record_path(run.id)} is not that of the run in the database."
-                    )
-                if any(file["name"] == "user_metrics" for file in self.artifact_rows(run.id)):
-                    self._compare_user_metrics(run.id)
-            except StoreError as error:
-                if self.record_path(run.id).is_file() or self.read_only:
-                    problems.append(str(error))
-                elif self.results_are_whole(run.id):
-                    try:
-                        with self.transaction():
-                            self.seal(run.id)
-                    except StoreError as failure:
-                        problems.append(f"The run {run.id} has no record: {failure}")
+            problem = self._scrub_run(run.id)
+            problems += [] if problem is None else [problem]
         return problems
+
+    def _scrub_run(self, run_id: str) -> str | None:
+        """Compare a run with its record and its metrics of users; return the problem, if any.
+
+        A missing record is written again where the rows of the run are intact.
+        """
+        try:
+            record = read_record(self.record_path(run_id))
+            (row,) = self.query("SELECT checksum FROM runs WHERE id = ?", [run_id])
+            if record["run"]["checksum"] != row["checksum"]:
+                raise StoreError(
+                    f"The record {self.record_path(run_id)} is not that of the run in the database."
+                )
+            if any(file["name"] == "user_metrics" for file in self.artifact_rows(run_id)):
+                self._compare_user_metrics(run_id)
+        except StoreError as error:
+            if self.record_path(run_id).is_file() or self.read_only:
+                return str(error)
+            if not self.results_are_whole(run_id):
+                return None
+            try:
+                with self.transaction():
+                    self.seal(run_id)
+            except StoreError as failure:
+                return f"The run {run_id} has no record: {failure}"
+        return None
 
     def _compare_user_metrics(self, run_id: str) -> None:
         """Raise StoreError if the metrics of users in the database are not those of their file."""
