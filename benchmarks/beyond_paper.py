@@ -85,13 +85,13 @@ class DemoRuns:
         worse = (lost > USER_MARGIN * base.mean()).to_numpy()
         generator = np.random.default_rng(0)
         draws = generator.integers(0, len(lost), (DRAWS, len(lost)))
-        drawn = [roc_auc_score(worse[rows], risk.to_numpy()[rows]) for rows in draws]
+        scores = [roc_auc_score(worse[rows], risk.to_numpy()[rows]) for rows in draws]
         fifth = risk.nlargest(len(risk) // 5).index
         return {
             "users": len(lost),
             "regressing": float(worse.mean()),
             "auc": roc_auc_score(worse, risk),
-            "auc_interval": np.quantile(drawn, [0.025, 0.975]).tolist(),
+            "auc_interval": np.quantile(scores, [0.025, 0.975]).tolist(),
             "mean_loss_of_all": float(lost.mean()),
             "mean_loss_of_riskiest_fifth": float(lost[fifth].mean()),
         }
@@ -177,8 +177,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    demo = DemoRuns(Workbench(given.workspace))
+    args = parser.parse_args()
+    demo = DemoRuns(Workbench(args.workspace))
     results = provenance() | {
         "dataset": DATASET,
         "users": len(demo.data.users),
@@ -189,7 +189,7 @@ def main() -> None:
     print(json.dumps(results), file=sys.stderr, flush=True)
     results["closed_form_rmse"] = demo.closed_form()
     results["new_users_rmse"] = demo.new_users()
-    write_results(given.out, results)
+    write_results(args.out, results)
 
 
 if __name__ == "__main__":

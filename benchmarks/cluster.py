@@ -65,8 +65,8 @@ class Verified:
     Threads hash, so that the stream does not wait for it.
     """
 
-    def __init__(self, target: Path, sources: dict[str, str], wanted: dict[str, Any]) -> None:
-        self.target, self.sources, self.wanted = target, sources, wanted
+    def __init__(self, target: Path, sources: dict[str, str], expected: dict[str, Any]) -> None:
+        self.target, self.sources, self.wanted = target, sources, expected
         self.pool = ThreadPoolExecutor(4)
         self.compared: list[Future[int]] = []
 
@@ -93,23 +93,23 @@ def fingerprint(shard: Path) -> list[Any]:
         return [header["vectors"]["shape"][0], hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def plain(folder: Path, target: Path, given: Given) -> dict[str, Any]:
+def plain(folder: Path, target: Path, args: Given) -> dict[str, Any]:
     """Map everybody in this process; return what the stream says of it."""
     from puma_engine.serving.bulk import migrate_stream
     from puma_engine.serving.mapper import Mapper, adapter_of
 
-    mapper = Mapper(adapter_of(None, str(given.adapter)), given.device)
-    return migrate_stream(mapper, folder, target, dtype=given.dtype)
+    mapper = Mapper(adapter_of(None, str(args.adapter)), args.device)
+    return migrate_stream(mapper, folder, target, dtype=args.dtype)
 
 
 def on_cluster(
     address: str,
     folder: Path,
     target: Path,
-    given: Given,
+    args: Given,
     actors: int,
     sources: dict[str, str],
-    wanted: dict[str, Any],
+    expected: dict[str, Any],
 ) -> dict[str, Any]:
     """Map everybody with actors of a cluster; return what the stream says of it, and what was verified."""
     from puma_engine.errors import Cancelled
@@ -119,16 +119,16 @@ def on_cluster(
     from puma_engine.serving.cluster_bulk import ShardsOnCluster
     from puma_engine.serving.mapper import Mapper, adapter_of
 
-    mapper = Mapper(adapter_of(None, str(given.adapter)), "cpu")
-    verified, start = Verified(target, sources, wanted), time.perf_counter()
-    late = lambda: time.perf_counter() - start > 60 * given.minutes
+    mapper = Mapper(adapter_of(None, str(args.adapter)), "cpu")
+    verified, start = Verified(target, sources, expected), time.perf_counter()
+    late = lambda: time.perf_counter() - start > 60 * args.minutes
     stopped = False
-    with Cluster(address, device=given.device) as cluster:
+    with Cluster(address, device=args.device) as cluster:
         shards = ShardsOnCluster(cluster, mapper, Execution(None, None, late), actors=actors)
         begun = time.perf_counter()
         try:
             migrate_stream(
-                mapper, folder, target, dtype=given.dtype, report=verified, map_shards=shards
+                mapper, folder, target, dtype=args.dtype, report=verified, map_shards=shards
             )
         except Cancelled:
             stopped = True
@@ -136,11 +136,11 @@ def on_cluster(
     return {"seconds": seconds, "users": verified.users(), "stopped": stopped}
 
 
-def adapter_limit(given: Given, width: int) -> dict[str, Any]:
+def adapter_limit(args: Given, width: int) -> dict[str, Any]:
     """Return the users a second that the adapter alone maps, from and to the memory of this process."""
     from puma_engine.serving.mapper import Mapper, adapter_of
 
-    mapper = Mapper(adapter_of(None, str(given.adapter)), given.device)
+    mapper = Mapper(adapter_of(None, str(args.adapter)), args.device)
     block = np.random.default_rng(0).standard_normal((LIMIT_ROWS, 1, width), np.float32)
     mapper(block)
     start, rounds = time.perf_counter(), 5
@@ -179,8 +179,8 @@ def simulated_nodes(count: int, device: str) -> Iterator[str]:
     )
     try:
         for number in range(count):
-            own = {"CUDA_VISIBLE_DEVICES": str(number)}
-            gpu = {"num_gpus": 1, "env_vars": own} if device == "cuda" else {"num_gpus": 0}
+            environment = {"CUDA_VISIBLE_DEVICES": str(number)}
+            gpu = {"num_gpus": 1, "env_vars": environment} if device == "cuda" else {"num_gpus": 0}
             cluster.add_node(num_cpus=1, **gpu)
         yield cluster.address
     finally:
@@ -191,10 +191,10 @@ def simulated_nodes(count: int, device: str) -> Iterator[str]:
 def watched() -> Iterator[list[tuple[float, dict[str, int], int]]]:
     """Yield samples of resident bytes, by process, and of GPUs at work, while the block runs."""
     samples: list[tuple[float, dict[str, int], int]] = []
-    ended = threading.Event()
+    stop = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.5):
+        while not stop.wait(0.5):
             used = {}
             for process in psutil.process_iter(["cmdline", "memory_info"]):
                 name = (process.info["cmdline"] or [""])[0]
@@ -210,7 +210,7 @@ def watched() -> Iterator[list[tuple[float, dict[str, int], int]]]:
     try:
         yield samples
     finally:
-        ended.set()
+        stop.set()
         thread.join()
 
 
@@ -218,8 +218,8 @@ def gpus_at_work() -> int:
     """Return how many GPUs have processes; 0 where that is not known."""
     query = ["nvidia-smi", "--query-compute-apps=gpu_uuid", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        told = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-        return len(set(told.stdout.split()))
+        process = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+        return len(set(process.stdout.split()))
     return 0
 
 
@@ -243,21 +243,21 @@ def memory_of(samples: list[tuple[float, dict[str, int], int]], asking_kib: floa
 def write_inputs(folder: Path, users: int, shard: int, distinct: int, width: int) -> dict[str, str]:
     """Write shards, the first `distinct` of them whole; return which input each is a link to."""
     count = -(-users // shard)
-    whole = min(distinct, count)
+    n_files = min(distinct, count)
     scale.SHARD = shard
-    scale.write_prompts(folder, min(users, whole * shard), width)
+    scale.write_prompts(folder, min(users, n_files * shard), width)
     names = sorted(file.name for file in folder.glob("*.safetensors"))
     sources = {name: name for name in names}
-    rest = users - min(users, whole * shard)
+    rest = users - min(users, n_files * shard)
     for number in range(rest // shard):
-        name = f"prompts-{whole + number:05}.safetensors"
-        sources[name] = names[number % whole]
+        name = f"prompts-{n_files + number:05}.safetensors"
+        sources[name] = names[number % n_files]
         os.link(folder / sources[name], folder / name)
     return sources
 
 
 def rows_of(
-    folder: Path, given: Given, users: int, actors: list[int], sources: dict[str, str], small: bool
+    folder: Path, args: Given, users: int, actors: list[int], sources: dict[str, str], small: bool
 ) -> Iterator[Any]:
     """Map a folder in every way, and yield the figures of each."""
     inputs = {"whole_shards": len(set(sources.values())), "links": len(sources)}
@@ -268,9 +268,9 @@ def rows_of(
         os.link(folder / name, base / name)
     # Of many users the plain stream maps the whole shards alone, to compare with.
     load, start = os.getloadavg()[0], time.perf_counter()
-    result, cost = measured(plain, base, base / "plain", given)
+    result, cost = measured(plain, base, base / "plain", args)
     total = time.perf_counter() - start
-    wanted = {name: fingerprint(base / "plain" / name) for name in set(sources.values())}
+    expected = {name: fingerprint(base / "plain" / name) for name in set(sources.values())}
     if small and not inputs["links"]:
         yield {
             **{"where": "plain", "users": users, "seconds": round(result["seconds"], 2)},
@@ -279,12 +279,12 @@ def rows_of(
             "memory": {"asking_process_gb": round(cost["peak_kib"] / 2**20, 3)},
         }
     shutil.rmtree(base)
-    with simulated_nodes(max(actors), given.device) as address:
+    with simulated_nodes(max(actors), args.device) as address:
         for count in actors if small else [max(actors)]:
             target, load, start = folder / "cluster", os.getloadavg()[0], time.perf_counter()
             with watched() as samples:
                 result, cost = measured(
-                    on_cluster, address, folder, target, given, count, sources, wanted
+                    on_cluster, address, folder, target, args, count, sources, expected
                 )
             total = time.perf_counter() - start
             shutil.rmtree(target)
@@ -313,33 +313,33 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="the most a mapping may take")
     parser.add_argument("--folder", type=Path, help="where the files go (default: temporary)")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     rows: list[Any] = []
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
         adapter = Path(name) / "adapter"
-        make_adapter(adapter, *given.shape, given.hidden)
-        how = Given(adapter, given.device, given.dtype, given.minutes)
-        user_bytes = given.shape[1] * np.dtype(given.dtype).itemsize
+        make_adapter(adapter, *args.shape, args.hidden)
+        how = Given(adapter, args.device, args.dtype, args.minutes)
+        user_bytes = args.shape[1] * np.dtype(args.dtype).itemsize
         limits = {
-            "adapter": measured(adapter_limit, how, given.shape[0])[0],
+            "adapter": measured(adapter_limit, how, args.shape[0])[0],
             "disk": disk_limit(Path(name), user_bytes),
         }
-        about = {
-            **{"device": given.device, "cores": machine()["cores"], "hidden": given.hidden},
-            **{"d_in": given.shape[0], "d_out": given.shape[1], "dtype": given.dtype},
-            **{"shard_users": given.shard, "limits": limits},
+        header = {
+            **{"device": args.device, "cores": machine()["cores"], "hidden": args.hidden},
+            **{"d_in": args.shape[0], "d_out": args.shape[1], "dtype": args.dtype},
+            **{"shard_users": args.shard, "limits": limits},
             "inputs": "whole shards and hard links to them (see each row); read from the page cache",
             "outputs": "compared with the plain stream's by SHA-256 and rows, then removed",
         }
-        for users in given.users:
+        for users in args.users:
             folder = Path(name) / "prompts"
-            sources = write_inputs(folder, users, given.shard, given.distinct, given.shape[0])
-            small = users <= given.compared
-            for row in rows_of(folder, how, users, given.actors, sources, small):
+            sources = write_inputs(folder, users, args.shard, args.distinct, args.shape[0])
+            small = users <= args.compared
+            for row in rows_of(folder, how, users, args.actors, sources, small):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-                write_results(given.out, provenance("ray", "safetensors") | about | {"rows": rows})
+                write_results(args.out, provenance("ray", "safetensors") | header | {"rows": rows})
             shutil.rmtree(folder)
 
 

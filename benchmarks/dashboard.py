@@ -147,19 +147,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/dashboard.json")
     parser.add_argument("--users", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "puma-synthetic")
-    given = parser.parse_args()
+    args = parser.parse_args()
     from benchmarks.synthetic import build
 
     rows: list[dict[str, Any]] = []
     load = {}
-    for users in given.users:
+    for users in args.users:
         load[str(users)] = round(os.getloadavg()[0], 1)
-        root = given.work / str(users)
+        root = args.work / str(users)
         build(root, users)
         # Read by the app and by the processes that time its pages.
         os.environ |= {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
         rows += rows_of(users)
-        about = {
+        header = {
             "date": provenance()["date"],
             "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
             "python": platform.python_version(),
@@ -167,8 +167,8 @@ def main() -> None:
             "load_average_before": load,
         }
         # `python -m dashboard.audit` writes a section of its own into the same file.
-        written = json.loads(given.out.read_text()) if given.out.exists() else {}
-        write_results(given.out, written | {"about": about, "rows": rows})
+        written = json.loads(args.out.read_text()) if args.out.exists() else {}
+        write_results(args.out, written | {"about": header, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -55,11 +55,12 @@ def measured_speed(rows: Sequence[dict[str, Any]], backbone: str) -> tuple[Model
 
     Of fitting prompts and of training an adapter, the slower one counts.
     """
-    wanted = {"device": DEVICE, "precision": PRECISION, "way": WAY, "batch": BATCH}
+    selection = {"device": DEVICE, "precision": PRECISION, "way": WAY, "batch": BATCH}
     by_stage = {
         row["stage"]: row
         for row in rows
-        if row["backbone"] == backbone and all(row[key] == value for key, value in wanted.items())
+        if row["backbone"] == backbone
+        and all(row[key] == value for key, value in selection.items())
     }
     adapter, prompts, evaluation = (by_stage[name] for name in ("adapter", "prompts", "evaluation"))
     training = min(adapter["examples_per_s"], prompts["examples_per_s"])

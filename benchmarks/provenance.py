@@ -38,10 +38,12 @@ def _published(word: str) -> str:
     Paths in the working folder become relative to it, others their last part.
     """
     option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    path, here = Path(value), Path.cwd()
+    path, current_folder = Path(value), Path.cwd()
     if not path.is_absolute():
         return word
-    name = str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+    name = (
+        str(path.relative_to(current_folder)) if path.is_relative_to(current_folder) else path.name
+    )
     return option + sign + name
 
 

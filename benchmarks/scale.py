@@ -112,36 +112,36 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[256])
     parser.add_argument("--folder", type=Path, help="where the files go (default: temporary)")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
+    args = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=given.folder) as name:
-        for hidden in given.hidden:
-            make_adapter(Path(name) / f"adapter-{hidden}", *given.shape, hidden)
-        for users in given.users:
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        for hidden in args.hidden:
+            make_adapter(Path(name) / f"adapter-{hidden}", *args.shape, hidden)
+        for users in args.users:
             folder = Path(name) / "prompts"
-            write_prompts(folder, users, given.shape[0])
-            for row in stages(folder, Path(name), users, given):
+            write_prompts(folder, users, args.shape[0])
+            for row in stages(folder, Path(name), users, args):
                 rows.append(row)
                 print(json.dumps(row), flush=True)
                 write_results(
-                    given.out,
+                    args.out,
                     provenance("scikit-learn", "safetensors")
                     | {"device": "cpu", "cores": machine()["cores"], "rows": rows},
                 )
             shutil.rmtree(folder)
 
 
-def stages(folder: Path, root: Path, users: int, given: argparse.Namespace) -> Any:
+def stages(folder: Path, root: Path, users: int, args: argparse.Namespace) -> Any:
     """Yield the rows of one number of users."""
 
     def row(stage: str, cost: dict[str, float], **more: Any) -> dict[str, Any]:
         rate = round(users / cost["seconds"], 1)
         return {"stage": stage, "users": users} | more | cost | {"users_per_s": rate}
 
-    width, out = given.shape
+    width, out = args.shape
     yield row("select", cost_of(select, folder, users), d_in=width)
     shutil.rmtree(folder / "chosen")
-    for hidden in given.hidden:
+    for hidden in args.hidden:
         cost = cost_of(migrate, folder, root / f"adapter-{hidden}")
         yield row("migrate", cost, d_in=width, d_out=out, hidden=hidden)
         shutil.rmtree(folder / "moved")

@@ -83,18 +83,18 @@ def load(port: int, width: int, users: int, clients: int, form: str, seconds: fl
     spent = time.perf_counter() - start
     for process in processes:
         process.join()
-    good = np.array([latency for status, latency in every if status == 200])
-    p50, p95, p99 = (float(v) for v in np.percentile(good, [50, 95, 99]) * 1000)
+    succeeded = np.array([latency for status, latency in every if status == 200])
+    p50, p95, p99 = (float(v) for v in np.percentile(succeeded, [50, 95, 99]) * 1000)
     return {
         "form": form,
         "users_a_request": users,
         "clients": clients,
         "seconds": spent,
-        "requests": len(good),
+        "requests": len(succeeded),
         "sent_away": sum(status == 503 for status, _ in every),
         "other_errors": sum(status not in (200, 503) for status, _ in every),
-        "requests_per_second": len(good) / spent,
-        "users_per_second": len(good) * users / spent,
+        "requests_per_second": len(succeeded) / spent,
+        "users_per_second": len(succeeded) * users / spent,
         "latency_ms": {"p50": p50, "p95": p95, "p99": p99},
     }
 
@@ -126,7 +126,7 @@ def half_open(count: int, connect: Callable[[], socket.socket]) -> Iterator[None
 
 def latencies(ask: Callable[[], bool], seconds: float) -> dict[str, Any]:
     """Ask one question after another, each on a new connection, and return counts and latencies."""
-    good, failed, end = [], 0, time.perf_counter() + seconds
+    succeeded, failed, end = [], 0, time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
         try:
@@ -134,10 +134,10 @@ def latencies(ask: Callable[[], bool], seconds: float) -> dict[str, Any]:
         except (OSError, http.client.HTTPException, PumaError):
             answered = False
         if answered:
-            good.append(1000 * (time.perf_counter() - start))
+            succeeded.append(1000 * (time.perf_counter() - start))
         failed += not answered
-    p50, p95 = (float(value) for value in np.percentile(good, [50, 95]))
-    return {"requests": len(good), "failed": failed, "latency_ms": {"p50": p50, "p95": p95}}
+    p50, p95 = (float(value) for value in np.percentile(succeeded, [50, 95]))
+    return {"requests": len(succeeded), "failed": failed, "latency_ms": {"p50": p50, "p95": p95}}
 
 
 def beside_half_open(
@@ -157,7 +157,7 @@ def beside_half_open(
     return rows
 
 
-def half_open_adapter(given: argparse.Namespace) -> list[dict[str, Any]]:
+def half_open_adapter(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return figures of `puma serve-adapter` with a small adapter, asked for one user's prompt."""
     port = free_port()
     body, media = json.dumps({"vectors": [[0.5] * 64]}), {"Content-Type": "application/json"}
@@ -178,13 +178,13 @@ def half_open_adapter(given: argparse.Namespace) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "puma_engine.cli", "serve-adapter", folder]
         with running_server([*command, "--port", str(port)], port):
             return beside_half_open(
-                "puma serve-adapter", given.half_open, connect, ask, given.seconds
+                "puma serve-adapter", args.half_open, connect, ask, args.seconds
             )
 
 
-def half_open_whatif(given: argparse.Namespace) -> list[dict[str, Any]]:
+def half_open_whatif(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return figures of the what-if process, asked for one rating."""
-    ws = Workspace.open(given.workspace)
+    ws = Workspace.open(args.workspace)
     run = next(run for run in ws.runs("prompts", "finished") if run.config["role"] == "source")
     user = str(ws.open_tensors(run.id, "prompts").meta["ids"][0])
 
@@ -198,7 +198,7 @@ def half_open_whatif(given: argparse.Namespace) -> list[dict[str, Any]]:
     def ask() -> bool:
         return whatif.predict(ws, run.id, user, "Dune", idle_seconds=60).value > 0
 
-    return beside_half_open("what-if", given.half_open, connect, ask, given.seconds)
+    return beside_half_open("what-if", args.half_open, connect, ask, args.seconds)
 
 
 def main() -> None:
@@ -209,21 +209,21 @@ def main() -> None:
     parser.add_argument("--half-open", type=int, metavar="N", help="unfinished requests")
     parser.add_argument("--workspace", type=Path, help="whose what-if process is asked")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    written = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else {}
-    if given.half_open is not None:
+    args = parser.parse_args()
+    written = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
+    if args.half_open is not None:
         facts = provenance() | machine()
-        rows = half_open_adapter(given)
-        if given.workspace is not None:
-            rows += half_open_whatif(given)
-        write_results(given.out, written | {"half_open": {"about": facts, "rows": rows}})
+        rows = half_open_adapter(args)
+        if args.workspace is not None:
+            rows += half_open_whatif(args)
+        write_results(args.out, written | {"half_open": {"about": facts, "rows": rows}})
         return
     port = free_port()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        make_adapter(Path(folder), *given.shape)
+        make_adapter(Path(folder), *args.shape)
         command = [sys.executable, "-m", "puma_engine.cli", "serve-adapter", folder]
-        command += ["--port", str(port), "--device", given.device]
+        command += ["--port", str(port), "--device", args.device]
         with running_server(command, port):
             for form, users, clients in (
                 ("safetensors", 1, 4),
@@ -233,12 +233,12 @@ def main() -> None:
                 ("json", 64, 4),
                 ("safetensors", 64, 32),
             ):
-                rows.append(load(port, given.shape[0], users, clients, form, given.seconds))
+                rows.append(load(port, args.shape[0], users, clients, form, args.seconds))
                 print(json.dumps(rows[-1]))
-    adapter = dict(zip(("d_in", "d_out", "hidden"), given.shape, strict=True))
-    facts = provenance() | machine() | {"adapter": adapter, "device": given.device}
+    adapter = dict(zip(("d_in", "d_out", "hidden"), args.shape, strict=True))
+    facts = provenance() | machine() | {"adapter": adapter, "device": args.device}
     kept = {name: written[name] for name in ("half_open",) if name in written}
-    write_results(given.out, facts | {"rows": rows} | kept)
+    write_results(args.out, facts | {"rows": rows} | kept)
 
 
 if __name__ == "__main__":

@@ -54,40 +54,40 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder for workspaces, best in memory")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/reliability.json")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     # Commands are many, and each is small.
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    work = Path(tempfile.mkdtemp(prefix="puma-reliability-", dir=given.work))
+    work = Path(tempfile.mkdtemp(prefix="puma-reliability-", dir=args.work))
     try:
-        run(given, work)
+        run(args, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def run(given: argparse.Namespace, work: Path) -> dict[str, Any]:
+def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Run the parts that are asked for, one after the other, and return the figures."""
     from benchmarks.provenance import machine, provenance, write_results
 
-    end = time.monotonic() + 60 * given.minutes
-    about = provenance() | machine() | {"processes": given.processes, "seed": given.seed}
-    about["command"] = about["command"].replace(
+    end = time.monotonic() + 60 * args.minutes
+    header = provenance() | machine() | {"processes": args.processes, "seed": args.seed}
+    header["command"] = header["command"].replace(
         "benchmarks/reliability/__main__.py", "-m benchmarks.reliability"
     )
     # Parts that were measured before, on another machine perhaps, stay.
-    results = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else {}
-    asked = {name: getattr(given, name) for name in PARTS if getattr(given, name)}
-    for library in LIBRARIES if asked.keys() - {"sessions"} else ():
+    results = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
+    requested = {name: getattr(args, name) for name in PARTS if getattr(args, name)}
+    for library in LIBRARIES if requested.keys() - {"sessions"} else ():
         import_module(library)
-    left = sum(SHARES[name] for name in asked)
-    for name in asked:
+    left = sum(SHARES[name] for name in requested)
+    for name in requested:
         # What one part leaves of its time goes to the next.
         seconds = (end - time.monotonic()) * SHARES[name] / left
         left -= SHARES[name]
         began = time.monotonic()
-        figures = PARTS[name](given, work, began + seconds)
-        facts = about | {"seconds": round(time.monotonic() - began, 1)}
+        figures = PARTS[name](args, work, began + seconds)
+        facts = header | {"seconds": round(time.monotonic() - began, 1)}
         results[TITLES.get(name, name)] = {"about": facts} | figures
-        write_results(given.out, results)
+        write_results(args.out, results)
     return results
 
 
@@ -110,27 +110,27 @@ def references_in(base: Path, only: str) -> dict[str, Any]:
 _REFERENCES: dict[Path, dict[str, Any]] = {}
 
 
-def run_kills(given: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
+def run_kills(args: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
     """Kill commands, and return what came out."""
     from benchmarks.reliability import kills
     from benchmarks.reliability.forking import in_slots
 
     base = work / "base"
-    references = references_in(base, given.only)
-    planned = kills.plan(references, given.kills, given.seed)
+    references = references_in(base, args.only)
+    planned = kills.plan(references, args.kills, args.seed)
 
     def slot(number: int) -> Iterator[dict[str, Any]]:
-        part = planned[number :: given.processes]
-        return kills.tries(base, references, part, work / f"slot-{number}", deadline, given.seed)
+        part = planned[number :: args.processes]
+        return kills.tries(base, references, part, work / f"slot-{number}", deadline, args.seed)
 
     rows: list[dict[str, Any]] = []
     done = 0
     # A try that has begun is waited for, for a while.
-    for row in in_slots(given.processes, slot, deadline + 60):
+    for row in in_slots(args.processes, slot, deadline + 60):
         rows.append(row)
         done += row.get("kills", 0)
-        say(f"kills: {done} of {given.kills}", row.get("problems") or row.get("broken"))
-        if done >= given.kills:
+        say(f"kills: {done} of {args.kills}", row.get("problems") or row.get("broken"))
+        if done >= args.kills:
             break
     return failure_figures(rows) | {
         "moments": {name: reference.moments for name, reference in references.items()},
@@ -140,34 +140,34 @@ def run_kills(given: argparse.Namespace, work: Path, deadline: float) -> dict[st
     }
 
 
-def run_power_losses(given: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
+def run_power_losses(args: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
     """Lose what was not synced, and return what came out."""
     from benchmarks.reliability import power_loss
     from benchmarks.reliability.forking import in_slots
     from benchmarks.reliability.workloads import WORKLOADS
 
     base = work / "base"
-    references = references_in(base, given.only)
+    references = references_in(base, args.only)
     recorded = [w for w in WORKLOADS if w.name in references and w.name != "worker"]
     states = work / "recorded"
 
     def record(number: int) -> Iterator[dict[str, Any]]:
-        for workload in recorded[number :: given.processes]:
-            yield from power_loss.record(base, workload, states / workload.name, given.seed)
+        for workload in recorded[number :: args.processes]:
+            yield from power_loss.record(base, workload, states / workload.name, args.seed)
 
-    planned = list(in_slots(given.processes, record, deadline))
+    planned = list(in_slots(args.processes, record, deadline))
     broken = [row for row in planned if "broken" in row]
     planned = [row for row in planned if "broken" not in row]
-    random.Random(given.seed).shuffle(planned)
-    planned = planned[: given.power_loss]
+    random.Random(args.seed).shuffle(planned)
+    planned = planned[: args.power_loss]
 
     def slot(number: int) -> Iterator[dict[str, Any]]:
         place = work / f"after-{number}"
-        part = planned[number :: given.processes]
+        part = planned[number :: args.processes]
         return power_loss.tries(base, references, part, place, deadline)
 
     rows: list[dict[str, Any]] = list(broken)
-    for row in in_slots(given.processes, slot, deadline + 60):
+    for row in in_slots(args.processes, slot, deadline + 60):
         rows.append(row)
         say(
             f"power losses: {len(rows)} of {len(planned)}", row.get("problems") or row.get("broken")
@@ -182,15 +182,19 @@ def failure_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     columns = ("traceback", "hang", "refused", "other_values", "lost", "half_written")
     table = []
     for name in sorted({row["workload"] for row in rows}):
-        own = [row for row in rows if row["workload"] == name]
-        counts = {column: sum(column in row["problems"] for row in own) for column in columns}
+        of_workload = [row for row in rows if row["workload"] == name]
+        counts = {
+            column: sum(column in row["problems"] for row in of_workload) for column in columns
+        }
         table.append(
             {
                 "workload": name,
-                "tries": len(own),
-                "kills": sum(row["kills"] for row in own),
-                "at_operations": sum(row.get("kind") == "at an operation" for row in own),
-                "cpu_seconds_a_try": round(sum(row["cpu_seconds"] for row in own) / len(own), 2),
+                "tries": len(of_workload),
+                "kills": sum(row["kills"] for row in of_workload),
+                "at_operations": sum(row.get("kind") == "at an operation" for row in of_workload),
+                "cpu_seconds_a_try": round(
+                    sum(row["cpu_seconds"] for row in of_workload) / len(of_workload), 2
+                ),
                 **counts,
             }
         )
@@ -225,16 +229,16 @@ def say(text: str, problem: Any = None) -> None:
         print(f"\r{text}", end="", file=sys.stderr, flush=True)
 
 
-def run_mutations(given: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
+def run_mutations(args: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
     """Read damaged inputs, and return what came out."""
     from benchmarks.reliability import mutations
     from benchmarks.reliability.forking import forked, in_slots
 
     originals = work / "originals"
     forked(mutations.write_originals, originals)
-    names = [name for name in mutations.READERS if re.search(given.only, name)]
+    names = [name for name in mutations.READERS if re.search(args.only, name)]
     # Every reader gets as many; whole batches go to one process, and all readers come early.
-    each = -(-given.mutations // len(names))
+    each = -(-args.mutations // len(names))
     batches = [
         [(name, number) for number in range(start, min(start + mutations.BATCH, each))]
         for start in range(0, each, mutations.BATCH)
@@ -242,15 +246,15 @@ def run_mutations(given: argparse.Namespace, work: Path, deadline: float) -> dic
     ]
 
     def slot(number: int) -> Iterator[dict[str, Any]]:
-        cases = [case for batch in batches[number :: given.processes] for case in batch]
+        cases = [case for batch in batches[number :: args.processes] for case in batch]
         place = work / f"damaged-{number}"
-        return mutations.tries(originals, cases, place, deadline, given.seed)
+        return mutations.tries(originals, cases, place, deadline, args.seed)
 
     rows: list[dict[str, Any]] = []
-    for row in in_slots(given.processes, slot, deadline + 60):
+    for row in in_slots(args.processes, slot, deadline + 60):
         rows.append(row)
-        bad = row.get("outcome") not in ("refused", "accepted")
-        say(f"damaged inputs: {len(rows)} of {given.mutations}", row if bad else None)
+        failed = row.get("outcome") not in ("refused", "accepted")
+        say(f"damaged inputs: {len(rows)} of {args.mutations}", row if failed else None)
     return mutation_figures(rows)
 
 
@@ -263,9 +267,9 @@ def mutation_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     rows = [row for row in rows if "broken" not in row]
     table = []
     for name in dict.fromkeys(row["reader"] for row in rows):
-        own = [row["outcome"] for row in rows if row["reader"] == name]
-        counts = {outcome.replace(" ", "_"): own.count(outcome) for outcome in OUTCOMES}
-        table.append({"reader": name, "tries": len(own), **counts})
+        outcomes = [row["outcome"] for row in rows if row["reader"] == name]
+        counts = {outcome.replace(" ", "_"): outcomes.count(outcome) for outcome in OUTCOMES}
+        table.append({"reader": name, "tries": len(outcomes), **counts})
     columns = ["tries", *(outcome.replace(" ", "_") for outcome in OUTCOMES)]
     return {
         "totals": {column: sum(row[column] for row in table) for column in columns},
@@ -275,18 +279,18 @@ def mutation_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def run_sessions(given: argparse.Namespace, work: Path, _deadline: float) -> dict[str, Any]:
+def run_sessions(args: argparse.Namespace, work: Path, _deadline: float) -> dict[str, Any]:
     """Open sessions of the dashboard on a copy of a workspace, and return their times and memory."""
     from benchmarks.reliability import sessions
 
     place = work / "sessions"
-    if given.workspace is None:
+    if args.workspace is None:
         command = [sys.executable, "-m", "puma_engine.cli", "demo", "-w", str(place)]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     else:
         # The socket of a what-if process is no file to copy.
-        shutil.copytree(given.workspace, place, ignore=shutil.ignore_patterns("whatif"))
-    return {"rows": sessions.measure(place, given.sessions)}
+        shutil.copytree(args.workspace, place, ignore=shutil.ignore_patterns("whatif"))
+    return {"rows": sessions.measure(place, args.sessions)}
 
 
 Part = Callable[[argparse.Namespace, Path, float], dict[str, Any]]

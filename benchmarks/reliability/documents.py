@@ -49,17 +49,21 @@ class Document:
         return [f"It was read as {str(after)[:200]}, not as {str(expected)[:200]}."]
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     """Return whether two readings are equal, numbers exactly."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        one, other = (np.asarray(value, dtype=np.float32) for value in (one, other))
-        return one.shape == other.shape and bool(np.array_equal(one, other, equal_nan=True))
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    both_nan = isinstance(one, float) and isinstance(other, float) and one != one and other != other
-    return both_nan or bool(one == other)
+    if isinstance(first, dict) and isinstance(other, dict):
+        return first.keys() == other.keys() and all(
+            same(first[name], other[name]) for name in first
+        )
+    if isinstance(first, np.ndarray) or isinstance(other, np.ndarray):
+        first, other = (np.asarray(value, dtype=np.float32) for value in (first, other))
+        return first.shape == other.shape and bool(np.array_equal(first, other, equal_nan=True))
+    if isinstance(first, list) and isinstance(other, list):
+        return len(first) == len(other) and all(map(same, first, other))
+    both_nan = (
+        isinstance(first, float) and isinstance(other, float) and first != first and other != other
+    )
+    return both_nan or bool(first == other)
 
 
 # Tables of prompts
@@ -148,23 +152,23 @@ def _reference_parquet(folder: Path) -> Any:
     table = pq.read_table(folder / "prompts.parquet")
     vectors = np.array(table["vector"].to_pylist(), dtype=np.float32)
     # A table without our metadata is another program's, of one token a user.
-    about = json.loads((table.schema.metadata or {}).get(b"puma", b'{"tokens": 1}'))
-    return _by_user(table["user_id"].to_pylist(), vectors, about["tokens"])
+    metadata = json.loads((table.schema.metadata or {}).get(b"puma", b'{"tokens": 1}'))
+    return _by_user(table["user_id"].to_pylist(), vectors, metadata["tokens"])
 
 
 def _write_safetensors(folder: Path) -> None:
     from puma_engine.files import save_tensors
 
-    about = {"user_ids": _ids(), "seed": 1}
-    save_tensors(folder / "prompts.safetensors", {"vectors": _vectors()}, about)
+    metadata = {"user_ids": _ids(), "seed": 1}
+    save_tensors(folder / "prompts.safetensors", {"vectors": _vectors()}, metadata)
 
 
 def _reference_safetensors(file: Path) -> Any:
     from safetensors import safe_open
 
     with safe_open(file, framework="np") as tensors:
-        about = json.loads(tensors.metadata()["meta"])
-        return _by_user(about["user_ids"], tensors.get_tensor("vectors"))
+        metadata = json.loads(tensors.metadata()["meta"])
+        return _by_user(metadata["user_ids"], tensors.get_tensor("vectors"))
 
 
 def _write_checkpoint(folder: Path) -> None:
@@ -220,11 +224,11 @@ def _reference_peft(folder: Path) -> Any:
         assert json.loads((place / "adapter_config.json").read_text())["peft_type"].upper() == (
             "PROMPT_TUNING"
         )
-        about = json.loads((place / "puma.json").read_text("utf-8"))
+        metadata = json.loads((place / "puma.json").read_text("utf-8"))
         vectors = load_file(place / "adapter_model.safetensors")["prompt_embeddings"]
         # Without a user of its own a folder is named like it.
-        user = str(about.get("user_id", place.name))
-        users[user] = vectors[about.get("prefix_tokens", 0) :]
+        user = str(metadata.get("user_id", place.name))
+        users[user] = vectors[metadata.get("prefix_tokens", 0) :]
     return users
 
 

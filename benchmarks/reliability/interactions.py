@@ -178,10 +178,10 @@ def _counted_as_windows(dataset: Any) -> int:
     return sum(count for what, count in mended.items() if "Windows-1252" in what)
 
 
-def _equal(one: dict[str, Any], other: dict[str, Any], texts: dict[str, str]) -> bool:
+def _equal(first: dict[str, Any], other: dict[str, Any], texts: dict[str, str]) -> bool:
     # Where a header lost its name, a column may be missing, which the report says.
-    names = one.keys() & other.keys()
-    values = {name: list(np.ravel(one[name])) for name in names}
+    names = first.keys() & other.keys()
+    values = {name: list(np.ravel(first[name])) for name in names}
     if "history" in names:
         # Items whose text was lost are left out of histories, and counted.
         values["history"] = [item for item in values["history"] if item in texts]

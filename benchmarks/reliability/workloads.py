@@ -279,16 +279,16 @@ def _compare_runs(ws: Any, right: Any, problems: dict[str, list[str]]) -> None:
     runs = {run.id: run for run in ws.runs()}
     for expected in right.runs():
         run = runs.pop(expected.id, None)
-        what = f"the {expected.kind} run {expected.name}"
+        label = f"the {expected.kind} run {expected.name}"
         if run is None or run.status != expected.status:
-            problems["lost"].append(f"{what} is {run.status if run else 'missing'}")
+            problems["lost"].append(f"{label} is {run.status if run else 'missing'}")
             continue
         for part in ("name", "config", "inputs", "seed", "cost", "summary"):
             if timeless(getattr(run, part)) != timeless(getattr(expected, part)):
-                problems["other_values"].append(f"{part} of {what}")
-        _compare_artifacts(ws, right, run.id, what, problems)
+                problems["other_values"].append(f"{part} of {label}")
+        _compare_artifacts(ws, right, run.id, label, problems)
         if _timeless_rows(ws.metric_rows(run.id)) != _timeless_rows(right.metric_rows(run.id)):
-            problems["other_values"].append(f"metrics of {what}")
+            problems["other_values"].append(f"metrics of {label}")
     problems["other_values"] += [f"there is the {run.kind} run {run.name}" for run in runs.values()]
     if jobs := [row["status"] for row in ws.query("SELECT status FROM jobs")]:
         expected_jobs = [row["status"] for row in right.query("SELECT status FROM jobs")]
@@ -297,15 +297,15 @@ def _compare_runs(ws: Any, right: Any, problems: dict[str, list[str]]) -> None:
 
 
 def _compare_artifacts(
-    ws: Any, right: Any, run_id: str, what: str, problems: dict[str, list[str]]
+    ws: Any, right: Any, run_id: str, label: str, problems: dict[str, list[str]]
 ) -> None:
     files = {row["name"]: row for row in ws.artifact_rows(run_id)}
-    wanted = {row["name"]: row for row in right.artifact_rows(run_id)}
-    if files.keys() != wanted.keys():
-        problems["lost"].append(f"{what} has {sorted(files)}, not {sorted(wanted)}")
+    expected = {row["name"]: row for row in right.artifact_rows(run_id)}
+    if files.keys() != expected.keys():
+        problems["lost"].append(f"{label} has {sorted(files)}, not {sorted(expected)}")
         return
     for name, row in files.items():
-        if row["sha256"] == wanted[name]["sha256"]:
+        if row["sha256"] == expected[name]["sha256"]:
             continue
         if row["format"] == "parquet":
             frames = [
@@ -314,15 +314,19 @@ def _compare_artifacts(
             ]
             if frames[0].equals(frames[1]):
                 continue
-        problems["other_values"].append(f"{name} of {what}")
+        problems["other_values"].append(f"{name} of {label}")
 
 
 def _compare_files(place: Path, reference: Path, problems: dict[str, list[str]]) -> None:
-    files, wanted = _hashes(place), _hashes(reference)
-    problems["lost"] += [f"{name} is missing" for name in sorted(wanted.keys() - files.keys())]
-    problems["half_written"] += [f"{name} is left" for name in sorted(files.keys() - wanted.keys())]
+    files, expected = _hashes(place), _hashes(reference)
+    problems["lost"] += [f"{name} is missing" for name in sorted(expected.keys() - files.keys())]
+    problems["half_written"] += [
+        f"{name} is left" for name in sorted(files.keys() - expected.keys())
+    ]
     problems["other_values"] += [
-        f"{name} differs" for name in files.keys() & wanted.keys() if files[name] != wanted[name]
+        f"{name} differs"
+        for name in files.keys() & expected.keys()
+        if files[name] != expected[name]
     ]
 
 

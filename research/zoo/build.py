@@ -136,16 +136,16 @@ def main(argv: list[str] | None = None) -> int:
         value, option = getattr(default, name), "--" + name.replace("_", "-")
         about = f"{text} (default: %(default)s)"
         parser.add_argument(option, type=type(value), default=value, help=about)
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        recipe = Recipe(**{name: getattr(given, name) for name in SETTINGS})
-        for name in given.only or SHIPPED:
+        recipe = Recipe(**{name: getattr(args, name) for name in SETTINGS})
+        for name in args.only or SHIPPED:
             card = build_model(
                 name,
-                out=given.out,
+                out=args.out,
                 recipe=recipe,
-                device=given.device,
-                users=given.users,
+                device=args.device,
+                users=args.users,
                 progress=_print_progress(name),
             )
             summary = {key: card[key] for key in ("training_answer_loss", "validation")}

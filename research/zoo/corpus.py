@@ -44,9 +44,9 @@ class Source:
     def __len__(self) -> int:
         return len(self.item)
 
-    def subset(self, wanted: Callable[[tuple[str, str]], bool]) -> "Source":
+    def subset(self, users: Callable[[tuple[str, str]], bool]) -> "Source":
         """Return the outcomes of the people for whom wanted is true, with users renumbered."""
-        chosen = np.array([wanted(person) for person in self.people], dtype=bool)
+        chosen = np.array([users(person) for person in self.people], dtype=bool)
         rows = chosen[self.user] if len(self) else np.zeros(0, dtype=bool)
         user = (np.cumsum(chosen) - 1)[self.user[rows]].astype(np.int32)
         people = list(compress(self.people, chosen))

@@ -127,8 +127,8 @@ def validate(model: Any, material: Material) -> dict[str, Any]:
         if not len(source):
             continue
         rng = np.random.default_rng([material.recipe.seed, 0x7A96])
-        wanted = min(len(source), material.recipe.validation_rows)
-        target = np.sort(rng.choice(len(source), size=wanted, replace=False))
+        rows = min(len(source), material.recipe.validation_rows)
+        target = np.sort(rng.choice(len(source), size=rows, replace=False))
         scores: dict[str, Any] = {"rows": len(target), "users": len(source.people)}
         train = material.train.sources[number]
         scores["item_mean"] = _item_mean_scores(train, source, target)

@@ -121,16 +121,20 @@ def draw_pairs(
     user = source.user[target]
     first, size = source.first[user], source.first[user + 1] - source.first[user]
     width = recipe.pairs + SPARE_DRAWS
-    drawn = first[:, None] + (rng.random((len(target), width)) * size[:, None]).astype(np.int64)
-    taken = drawn != target[:, None]
+    candidates = first[:, None] + (rng.random((len(target), width)) * size[:, None]).astype(
+        np.int64
+    )
+    is_taken = candidates != target[:, None]
     for column in range(1, width):
-        taken[:, column] &= ~(drawn[:, :column] == drawn[:, column : column + 1]).any(axis=1)
-    taken &= np.cumsum(taken, axis=1) <= count[:, None]
+        is_taken[:, column] &= ~(candidates[:, :column] == candidates[:, column : column + 1]).any(
+            axis=1
+        )
+    is_taken &= np.cumsum(is_taken, axis=1) <= count[:, None]
     ends = tokenised.segments.length[tokenised.pair_cue[source.task]] + 1
-    tokens = tokenised.segments.length[tokenised.paired[source.item[drawn]]] + ends
-    taken &= np.cumsum(tokens * taken, axis=1) <= recipe.slot_tokens
-    order = np.argsort(~taken, axis=1, kind="stable")
-    pairs = np.take_along_axis(np.where(taken, drawn, -1), order, axis=1)
+    tokens = tokenised.segments.length[tokenised.paired[source.item[candidates]]] + ends
+    is_taken &= np.cumsum(tokens * is_taken, axis=1) <= recipe.slot_tokens
+    order = np.argsort(~is_taken, axis=1, kind="stable")
+    pairs = np.take_along_axis(np.where(is_taken, candidates, -1), order, axis=1)
     return pairs[:, : recipe.pairs].astype(np.int32)
 
 
