@@ -163,12 +163,12 @@ def resume_text(job: engine.Job) -> str:
     done = sum(part.get("status") in ("finished", "reused") for part in parts)
     stage = str(report.get("stage") or "")
     if report.get("saved_step"):
-        where = f"step {report['saved_step']:,}"
+        position = f"step {report['saved_step']:,}"
         if report.get("total"):
-            where += f" of {report['total']:,}"
+            position += f" of {report['total']:,}"
         if report.get("saved_epoch"):
-            where += f" (epoch {report['saved_epoch'] + 1})"
-        return f"Resume goes on from {where} of: {stage}."
+            position += f" (epoch {report['saved_epoch'] + 1})"
+        return f"Resume goes on from {position} of: {stage}."
     if done:
         return f"Resume keeps {done} of {len(parts)} stages and begins again with: {stage}."
     return "Retry starts it from the beginning: it had saved nothing yet."

@@ -197,7 +197,7 @@ def encode_template(
         return _encode_chat(tokenizer, template, answers)
     encoder = text_encoder(tokenizer)
     # The text of each literal piece, and what stands in front of each slot's text.
-    literals, lead = _literals(template.pieces)
+    literals, leading_spaces = _literals(template.pieces)
     first = template.pieces[0]
 
     def read(number: int, text: str) -> list[int]:
@@ -205,7 +205,7 @@ def encode_template(
         return ids
 
     def fill(slot: Slot, texts: Sequence[str]) -> list[list[int]]:
-        texts = [lead.get(slot, "") + text for text in texts]
+        texts = [leading_spaces.get(slot, "") + text for text in texts]
         return encoder(texts) if slot is first else encoder.continued(texts)
 
     cue_number = len(literals) - (2 if template.prompt_last else 1)
@@ -230,12 +230,12 @@ def encode_template(
 
 def _literals(pieces: Sequence[Piece]) -> tuple[list[Piece], dict[Slot, str]]:
     """Return the pieces without a space in front of a slot, and the spaces by slot."""
-    literals, lead = list(pieces), {}
+    literals, leading_spaces = list(pieces), {}
     for number, piece in enumerate(pieces[1:], start=1):
         previous = literals[number - 1]
         if isinstance(piece, Slot) and isinstance(previous, str) and previous.endswith(" "):
-            literals[number - 1], lead[piece] = previous[:-1], " "
-    return literals, lead
+            literals[number - 1], leading_spaces[piece] = previous[:-1], " "
+    return literals, leading_spaces
 
 
 def _encode_chat(
@@ -255,7 +255,7 @@ def _encode_chat(
         turn = [" ", *turn] if isinstance(first, Slot) else [f" {first}", *turn[1:]]
     if isinstance(turn[-1], str):
         turn[-1] = turn[-1].rstrip(" ")
-    literals, lead = _literals(turn)
+    literals, leading_spaces = _literals(turn)
     frame = _with_special(tokenizer, behind)
     gaps = {"auto": ("", " "), "space": (" ",), "bare": ("",)}[template.answers]
     written = [encoder.continued([gap + answer for answer in answers]) for gap in gaps]
@@ -271,7 +271,9 @@ def _encode_chat(
         template,
         tuple(pieces),
         tuple(answer_ids),
-        lambda slot, texts: encoder.continued([lead.get(slot, "") + text for text in texts]),
+        lambda slot, texts: encoder.continued(
+            [leading_spaces.get(slot, "") + text for text in texts]
+        ),
     )
 
 

@@ -36,13 +36,15 @@ def stream(
     many as have room). Pieces of a lost node are done by others, a piece whose process is lost MAX_LOST + 1
     times ends it. Raises what the work raises, Cancelled, JobError.
     """
-    left = dict(enumerate(pieces))
+    remaining = dict(enumerate(pieces))
     for lost in range(MAX_LOST + 1):
-        if not left:
+        if not remaining:
             return
         try:
-            for number, value in _Stream(cluster, actors).results(work, arguments, left, execution):
-                del left[number]
+            for number, value in _Stream(cluster, actors).results(
+                work, arguments, remaining, execution
+            ):
+                del remaining[number]
                 yield number, value
         except NodeLost:
             if lost == MAX_LOST:

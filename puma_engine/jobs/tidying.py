@@ -80,14 +80,14 @@ def tidy(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
     """
     ws.check_writable()
     removed = leftovers(ws, days=days)
-    old = [item.id for item in queue.jobs(ws) if _is_old(item, days)]
+    old_jobs = [item.id for item in queue.jobs(ws) if _is_old(item, days)]
     gone = [
         row["path"]
         for row in ws.query("SELECT path FROM file_hashes")
         if not Path(row["path"]).is_file()
     ]
     with ws.transaction() as db:
-        db.conn.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in old])
+        db.conn.executemany("DELETE FROM jobs WHERE id = ?", [(job_id,) for job_id in old_jobs])
         db.conn.executemany("DELETE FROM file_hashes WHERE path = ?", [(path,) for path in gone])
     for leftover in removed:
         if leftover.path.is_dir():

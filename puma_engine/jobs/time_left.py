@@ -76,5 +76,5 @@ class TimeLeft:
         # No progress in the last half: a stage that reports no steps.
         speeds = [speed for speed in speeds if speed > 0]
         wide = 1.0 + self._unmeasured
-        left = [max(0.0, 1.0 - done) / speed for speed in speeds]
-        return min(left) / wide, max(left) * wide
+        estimates = [max(0.0, 1.0 - done) / speed for speed in speeds]
+        return min(estimates) / wide, max(estimates) * wide

@@ -379,13 +379,13 @@ class OverallProgress:
         self, number: int, execution: Execution, work: Callable[[Execution], Run | list[Run]]
     ) -> Any:
         """Do a part, report how it begins and ends, and return its run, or its runs."""
-        part, started, begun = self.parts[number], self.clock(), now()
+        part, started, begun_at = self.parts[number], self.clock(), now()
         execution.check_cancel(part.title)
         part.status = "running"
         self._report(StageProgress(part.title))
         result = work(execution.part(self, number))
-        made = result if isinstance(result, list) else [result]
-        if all(run.finished is not None and run.finished < begun for run in made):
+        runs = result if isinstance(result, list) else [result]
+        if all(run.finished is not None and run.finished < begun_at for run in runs):
             self.skip(number)
         else:
             part.seconds = self.clock() - started
@@ -402,14 +402,14 @@ class OverallProgress:
             return
         counted = [part for part in self.parts if part.status != "reused"]
         total = sum(part.weight for part in counted)
-        left = [(part, part.weight * (1.0 - part.done)) for part in counted]
-        rest = sum(weight for _, weight in left)
-        guessed = sum(weight for part, weight in left if not part.measured)
+        remaining = [(part, part.weight * (1.0 - part.done)) for part in counted]
+        remaining_weight = sum(weight for _, weight in remaining)
+        unmeasured_weight = sum(weight for part, weight in remaining if not part.measured)
         names = [item.name for item in fields(StageProgress)]
         values = {name: getattr(inner, name) for name in names if hasattr(inner, name)}
         values |= {
-            "overall": 1.0 - rest / total if total else 1.0,
-            "unmeasured": guessed / rest if rest else 0.0,
+            "overall": 1.0 - remaining_weight / total if total else 1.0,
+            "unmeasured": unmeasured_weight / remaining_weight if remaining_weight else 0.0,
             "parts": tuple(
                 {"title": part.title, "status": part.status, "seconds": part.seconds}
                 for part in self.parts

@@ -109,10 +109,10 @@ def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
     return tuple(part for part in ranges if part.decision in ("migrate", "refine"))
 
 
-def breakpoint_text(ranges: tuple[DecisionRange, ...], most: int | None = None) -> str:
+def breakpoint_text(ranges: tuple[DecisionRange, ...], limit: int | None = None) -> str:
     """Say from which accepted error on which migration is recommended.
 
-    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. most: how many changes are named, those of the
+    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. limit: how many changes are named, those of the
     smallest errors; None for all. The others are counted.
     """
     parts = [
@@ -120,9 +120,9 @@ def breakpoint_text(ranges: tuple[DecisionRange, ...], most: int | None = None) 
     ]
     if not parts:
         return f"No migration is recommended up to {format_percent(MAX_MARGIN)}."
-    named = parts[:most]
-    more = f"; then {len(parts) - len(named)} more" if len(parts) > len(named) else ""
-    return f"Recommended {'; '.join(named)}{more}."
+    named = parts[:limit]
+    omitted = f"; then {len(parts) - len(named)} more" if len(parts) > len(named) else ""
+    return f"Recommended {'; '.join(named)}{omitted}."
 
 
 def range_text(part: DecisionRange) -> str:

@@ -90,15 +90,17 @@ def migrate_stream(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"Mapped prompts are {' or '.join(DTYPES)}, not {dtype!r}.")
-    inside, outside = folder_of(source), folder_of(target)
-    shards = shards_of(inside)
+    source_folder, target_folder = folder_of(source), folder_of(target)
+    shards = shards_of(source_folder)
     if not shards:
-        raise MigrationError(f"The folder {inside} has no shards (*.safetensors or *.parquet).")
-    if inside.location == outside.location:
+        raise MigrationError(
+            f"The folder {source_folder} has no shards (*.safetensors or *.parquet)."
+        )
+    if source_folder.location == target_folder.location:
         raise MigrationError("The folder to write must be another than the one to read.")
-    with outside.claimed(mapper.identity):
+    with target_folder.claimed(mapper.identity):
         users, started = 0, time.perf_counter()
-        waiting = _unfinished(mapper, inside, outside, shards, chunk_rows, dtype)
+        waiting = _unfinished(mapper, source_folder, target_folder, shards, chunk_rows, dtype)
         finished = skipped = len(shards) - len(waiting)
 
         def begin(name: str) -> None:
@@ -112,7 +114,7 @@ def migrate_stream(
             users, finished = users + rows, finished + 1
             if map_shards is not None and report is not None:
                 report(name, finished, len(shards))
-        _complete(mapper, inside, outside)
+        _complete(mapper, source_folder, target_folder)
     seconds = time.perf_counter() - started
     return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": seconds}
 
@@ -229,12 +231,12 @@ def select_stream(
         raise ConfigError(
             f"The strategy {strategy!r} cannot be streamed; those that can are {', '.join(allowed)}."
         )
-    inside, outside = folder_of(source), folder_of(target)
-    if outside.entries():
+    source_folder, target_folder = folder_of(source), folder_of(target)
+    if target_folder.entries():
         raise StoreError(
-            f"There is already something at {outside}; give a folder that is not there."
+            f"There is already something at {target_folder}; give a folder that is not there."
         )
-    prompts = open_prompts(inside)
+    prompts = open_prompts(source_folder)
     space = streamed_components(prompts, seed) if STRATEGIES[strategy].space else None
     selection = select_users(
         strategy,
@@ -253,13 +255,13 @@ def select_stream(
     users = pd.DataFrame({"user_id": prompts.user_ids} | selection.group)
     users["selected"] = np.isin(np.arange(len(users)), rows)
     table = PromptTable(selection.user_ids, vectors)
-    if isinstance(outside, DiskFolder):
-        with new_folder(outside.path) as folder:
-            _write_selected(inside, folder, table, users)
+    if isinstance(target_folder, DiskFolder):
+        with new_folder(target_folder.path) as folder:
+            _write_selected(source_folder, folder, table, users)
     else:
         with tempfile.TemporaryDirectory() as name:
-            _write_selected(inside, Path(name), table, users)
-            put_files(Path(name), outside)
+            _write_selected(source_folder, Path(name), table, users)
+            put_files(Path(name), target_folder)
     return {
         "users": len(users),
         "selected": len(rows),

@@ -175,14 +175,14 @@ def evaluate_stream(
         loaded.task,
         split,
     )
-    inside, outside = folder_of(source), folder_of(target)
-    if inside.location == outside.location:
+    source_folder, target_folder = folder_of(source), folder_of(target)
+    if source_folder.location == target_folder.location:
         raise MigrationError("The folder to write must be another than the one to read.")
-    with outside.claimed(scored.identity):
-        rows, left_out = rows_by_shard(loaded, split, inside)
-        finished, waiting = _finished(scored, inside, outside, rows)
+    with target_folder.claimed(scored.identity):
+        rows, left_out = rows_by_shard(loaded, split, source_folder)
+        finished, waiting = _finished(scored, source_folder, target_folder, rows)
         if waiting:
-            _write_rows(loaded, rows, outside)
+            _write_rows(loaded, rows, target_folder)
 
         def begin(name: str) -> None:
             if should_cancel is not None and should_cancel():
@@ -198,7 +198,7 @@ def evaluate_stream(
                 begin(piece["name"])
                 yield number, worker.do(piece)
 
-        arguments = (scored, inside.location, outside.location)
+        arguments = (scored, source_folder.location, target_folder.location)
         skipped = len(finished)
         for number, sums in (do_pieces or here)(ShardEvaluation, arguments, waiting):
             finished[waiting[number]["name"]] = parse_json(sums)
@@ -206,7 +206,7 @@ def evaluate_stream(
                 begin(waiting[number]["name"])
         summary = _summary(scored, finished) | {"rows_without_prompt": left_out}
         text = json.dumps(summary, indent=1) + "\n"
-        outside.write(SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
+        target_folder.write(SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
     return {"shards": len(rows), "skipped": skipped} | summary
 
 

@@ -165,7 +165,7 @@ class Artifacts(Runs):
             values = [run_id, name, suffix, path.name, sha256_file(path), size, rows, now()]
             with self.transaction() as db:
                 check(run_id)
-                old = self.query(
+                replaced = self.query(
                     "SELECT file FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name]
                 )
                 db.execute(f"INSERT OR REPLACE INTO artifacts VALUES (?{', ?' * 7})", values)
@@ -176,7 +176,7 @@ class Artifacts(Runs):
             if isinstance(error, StoreError) or not isinstance(error, Exception):
                 raise
             raise StoreError(f"The {name} of run {run_id} cannot be written: {error}") from error
-        for row in old:
+        for row in replaced:
             (self.folder(run_id) / row["file"]).unlink(missing_ok=True)
 
     def _verified_file(self, run_id: str, name: str, suffix: str) -> Path:

@@ -294,8 +294,10 @@ def _parsed(
     lines: _Lines, path: Path, delimiter: str, quote: str | None
 ) -> Iterator[list[str] | BadRow]:
     """Yield each row that is not blank; lines.row_lines holds its lines until the next."""
-    how: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if quote is None else {"quotechar": quote}
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, **how)
+    reader_options: dict[str, Any] = (
+        {"quoting": csv.QUOTE_NONE} if quote is None else {"quotechar": quote}
+    )
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, **reader_options)
     while True:
         lines.begin_row()
         try:
@@ -322,13 +324,13 @@ def _lines(path: Path, encoding: str, newline: str) -> Iterator[str]:
     A carriage return inside a line, which csv.reader refuses, becomes a vertical tab: that is a
     space in texts, and makes an id unusable.
     """
-    rest = ""
+    partial = ""
     for piece in _pieces(path, encoding):
-        *whole, rest = (rest + piece).split(newline)
-        for line in whole:
+        *complete, partial = (partial + piece).split(newline)
+        for line in complete:
             yield line.removesuffix("\r").replace("\r", "\v")
-    if rest:
-        yield rest.removesuffix("\r").replace("\r", "\v")
+    if partial:
+        yield partial.removesuffix("\r").replace("\r", "\v")
 
 
 def _pieces(path: Path, encoding: str) -> Iterator[str]:

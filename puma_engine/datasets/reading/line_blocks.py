@@ -54,17 +54,17 @@ def read_blocks(
         total = path.stat().st_size
         with pa.OSFile(str(path)) as raw:
             stream = pa.CompressedInputStream(raw, "gzip") if packed else raw
-            rest, number, at_start = b"", 1, True
+            partial, number, at_start = b"", 1, True
             while piece := stream.read(size):
                 if progress is not None:
                     progress(f"reading {path.name} (MiB)", raw.tell() >> 20, total >> 20)
                 if at_start and piece.startswith(_UTF16):
                     raise DataError(f"{path} is UTF-16 text; save it as UTF-8.")
-                data = rest + (piece.removeprefix(codecs.BOM_UTF8) if at_start else piece)
+                data = partial + (piece.removeprefix(codecs.BOM_UTF8) if at_start else piece)
                 at_start = False
                 end = data.rfind(b"\n") + 1
-                rest = data[end:]
-                if len(rest) > MAX_LINE_BYTES:
+                partial = data[end:]
+                if len(partial) > MAX_LINE_BYTES:
                     raise DataError(
                         f"{path} has a line of more than {MAX_LINE_BYTES >> 20} MiB (line "
                         f"{number:,}); check that it is a text file with one record a line."
@@ -72,8 +72,8 @@ def read_blocks(
                 if end:
                     yield Block(data[:end], number)
                     number += data.count(b"\n", 0, end)
-            if rest:
-                yield Block(rest + b"\n", number)
+            if partial:
+                yield Block(partial + b"\n", number)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}; check the path.") from error
     except OSError as error:
