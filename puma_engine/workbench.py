@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import pandas as pd
 
 from puma_engine import pipeline
-from puma_engine.jobs.places import checked_place, run_command
+from puma_engine.jobs.dispatch import checked_address, run_command
 from puma_engine.requests import CLUSTER_REQUESTS
 from puma_engine.store import Run, Workspace
 
@@ -59,7 +59,7 @@ class Workbench:
         on: str | None = None,
         workers: int | None = None,
     ) -> None:
-        self.on = on if on is None else checked_place(on)
+        self.on = on if on is None else checked_address(on)
         self.workers = workers
         self.workspace = Workspace.open(path, create=create)
 

@@ -94,7 +94,7 @@ def worker(
     import logging
     import os
 
-    from puma_engine.jobs import places, worker_loop
+    from puma_engine.jobs import dispatch, worker_loop
     from puma_engine.jobs import worker as work
 
     if on is not None and device:
@@ -103,7 +103,7 @@ def worker(
         raise ConfigError("--at-once counts jobs on a cluster; name it with --on.")
     if on is not None:
         # Jobs are processes of their own, which inherit it.
-        os.environ[places.VARIABLE] = places.checked_place(on)
-        device = worker_loop.cluster_places(at_once or worker_loop.CLUSTER_JOBS)
+        os.environ[dispatch.VARIABLE] = dispatch.checked_address(on)
+        device = worker_loop.cluster_slots(at_once or worker_loop.CLUSTER_JOBS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     work(session.open(), devices=device or None, once=once)

@@ -233,7 +233,7 @@ def _over_shards(
 ) -> Iterator[tuple[Execution, Cluster | None]]:
     """Show the progress of work over shards; give how to report it, and the cluster that does it, if one does."""
     from puma_engine.cli.progress_bars import watched
-    from puma_engine.jobs.places import open_cluster
+    from puma_engine.jobs.dispatch import open_cluster
     from puma_engine.pipeline.stage import Execution
 
     cluster = open_cluster(on, device)

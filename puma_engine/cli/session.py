@@ -51,13 +51,13 @@ class Session:
     ) -> None:
         """Execute a stage now, with a progress bar, or queue it as a job; then show the result.
 
-        on: where it runs, see `puma_engine.jobs.places`. show: prints the result, if that is not its record. Paths are made absolute for the queue.
+        on: where it runs, see `puma_engine.jobs.dispatch`. show: prints the result, if that is not its record. Paths are made absolute for the queue.
         """
         from puma_engine.cli.progress_bars import watched
-        from puma_engine.jobs import places
+        from puma_engine.jobs import dispatch
 
         if on is not None:
-            arguments["on"] = places.checked_place(on)
+            arguments["on"] = dispatch.checked_address(on)
         for name, value in arguments.items():
             if isinstance(value, Path):
                 arguments[name] = str(value.resolve())
@@ -79,7 +79,7 @@ class Session:
             self.show(enqueue(ws, command, arguments, title=title))
             return
         with watched(title, quiet=self.as_json) as (progress, should_cancel):
-            result = places.run_command(
+            result = dispatch.run_command(
                 ws, command, progress=progress, should_cancel=should_cancel, **arguments
             )
         wanted = arguments.get("name")

@@ -172,10 +172,10 @@ def default_processes(quick: bool, device: str | None, on: str | None = None) ->
 
     None on a cluster, which computes as many cells as have room.
     """
-    from puma_engine.jobs.places import place_of
+    from puma_engine.jobs.dispatch import cluster_address
     from puma_engine.training.device import resolve_device
 
-    if place_of(on) is not None:
+    if cluster_address(on) is not None:
         return None
     return 2 if quick and (os.cpu_count() or 1) > 1 and resolve_device(device) == "cpu" else 1
 

@@ -85,13 +85,13 @@ def write_state(ws: Workspace, state: ClusterState) -> None:
     write_json(ws.root / FILE, asdict(state))
 
 
-def state_of(ws: Workspace, place: str) -> ClusterState:
+def state_of(ws: Workspace, address: str) -> ClusterState:
     """Return the state of a cluster by its address; one that nobody has seen if it is not stored."""
     stored = read_state(ws)
-    return stored if stored is not None and stored.place == place else ClusterState(place)
+    return stored if stored is not None and stored.place == address else ClusterState(address)
 
 
-def record_nodes(ws: Workspace, place: str, records: Sequence[Mapping[str, Any]]) -> None:
+def record_nodes(ws: Workspace, address: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Keep the nodes of a cluster, as `ray.nodes` gives them; nothing happens where that fails."""
     nodes = []
     for record in records:
@@ -103,4 +103,4 @@ def record_nodes(ws: Workspace, place: str, records: Sequence[Mapping[str, Any]]
             nodes.append(node)
     nodes.sort(key=lambda node: (node.name, node.id))
     with contextlib.suppress(StoreError):
-        write_state(ws, ClusterState(place, now(), tuple(nodes)))
+        write_state(ws, ClusterState(address, now(), tuple(nodes)))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from puma_engine.errors import PumaError
-from puma_engine.jobs import places, processes
+from puma_engine.jobs import dispatch, processes
 from puma_engine.jobs.cluster import RAY, connect
 from puma_engine.jobs.cluster_nodes import (
     ClusterState,
@@ -35,16 +35,16 @@ def refresh(ws: Workspace, state: ClusterState) -> ClusterState:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Look at a cluster; arguments: workspace and address."""
-    root, place = arguments if arguments is not None else sys.argv[1:]
+    root, address = arguments if arguments is not None else sys.argv[1:]
     ws = Workspace.open(root)
     try:
-        connect(places.checked_place(place))
+        connect(dispatch.checked_address(address))
     except PumaError as error:
-        write_state(ws, ClusterState(place, now(), problem=str(error)))
+        write_state(ws, ClusterState(address, now(), problem=str(error)))
         return 1
     import ray
 
-    record_nodes(ws, place, ray.nodes())
+    record_nodes(ws, address, ray.nodes())
     return 0
 
 
@@ -54,9 +54,9 @@ def configured_cluster(ws: Workspace) -> tuple[ClusterState, bool] | None:
     It is the one that PUMA_ON names, or a living worker was started with; else that of RAY_ADDRESS, which
     commands with --on ray use.
     """
-    place = places.place_of(None)
-    if place is not None:
-        return state_of(ws, place), True
+    address = dispatch.cluster_address(None)
+    if address is not None:
+        return state_of(ws, address), True
     stored = read_state(ws)
     served = [device for worker in workers(ws) for device in worker["devices"]]
     if stored is not None and any(device.startswith(ON_CLUSTER) for device in served):

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from puma_engine.errors import Cancelled, PumaError, StoreError
-from puma_engine.jobs import places, processes
+from puma_engine.jobs import dispatch, processes
 from puma_engine.jobs.queue import Job, finish_attempt
 from puma_engine.jobs.queue import job as get_job
 from puma_engine.jobs.time_left import TimeLeft, as_dict
@@ -27,7 +27,7 @@ LOG_SECONDS = 10.0
 MAX_POINTS = 200
 
 
-def main(arguments: Sequence[str] | None = None, commands: places.Commands | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, commands: dispatch.Commands | None = None) -> int:
     """Run one job to its end. commands: what may be run (default: the pipeline's)."""
     root, job_id, attempt = arguments if arguments is not None else sys.argv[1:]
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, commands: places.Commands | Non
 
 
 def execute(
-    ws: Workspace, job_id: str, attempt: int, commands: places.Commands | None = None
+    ws: Workspace, job_id: str, attempt: int, commands: dispatch.Commands | None = None
 ) -> int:
     """Run a claimed job in this process and write how it ended; return an exit code."""
     with ws.transaction() as db:
@@ -59,11 +59,11 @@ def execute(
 
 
 def _outcome(
-    ws: Workspace, job: Job, heartbeat: Heartbeat, commands: places.Commands | None
+    ws: Workspace, job: Job, heartbeat: Heartbeat, commands: dispatch.Commands | None
 ) -> tuple[str, str | None, str | None]:
     """Run the command; return status, error and the id of the run that came out."""
     try:
-        result = places.run_command(
+        result = dispatch.run_command(
             ws,
             job.command,
             commands=commands,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import JobError, StoreError
-from puma_engine.jobs import places, processes, queue
+from puma_engine.jobs import dispatch, processes, queue
 from puma_engine.jobs.cluster_nodes import state_of, write_state
 from puma_engine.jobs.queue import Job
 from puma_engine.store import Workspace
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 IDLE_SECONDS = 600.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# Jobs whose runs a cluster computes have a place in the queue, and no device here.
+# Jobs whose runs a cluster computes take a slot of the worker, and no device here.
 ON_CLUSTER = "cluster"
 CLUSTER_JOBS = 4
 _DEVICE = re.compile(rf"cpu|cuda:[0-9]{{1,3}}|{ON_CLUSTER}:[0-9]{{1,3}}")
@@ -41,14 +41,14 @@ def find_devices() -> list[str]:
     return [f"cuda:{number}" for number in range(count)] or ["cpu"]
 
 
-def cluster_places(count: int) -> list[str]:
+def cluster_slots(count: int) -> list[str]:
     """Return one device name for each job that may run on a cluster at the same time."""
     return [f"{ON_CLUSTER}:{number}" for number in range(count)]
 
 
 def served_devices() -> list[str]:
     """Return what a worker serves: CLUSTER_JOBS places where PUMA_ON names a cluster, else devices."""
-    return cluster_places(CLUSTER_JOBS) if places.place_of(None) else find_devices()
+    return cluster_slots(CLUSTER_JOBS) if dispatch.cluster_address(None) else find_devices()
 
 
 def run_command(ws: Workspace, job: Job) -> list[str]:
@@ -75,9 +75,9 @@ def worker(
     pid, process = os.getpid(), processes.identity_or_ended(os.getpid())
     state = _Worker(ws, devices, runner)
     _register(ws, pid, process, devices)
-    if (place := places.place_of(None)) is not None:
+    if (address := dispatch.cluster_address(None)) is not None:
         # Other processes, such as the dashboard, have no other way to know it.
-        write_state(ws, state_of(ws, place))
+        write_state(ws, state_of(ws, address))
     _log.info("Worker %d serves %s", pid, ", ".join(devices))
     try:
         last_beat = last_work = time.monotonic()

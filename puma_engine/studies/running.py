@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, PumaError, StudyError
-from puma_engine.jobs.places import open_cluster
+from puma_engine.jobs.dispatch import open_cluster
 from puma_engine.pipeline.stage import CancelCheck, ProgressCallback, StageProgress
 from puma_engine.requests import CLUSTER_REQUESTS, TRAINED
 from puma_engine.store import Workspace
@@ -93,7 +93,7 @@ def run_cells(
     the same time (default: 1, or as many as the cluster has room for). minutes: start no cell later than
     this. device, precision: of every stage that computes and of every training; None: the default. on:
     the cluster that computes the cells, workers: processes there that train one together (see
-    `puma_engine.jobs.places`). progress: called after each cell.
+    `puma_engine.jobs.dispatch`). progress: called after each cell.
     should_cancel: asked before each cell and within the stages. save: called with the outcome so
     far about every 20 seconds. Raises StudyError where two cells have the same name; Cancelled
     where should_cancel returned true (finished runs stay in the workspace).

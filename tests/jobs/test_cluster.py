@@ -23,7 +23,7 @@ from puma_engine import jobs, pipeline
 from puma_engine.backbone.packages import RELOCATED
 from puma_engine.errors import Cancelled, ConfigError, JobError, StoreError, TrainingError
 from puma_engine.jobs import cluster as clusters
-from puma_engine.jobs import node_worker, places, queue, worker_loop
+from puma_engine.jobs import dispatch, node_worker, queue, worker_loop
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.requests import (
     AnchorRequest,
@@ -317,13 +317,13 @@ def test_a_gpu_that_the_cluster_lacks_is_refused(world):
 
 
 def test_places_and_commands_that_there_are_not(world, monkeypatch):
-    with pytest.raises(JobError, match="is no place to work on"):
-        places.run_command(world.there, "evaluate", on="the moon", subject="x")
+    with pytest.raises(JobError, match="is no address of a cluster"):
+        dispatch.run_command(world.there, "evaluate", on="the moon", subject="x")
     with pytest.raises(JobError, match="on this machine alone; a cluster takes chain"):
-        places.run_command(world.there, "compare", on="ray", evaluations=[])
+        dispatch.run_command(world.there, "compare", on="ray", evaluations=[])
     # What no cluster computes runs here, also where a worker serves a cluster.
-    monkeypatch.setenv(places.VARIABLE, "ray")
-    run = places.run_command(
+    monkeypatch.setenv(dispatch.VARIABLE, "ray")
+    run = dispatch.run_command(
         world.there, "import_dataset", source="table", path=world.table, task="rating"
     )
     assert run.id == world.data.id
@@ -342,7 +342,7 @@ def test_a_scratch_folder_that_another_user_could_point_elsewhere_is_refused(tmp
 def test_several_processes_of_a_launcher_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without a launcher"):
-        places.open_cluster("ray")
+        dispatch.open_cluster("ray")
 
 
 def test_without_ray_one_sentence_names_the_extra(monkeypatch):
@@ -379,7 +379,7 @@ def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(wo
 
 
 def test_jobs_of_a_cluster_take_places_and_leave_the_devices_alone(world, monkeypatch):
-    monkeypatch.setenv(places.VARIABLE, world.ray.address)
+    monkeypatch.setenv(dispatch.VARIABLE, world.ray.address)
     monkeypatch.setenv(worker_loop.VISIBLE, "7")
     assert worker_loop.served_devices() == ["cluster:0", "cluster:1", "cluster:2", "cluster:3"]
     seen = world.there.root / "seen"

@@ -11,7 +11,7 @@ from cluster_worlds import cluster_world, execute, execute_here
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, ConfigError
 from puma_engine.jobs import cluster as clusters
-from puma_engine.jobs import places
+from puma_engine.jobs import dispatch
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.requests import FitRequest, MigrationRequest
 
@@ -112,7 +112,7 @@ def assert_close(world, run, other):
 
 def test_several_workers_without_a_cluster_or_with_layers_on_all_gpus_are_refused(world):
     with pytest.raises(ConfigError, match="name it with --on"):
-        places.run_command(world.there, "migrate", workers=2, sources=["x"], target="y")
+        dispatch.run_command(world.there, "migrate", workers=2, sources=["x"], target="y")
     with pytest.raises(ConfigError, match="leave out --device auto or --workers"):
         Cluster(world.ray.address, device="auto", workers=2)
     with pytest.raises(ConfigError, match="1 or more"):

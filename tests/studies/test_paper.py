@@ -7,7 +7,7 @@ import pytest
 
 from puma_engine.cli.study import default_processes
 from puma_engine.defaults import PAIRS_PER_USER
-from puma_engine.jobs.places import VARIABLE
+from puma_engine.jobs.dispatch import VARIABLE
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.builder import ALL_USERS, BLENDED, WITHOUT_RECORDS, few_users
 from puma_engine.studies.grids import CLICKS, OTHER_MODELS, RATINGS

@@ -80,31 +80,31 @@ def read_columns(
     """
     if path.name.lower().endswith(PARQUET):
         names = parquet_names(path)
-        places = match_columns(path, names, columns, optional)
-        chosen = [names[place] for place in places.values()]
+        indices = match_columns(path, names, columns, optional)
+        chosen = [names[place] for place in indices.values()]
         table = read_parquet(path, chosen).select(chosen)
-        return _named(path, table, places, names)
+        return _named(path, table, indices, names)
     if plain_suffix(path) in JSON_LINES:
         names = json_head(path, 50)[0]
-        places = match_columns(path, names, columns, optional)
-        of_ids = [names[place] for name, place in places.items() if name in ids]
-        table, bad = json_table(path, [names[place] for place in places.values()], of_ids)
-        return _named(path, table, places, names, bad)
+        indices = match_columns(path, names, columns, optional)
+        of_ids = [names[place] for name, place in indices.items() if name in ids]
+        table, bad = json_table(path, [names[place] for place in indices.values()], of_ids)
+        return _named(path, table, indices, names, bad)
     csv_file = open_csv(path, csv_format or CsvFormat())
-    places = match_columns(path, csv_file.names, columns, optional)
-    table, bad = csv_file.read(list(places.values()))
-    return _named(path, table, places, csv_file.names, bad)
+    indices = match_columns(path, csv_file.names, columns, optional)
+    table, bad = csv_file.read(list(indices.values()))
+    return _named(path, table, indices, csv_file.names, bad)
 
 
 def _named(
     path: Path,
     table: pa.Table,
-    places: dict[str, int],
+    indices: dict[str, int],
     names: list[str],
     bad_rows: list[BadRow] | None = None,
 ) -> Columns:
-    columns_read = {name: names[place] for name, place in places.items()}
-    return Columns(path, table.rename_columns(list(places)), columns_read, names, bad_rows or [])
+    columns_read = {name: names[place] for name, place in indices.items()}
+    return Columns(path, table.rename_columns(list(indices)), columns_read, names, bad_rows or [])
 
 
 def read_head(
@@ -160,29 +160,29 @@ def match_columns(
     RecBole's types; optional columns may be missing.
     """
     plain = plain_names(present)
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     missing = []
     for name in dict.fromkeys([*required, *optional]):
-        matches = [place for place, other in enumerate(present) if other == name]
+        matches = [index for index, other in enumerate(present) if other == name]
         matches = matches or [
-            place for place, other in enumerate(plain) if other == name.strip().casefold()
+            index for index, other in enumerate(plain) if other == name.strip().casefold()
         ]
         if len(matches) > 1:
-            both = " and ".join(repr(present[place]) for place in matches[:2])
+            both = " and ".join(repr(present[index]) for index in matches[:2])
             raise DataError(
                 f"{path} has the column {name!r} more than once ({both}); rename one of them."
             )
         if not matches:
             missing += [name] if name in required else []
-        elif matches[0] not in places.values():
-            places[name] = matches[0]
+        elif matches[0] not in indices.values():
+            indices[name] = matches[0]
     if missing:
         hint = " (is its delimiter another one?)" if len(present) == 1 else ""
         raise MissingColumns(
             f"{path} lacks the column {', '.join(missing)}; it has {', '.join(present)}{hint}",
             present,
         )
-    return places
+    return indices
 
 
 def plain_names(names: Sequence[str]) -> list[str]:

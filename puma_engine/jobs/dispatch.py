@@ -1,4 +1,4 @@
-"""Where work runs: in this process, or on a Ray cluster. The one place that decides."""
+"""Dispatch: where work runs, in this process or on a Ray cluster. Only this module decides."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Commands = Mapping[str, Callable[..., Any]]
 _ADDRESS = re.compile(r"ray|(ray://)?[^\s/:]+:[0-9]{1,5}|ray://\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 
 
-def place_of(on: str | None) -> str | None:
-    """Return the name of the place where work runs: `on`, else PUMA_ON; None for this machine."""
+def cluster_address(on: str | None) -> str | None:
+    """Return the address of the cluster that computes: `on`, else PUMA_ON; None for this machine."""
     return on or os.environ.get(VARIABLE) or None
 
 
-def checked_place(on: str) -> str:
-    """Return the name of a place. Raises JobError for one that is none."""
+def checked_address(on: str) -> str:
+    """Return the address of a cluster. Raises JobError if it is none."""
     if not _ADDRESS.fullmatch(on):
         raise JobError(
-            f"{on!r} is no place to work on; leave it out for this machine, or give ray, ray://HOST:PORT or "
+            f"{on!r} is no address of a cluster; leave it out for this machine, or give ray, ray://HOST:PORT or "
             "HOST:PORT for a Ray cluster."
         )
     return on
@@ -83,8 +83,8 @@ def open_cluster(
 
     device, workers: what each run gets there, see `cluster.Cluster`. Raises JobError, ConfigError.
     """
-    place = place_of(on)
-    if place is None:
+    address = cluster_address(on)
+    if address is None:
         if workers not in (None, 1):
             raise ConfigError(
                 f"{workers} workers train together on a cluster; name it with --on, or start the command on "
@@ -99,4 +99,4 @@ def open_cluster(
     # Loaded late, since it loads the pipeline.
     from puma_engine.jobs.cluster import Cluster
 
-    return Cluster(checked_place(place), device=device, workers=workers)
+    return Cluster(checked_address(address), device=device, workers=workers)
