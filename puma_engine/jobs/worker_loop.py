@@ -47,7 +47,7 @@ def cluster_slots(count: int) -> list[str]:
 
 
 def served_devices() -> list[str]:
-    """Return what a worker serves: CLUSTER_JOBS places where PUMA_ON names a cluster, else devices."""
+    """Return what a worker serves: CLUSTER_JOBS slots where PUMA_ON names a cluster, else devices."""
     return cluster_slots(CLUSTER_JOBS) if dispatch.cluster_address(None) else find_devices()
 
 
