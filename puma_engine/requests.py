@@ -1,4 +1,4 @@
-"""Requests: what a stage is asked to do, as one frozen object.
+"""Requests to stages, as frozen objects.
 
 The Python API, the command line, the dashboard and the job queue all build the same requests;
 `puma_engine.pipeline` executes them. A request says what is wanted. Settings that it leaves open
@@ -224,7 +224,7 @@ class SelectionRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterRequest(Request):
-    """What migrations, chains and plans share: who trains the adapters, and how.
+    """Fields that migrations, chains and plans share: who trains the adapters, and how.
 
     Without a strategy all users train. chat_template: put the target's own chat template around the
     text. training and adapter override the defaults. from_predictions:
@@ -343,7 +343,7 @@ class PlanRequest(AdapterRequest):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What the first hop starts from: prompts that exist, then backbones to fit them on."""
+        """Sources of the first hop: prompts that exist, then backbones to fit them on."""
         return (*self.sources, *self.fit_on)
 
     def check(self) -> None:

@@ -210,7 +210,7 @@ class GgufModel:
 
     @property
     def file_type(self) -> str:
-        """How most weights are stored, such as Q4_1 or F16."""
+        """Storage type of most weights, such as Q4_1 or F16."""
         elements: dict[str, int] = {}
         for tensor in self.tensors.values():
             name = tensor.tensor_type.name
@@ -225,7 +225,7 @@ class GgufModel:
 
     @property
     def origin(self) -> str | None:
-        """Where the file says that it comes from: an address, or organisation and name."""
+        """Origin according to the file: an address, or organisation and name."""
         for key in ("general.source.url", "general.repo_url", "general.url"):
             if url := self.value(key):
                 return str(url)[:300]

@@ -1,4 +1,4 @@
-"""How byte-level vocabularies of GGUF files split texts before their merges, as in llama.cpp."""
+"""Regular expressions that split a text before byte-level merges, by GGUF vocabulary, as in llama.cpp."""
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

@@ -68,7 +68,7 @@ class BackboneInfo:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: a folder, a GGUF model, or a commit of the hub.
+    """The source of a model: a folder, a GGUF model, or a commit of the hub.
 
     folder: None for a GGUF model, and for a commit that is not fetched yet. licence and origin: of a
     GGUF model.

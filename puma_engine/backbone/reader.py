@@ -36,7 +36,7 @@ MAX_BATCH = {"cpu": 512, "cuda": 4096}
 
 @dataclass(frozen=True)
 class Context:
-    """What fills a template besides the prompt: an item's text and the texts of earlier items."""
+    """The texts that fill a template besides the prompt: an item's text and the texts of earlier items."""
 
     item: str
     history: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ TaskName = Literal["rating", "click"]
 
 
 class Task(ABC):
-    """What a task adds to a backbone's answer logits [B, A]."""
+    """A task: its head, loss and prediction on a backbone's answer logits [B, A]."""
 
     name: TaskName
     answers: tuple[str, ...]

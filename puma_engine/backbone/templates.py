@@ -19,7 +19,7 @@ from puma_engine.files import parse_json, parse_toml
 
 
 class Slot(Enum):
-    """What is filled into a template for each example."""
+    """The slots of a template, filled for each example."""
 
     PROMPT = "prompt"
     ITEM = "item"
@@ -116,7 +116,7 @@ class Template:
 
     @property
     def spec(self) -> str:
-        """What `get_template` takes for this template: its name, or its content as JSON."""
+        """The argument of `get_template` for this template: its name, or its content as JSON."""
         content: dict[str, Any] = {"template": self.name}
         settings = self._settings()
         if self.name not in TEMPLATES:

@@ -1,4 +1,4 @@
-"""What the commands share: the workspace, output as text or JSON, executing or queueing."""
+"""Shared by all commands: the workspace, output as text or JSON, executing or queueing."""
 
 from __future__ import annotations
 

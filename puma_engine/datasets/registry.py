@@ -62,7 +62,7 @@ class RatingSettings(OriginalSettings):
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What an importer is asked for.
+    """The request to an importer.
 
     path: a folder, or for some sources one file. population: "product", "foundation" or
     everyone. users: size of a seeded sample; None takes all. files: the source's files by

@@ -1,4 +1,4 @@
-"""What a data set holds: in numbers, user by user and item by item."""
+"""Summaries of a data set: statistics, and profiles of users and items."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How numbers and methods appear in sentences of verdicts, in reports and on pages."""
+"""Formatting of numbers and names of methods in verdicts, reports and pages."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ShareKept:
-    """What a method keeps of the gain that full retraining has over a reference, in one metric.
+    """The share of full retraining's gain over a reference that a method keeps, in one metric.
 
     gain: how much better full retraining is than the reference, in the metric's units; positive is
     better. share: (reference - method) / (reference - retraining), 1 for full retraining and 0 for
@@ -323,7 +323,7 @@ def _user_pair_accuracy(rows: _UserRows, p: np.ndarray) -> np.ndarray:
 def _statistics(
     task: str, rows: _UserRows, p: np.ndarray, names: Sequence[str]
 ) -> list[_Ratio | _PooledAUC]:
-    """What each metric of some predictions is computed from under any weights of users."""
+    """Return the sufficient statistics of each metric, from which it follows under any weights of users."""
     statistics: list[_Ratio | _PooledAUC] = []
     means = _row_means(task, rows.y, p)
     for name in names:

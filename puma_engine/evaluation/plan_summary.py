@@ -1,4 +1,4 @@
-"""The plans that a comparison leaves to choose from: what each keeps and costs, over which seeds."""
+"""The plans of a comparison: the share that each keeps, its cost, and its seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAN_KEYS = ["strategy", "budget", "path", "sources", *SAME_KIND]
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """What a comparison answers. source, target: names of models, "" where they are unknown."""
+    """The subject of a comparison. source, target: names of models, "" where they are unknown."""
 
     users: int
     source: str

@@ -1,4 +1,4 @@
-"""What methods keep of full retraining's gain, in level and in ranking, as a table.
+"""The table of shares of full retraining's gain that methods keep, in level and in ranking.
 
 The level is how far predictions are from outcomes, the ranking how well they order the items of
 each user. A method can keep one without the other: predictions that know little more than how

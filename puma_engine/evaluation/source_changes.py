@@ -1,4 +1,4 @@
-"""What a move changes for users: plans on the new model against the old model's own prompts.
+"""Differences that users notice: plans on the new model against the old model's own prompts.
 
 A verdict compares migrations with full retraining, which every plan may trail or lead by little while
 all of them are worse than what users have now.
@@ -25,7 +25,7 @@ Change = Literal["worse", "better", "behind", "ahead", "mixed"]
 
 @dataclass(frozen=True)
 class SourceChange:
-    """How the plans of a comparison compare with the old model, in a sentence.
+    """The comparison of all plans with the old model, as a sentence and as a change in level and ranking.
 
     level and ranking: whether all plans are surely worse or better than it, all are behind or ahead
     of it though not all beyond chance, or neither; None where it is not measured.
@@ -111,7 +111,7 @@ def _sign(metric: str) -> float:
 
 
 def _losses(rows: pd.DataFrame, sign: float) -> pd.DataFrame:
-    """How much worse than the source each method is: method, source_value, loss, low, high."""
+    """Return the losses against the source, one row a method: method, source_value, loss, low, high."""
     bounds = sign * rows[["difference_low", "difference_high"]]
     return rows[["method", "source_value"]].assign(
         loss=sign * rows["difference"], low=bounds.min(axis=1), high=bounds.max(axis=1)

@@ -1,4 +1,4 @@
-"""Which users a method serves worse than another, by how much, and how sure that is.
+"""Effects on users: by how much a method serves each user worse than another, with probabilities.
 
 A user has few held-out rows, so the plain difference of a user's losses is mostly noise. Each
 difference is therefore shrunk by empirical Bayes (Efron, "Large-Scale Inference", 2010): the

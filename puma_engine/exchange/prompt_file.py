@@ -26,7 +26,7 @@ _ID_OPTIONS: dict[Owner, str] = {"user": "--users", "item": "--item-ids"}
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What is needed to import prompts.
+    """Prompts of a file, ready to be imported.
 
     vectors: [n, l, d] float32, a row a user; head: tensors of the task's head, or None;
     meta: where the prompts are from; complete: whether nothing has to be trained, because

@@ -39,7 +39,7 @@ _TYPES = {"float32": "F32", "float16": "F16"}
 
 @dataclass(frozen=True)
 class MappedShard:
-    """How prompts of a shard become others. apply: maps [n, l, d] numbers to [n, l, width] of `dtype`.
+    """The mapping of a shard. apply: maps [n, l, d] numbers to [n, l, width] of `dtype`.
 
     metadata: added to the shard's own; about: what importing needs of the table, in a Parquet shard.
     """

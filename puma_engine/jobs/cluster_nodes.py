@@ -60,12 +60,12 @@ class ClusterState:
 
     @property
     def is_old(self) -> bool:
-        """Whether it should be looked at again."""
+        """Whether the state is older than OLD_SECONDS."""
         return processes.age(self.seen) > OLD_SECONDS
 
     @property
     def is_refreshing(self) -> bool:
-        """Whether a process is looking at it."""
+        """Whether a process is refreshing the state."""
         unseen = self.asked is not None and (self.seen is None or self.seen < self.asked)
         return unseen and processes.age(self.asked) < LOOK_SECONDS
 

@@ -1,4 +1,4 @@
-"""Which cluster the dashboard shows, and looking at it from a process of its own."""
+"""The cluster that the dashboard shows, refreshed by a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG = "cluster.log"
 
 
 def refresh(ws: Workspace, state: ClusterState) -> ClusterState:
-    """Start a process that looks at a cluster, and return its state until then. Raises StoreError."""
+    """Start a process that refreshes the state of a cluster, and return the state until then. Raises StoreError."""
     pending = ClusterState(state.place, state.seen, state.nodes, state.problem, now())
     write_state(ws, pending)
     # Ray would take the page's process for its driver.
@@ -34,7 +34,7 @@ def refresh(ws: Workspace, state: ClusterState) -> ClusterState:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Look at a cluster; arguments: workspace and address."""
+    """Store the nodes of a cluster; arguments: workspace and address."""
     root, address = arguments if arguments is not None else sys.argv[1:]
     ws = Workspace.open(root)
     try:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def configured_cluster(ws: Workspace) -> tuple[ClusterState, bool] | None:
-    """Return the cluster that is set, and whether queued jobs run there; None without one.
+    """Return the configured cluster, and whether queued jobs run there; None without one.
 
     It is the one that PUMA_ON names, or a living worker was started with; else that of RAY_ADDRESS, which
     commands with --on ray use.

@@ -19,7 +19,7 @@ WAIT_SECONDS = 0.5
 
 
 class Work(Protocol):
-    """What each actor holds, such as a model: made once on its node, from what `stream` is given."""
+    """The state of an actor, such as a model: built once on its node, from the arguments of `stream`."""
 
     def do(self, piece: Mapping[str, Any]) -> bytes:
         """Do a piece. It may be done again after a node was lost. Raises PumaError."""
@@ -99,7 +99,7 @@ class StreamDriver:
 
 
 class Station:
-    """What Ray Data calls with the numbers of pieces, on the node that does them."""
+    """The callable class of Ray Data: does pieces, by their numbers, on its node."""
 
     def __init__(self, driver: Any, shared: list[Any], versions: dict[str, str]) -> None:
         self.driver, self.given, self.versions = driver, shared, versions

@@ -195,7 +195,7 @@ def _latest_histories(dataset: Dataset) -> pd.Series:
 
 @dataclass(frozen=True)
 class AnchorPredictions:
-    """What a prompt table predicts for anchor items: [users, items] float32."""
+    """Predictions of a prompt table for anchor items: [users, items] float32."""
 
     users: list[str]
     items: list[str]

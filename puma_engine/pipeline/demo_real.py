@@ -45,7 +45,7 @@ _log = logging.getLogger("puma_engine.demo")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the demo trains: the target model, users, the share of few users, and all settings."""
+    """Settings of the demo on a real model: the target model, users, the share of few users, and all settings."""
 
     name: str
     target: str

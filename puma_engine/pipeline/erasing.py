@@ -42,7 +42,7 @@ TEXT_COLUMNS = (
 
 @dataclass
 class Erased:
-    """Where a user was, and what remains.
+    """The report of an erasure: where the user was found, and what remains.
 
     runs: names of the runs whose files or metrics held the user, with the files. rows: of these files
     that were removed. trained_on: runs whose adapter or head was trained on the user; these weights
@@ -60,7 +60,7 @@ class Erased:
 
 @dataclass
 class _Plan:
-    """What an erasure has to do, kept in a file until all of it is done.
+    """The plan of an erasure, stored in a file until all of it is done.
 
     A repeated erasure reads it, since files that were erased before a failure no longer tell that
     they held the user. began: a time. held: rows of the user by run id and file, 0 for the database's

@@ -1,4 +1,4 @@
-"""How long work on a model will take here, from a short measurement on the data set's own items."""
+"""Expected time of work on a model, from a short measurement on the data set's items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEASURED_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """What a model does a second on this device: items read, training and predicted examples."""
+    """Rates of a model on this device, per second: items read, training and predicted examples."""
 
     items: float
     training: float

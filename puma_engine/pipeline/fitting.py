@@ -56,7 +56,7 @@ def fit_prompts(
 
 @dataclass(frozen=True)
 class _ResolvedFit:
-    """What a request to fit prompts asks, with every default filled in: what its run's id is a hash of."""
+    """A request to fit prompts with every default filled in; its run's id is the hash of this."""
 
     data: Run
     training: TrainingConfig

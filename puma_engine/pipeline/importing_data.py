@@ -245,7 +245,7 @@ def dataset_facts(ws: Workspace, reference: stage.Reference) -> dict[str, Any]:
 
 
 def task_of(ws: Workspace, source: Run) -> str:
-    """What the users of a prompt table gave: rating or click."""
+    """Return the task of a prompt table's data set: rating or click."""
     return str(ws.run(source.inputs["dataset"]).summary["task"])
 
 

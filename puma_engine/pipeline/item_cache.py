@@ -1,4 +1,4 @@
-"""Where keys and values of items are kept between runs: in the workspace, for large models on a CPU."""
+"""The cache of keys and values of items between runs: in the workspace, for large models on a CPU."""
 
 from __future__ import annotations
 

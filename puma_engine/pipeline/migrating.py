@@ -122,7 +122,7 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
 
 @dataclass(frozen=True)
 class _ResolvedMigration:
-    """What a request to migrate asks, with every default filled in.
+    """A request to migrate with every default filled in.
 
     selection: of the users who train the adapter (None: all). pairs: random items a user whose
     predictions it learns from, 0 for records. config, inputs: what its run's id is a hash of.

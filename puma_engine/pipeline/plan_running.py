@@ -79,7 +79,7 @@ def execute_plan(ws: Workspace, request: PlanRequest, execution: stage.Execution
 
 
 class _Steps:
-    """What each stage of a plan does, and the runs that came out so far."""
+    """The computation of each stage of a plan, and the runs so far."""
 
     def __init__(self, ws: Workspace, request: PlanRequest, stages: Sequence[PlanStage]) -> None:
         self.ws, self.request = ws, request

@@ -1,4 +1,4 @@
-"""What a migration without records learns from: the sources' predictions of random pairs.
+"""Training data of a migration without records: the sources' predictions of random pairs.
 
 Distillation as in Hinton et al. 2015 (https://arxiv.org/abs/1503.02531), with the source prompts on
 their models as the teacher, and the adapter on the target as the student.

@@ -1,4 +1,4 @@
-"""What every stage shares: one run in the workspace, its progress, and how it is executed."""
+"""Shared by all stages: one run in the workspace, its progress and its execution."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reference: TypeAlias = Run | str
 
 @dataclass
 class StageResult:
-    """What a stage's computation leaves in its run.
+    """The result of a stage's computation, which is stored in its run.
 
     device: what it ran on. cost and summary: facts of the run. save(run id) writes the artifacts; a
     computation that several processes share leaves them to it, since only the first may write.
@@ -282,7 +282,7 @@ class RemoteExecutor(Protocol):
 
 @dataclass(frozen=True)
 class Execution:
-    """How a request is executed: on which device, who gets progress, and who may cancel it.
+    """The execution of a request: its device, and its callbacks for progress and cancelling.
 
     device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available. remote:
     what computes the runs, if not this process.

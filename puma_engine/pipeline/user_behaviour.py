@@ -23,7 +23,7 @@ MAX_ANCHOR_PREDICTIONS = 10_000_000
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How users are served by several methods.
+    """Behaviour of several methods: each user's mean and spread of predictions.
 
     frame: a row a user with user_id, outcome (mean actual outcome of held-out records), and mean_0,
     spread_0, mean_1 and so on, in the order of the methods. anchors: the number of common items that

@@ -65,7 +65,7 @@ class PromptTable:
 
     @cached_property
     def embedding(self) -> np.ndarray:
-        """What strategies and maps compare users by: prompts flattened, [n, l * d].
+        """The space in which strategies and maps compare users: prompts flattened, [n, l * d].
 
         The numbers of vectors may have any units, so they are standardised.
         """

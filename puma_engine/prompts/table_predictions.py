@@ -22,7 +22,7 @@ from puma_engine.prompts.tuning import make_head
 
 @dataclass(frozen=True)
 class TablePredictions:
-    """What a prompt table predicts for n rows, and what that took.
+    """Predictions of a prompt table for n rows, and their cost.
 
     outcome: [n] float64, ratings or click probabilities. answers: [n, A] float32, the probability of
     each answer of the template. flops: two operations a weight of the layers for each position that

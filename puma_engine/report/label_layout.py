@@ -1,4 +1,4 @@
-"""Where the labels of points in a chart go, so that they meet neither each other nor a mark."""
+"""Layout of the labels of points in a chart, without overlaps with each other or with marks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

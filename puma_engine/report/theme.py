@@ -1,4 +1,4 @@
-"""How reports and the dashboard show kinds of prompts, and the names of decisions.
+"""Colours, marks and names of kinds of prompts and of decisions, in reports and in the dashboard.
 
 The colours are Okabe and Ito's ("Color Universal Design", 2008), which colour-blind readers can
 distinguish, with a contrast of 3:1 or more on light and on dark pages. No meaning rests on
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """How a kind of prompts is shown: its name, colour and mark (a Plotly symbol name)."""
+    """The display of a kind of prompts: its name, colour and mark (a Plotly symbol name)."""
 
     label: str
     colour: str

@@ -1,4 +1,4 @@
-"""How users are grouped: k-means on principal components of their prompts, and quantile strata.
+"""Grouping of users: k-means on principal components of their prompts, and quantile strata.
 
 Up to MAX_IN_MEMORY users, all are fitted together. Of more users, components are fitted on a seeded
 sample and the users are projected block by block, so that the prompts are never in memory together.

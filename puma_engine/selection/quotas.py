@@ -1,4 +1,4 @@
-"""How many users each group contributes: exact in total, never above a group's size."""
+"""Quotas of groups: exact in total, never above a group's size."""
 
 import numpy as np
 

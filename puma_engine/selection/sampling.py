@@ -1,4 +1,4 @@
-"""How users are drawn from one group: by activity, or by their position in a space."""
+"""Sampling of users from one group: by activity, or by their position in a space."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a strategy may read: one array a signal, aligned by user id."""
+"""Input of the strategies: one array a signal, aligned by user id."""
 
 from dataclasses import dataclass, fields
 from typing import Any

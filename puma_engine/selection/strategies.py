@@ -15,7 +15,7 @@ from puma_engine.selection.signals import Signals
 
 @dataclass(frozen=True)
 class Strategy:
-    """How users are grouped and drawn.
+    """A strategy: how users are grouped and sampled.
 
     space: what is clustered by k-means (None: no clusters); stratum: the signal by whose quantiles
     each cluster is divided (None: no strata); draw: how users are chosen in each group: "random",
@@ -74,7 +74,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 @dataclass(frozen=True)
 class Groups:
-    """How a strategy divides n users, in the order of their ids.
+    """The groups of n users by a strategy, in the order of their ids.
 
     space [n, k]: where users are compared, if anywhere; cluster, stratum: labels [n] int;
     activity [n]: given if the draw reads it.

@@ -47,7 +47,7 @@ DoPieces = Callable[[type, Sequence[Any], Sequence[Mapping[str, Any]]], Iterator
 
 @dataclass(frozen=True)
 class ScoredAs:
-    """How prompts are scored: the model that reads them, its text, the head, and the rows by their data set's run."""
+    """The scoring of prompts: the model that reads them, its template, the head, and the rows by their data set's run."""
 
     spec: str
     revision: str | None

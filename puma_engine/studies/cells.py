@@ -1,4 +1,4 @@
-"""What a study is made of: cells that depend on each other, each one run of the workspace."""
+"""The parts of a study: cells that depend on each other, each one run of the workspace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Inputs = Mapping[str, "str | list[str]"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may set of any study; the names are keys of the reports.
+    """Options of every study; the names are keys of the reports.
 
     datasets: names of shipped data sets, or SOURCE=PATH (`study_data`). seeds: of every training; candidates are tried with the
     first. shares: budgets as shares of all users, in (0, 1]; empty: those of the study. strategies:

@@ -55,7 +55,7 @@ class DecidingInterval:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """What a report says of a claim on one data set: the verdict, its figures, its seeds.
+    """The verdict of a report on a claim on one data set: the verdict, its figures, its seeds.
 
     intervals: those that decide. axis: what they measure, with its unit. more_seeds: about how many
     would decide an undecided claim, if mean and spread stay; None: no number of them is likely to.
@@ -70,7 +70,7 @@ class ClaimVerdict:
 
     @property
     def outlook(self) -> str:
-        """What would decide an undecided claim, as a sentence; empty for a decided one."""
+        """The number of seeds that would decide an undecided claim, as a sentence; empty for a decided one."""
         if self.verdict != "undecided":
             return ""
         if self.more_seeds is None:

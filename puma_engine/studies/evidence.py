@@ -1,4 +1,4 @@
-"""Reports as evidence for the claims of the paper: what each claim comes to on each data set."""
+"""Reports as evidence for the claims of the paper: the verdict on each claim on each data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What methods of a study keep of full retraining's gain, in level and in ranking."""
+"""Shares of full retraining's gain that methods of a study keep, in level and in ranking."""
 
 from __future__ import annotations
 

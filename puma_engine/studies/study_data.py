@@ -15,7 +15,7 @@ TABLES = ("rating", "click")
 
 @dataclass(frozen=True)
 class StudyData:
-    """What a study imports. name: in its rows; task: rating or click; settings: of the import."""
+    """The data set that a study imports. name: in its rows; task: rating or click; settings: of the import."""
 
     name: str
     task: str

@@ -14,7 +14,7 @@ JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class _Results:
-    """What the first part has computed for the others."""
+    """Results of the first part, which the later parts return."""
 
     def __init__(self) -> None:
         self.parts: tuple[Tensor, ...] | None = None

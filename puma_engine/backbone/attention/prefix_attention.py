@@ -32,7 +32,7 @@ PREFIX_ATTRIBUTE = "prefix_in_place"
 
 @dataclass(frozen=True)
 class Prefix:
-    """What attention of one layer reads before the new positions, and how it is computed.
+    """The prefix that attention of one layer reads before the new positions, and the softmax function.
 
     past: keys and values [B, kv_heads, P, d], or None. softmax: a function as `joint_softmax`.
     """
@@ -43,7 +43,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class InPlace:
-    """Where attention of one layer reads the prefixes of a batch; see `attend_in_place`."""
+    """Location of the prefixes of a batch in the cache, for attention of one layer; see `attend_in_place`."""
 
     layer: Tensor
     tiles: Tensor

@@ -133,7 +133,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class TableCheck:
-    """What importing a table would do.
+    """The result of checking a table without importing it.
 
     rows: those in the file. problems: why a strict import refuses it; empty if it does not.
     refusal: why it is refused even without its bad rows, or because more are bad than max_bad_share
@@ -259,7 +259,7 @@ class _Table:
 
     @property
     def out_of_range(self) -> np.ndarray:
-        """Which ratings are numbers off the scale, [n] bool."""
+        """Mask of the ratings that are numbers off the scale, [n] bool."""
         low, high = self.options.bounds
         rated = np.isfinite(self.written) & (self.written != self.options.not_rated)
         return rated & ((self.written < low) | (self.written > high))

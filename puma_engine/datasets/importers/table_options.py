@@ -12,7 +12,7 @@ SPLIT_BY = ("user", "time")
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How a table is read; every default is what an import without that option does.
+    """Options of reading a table.
 
     Layout. columns: from our fields (user_id, item_id, outcome; text, time, history, split) to the
     file's column names; a field that is not named, other than split, is looked up under its own

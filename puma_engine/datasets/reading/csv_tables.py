@@ -42,7 +42,7 @@ csv.field_size_limit(_BLOCK_BYTES)
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """How a CSV file is written; None is found from the file's name, its first bytes and header.
+    """The format of a CSV file; None is detected from the file's name, its first bytes and header.
 
     delimiter: one character ("\\t" spelled out is a tab). encoding: a Python codec. quote: the
     character around quoted values, or "none" where no value is quoted. header: whether the first

@@ -46,7 +46,7 @@ class RowCounts:
 
     @property
     def bad(self) -> int:
-        """How many rows are unusable, without those of unlimited reasons."""
+        """Number of unusable rows, without those of unlimited reasons."""
         return sum(n for reason, n in self.dropped.items() if reason not in self.unlimited)
 
     def drop(self, reason: str, numbers: np.ndarray) -> None:
