@@ -123,7 +123,7 @@ def text_encoder(tokenizer: Tokenizer) -> TextEncoder:
 def _without_added_tokens(
     tokenizer: tokenizers.Tokenizer, hidden: set[str], vocabulary_tokens: set[str | None]
 ) -> tokenizers.Tokenizer:
-    """Return a copy that does not find the tokens `hidden` in a text; `kept` stay in its vocabulary."""
+    """Return a copy that does not find the tokens `hidden` in a text; `vocabulary_tokens` stay in its vocabulary."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in hidden]
     state["post_processor"] = state["truncation"] = state["padding"] = None

@@ -108,7 +108,7 @@ def train_migration(
         network.start_at(text_embedding(target, data.reader.encoded))
     start_head = next((source.head for source in sources if not source.is_vectors), None)
     head = make_head(data.task, data.train, generator, start_head)
-    # user_ids are sorted, and every user of `read` is among them.
+    # user_ids are sorted, and every user of `reader_users` is among them.
     inputs = torch.from_numpy(vectors[np.searchsorted(user_ids, reader_users)])
     item_tables = [source.items for source in sources if source.items is not None]
     item_parts = [
