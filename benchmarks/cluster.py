@@ -3,21 +3,23 @@
     python benchmarks/cluster.py --users 1000 100000 --actors 1 2 --folder /a/large/disk
     python benchmarks/cluster.py --device cuda --dtype float16 --users 1000 500000 10000000 --actors 1 2
 
-Starts a head node, and a node of one CPU (--device cuda: and one GPU) for each actor on this machine, and maps
-prompts of --shape's first width with `puma migrate-stream` in one process and on the cluster, one thread
-each. Up to --compared users every number of actors is measured, and the plain stream; more users are mapped
-by the most actors alone. "seconds" is the mapping; "total_seconds" has the start of the process, or of the actors, too.
+Starts a head node, and a node of one CPU (--device cuda: and one GPU) for each actor on this
+machine, and maps prompts of --shape's first width with `puma migrate-stream` in one process and on
+the cluster, one thread each. Up to --compared users every number of actors is measured, and the
+plain stream; more users are mapped by the most actors alone. "seconds" is the mapping;
+"total_seconds" has the start of the process, or of the actors, too.
 
-Inputs are shards of --shard users. At most --distinct of them are written; the others are hard links to
-these, under names of their own, so they are read from the page cache, and user ids come again ("inputs"). Each
-mapped shard is compared with the plain stream's of the same input (SHA-256 of its numbers, number of rows) and
-removed, so that ten million users need the disk for a few shards only ("outputs").
+Inputs are shards of --shard users. At most --distinct of them are written; the others are hard
+links to these, under names of their own, so they are read from the page cache, and user ids come
+again ("inputs"). Each mapped shard is compared with the plain stream's of the same input (SHA-256
+of its numbers, number of rows) and removed, so that ten million users need the disk for a few
+shards only ("outputs").
 
-The limits are the adapter on prompts in memory, and writing what it makes to the disk. Memory is the largest
-resident size of each process, with all libraries and mapped files, and of the actors in each quarter of the time:
-where it is constant, the quarters are alike. All share the cores and the disk of one machine, so rates say
-what Ray costs here, and not how a cluster scales. --minutes ends a mapping early, and says so.
-Writes benchmarks/results/cluster.json.
+The limits are the adapter on prompts in memory, and writing what it makes to the disk. Memory is
+the largest resident size of each process, with all libraries and mapped files, and of the actors in
+each quarter of the time: where it is constant, the quarters are alike. All share the cores and the
+disk of one machine, so rates say what Ray costs here, and not how a cluster scales. --minutes ends
+a mapping early, and says so. Writes benchmarks/results/cluster.json.
 """
 
 import argparse

@@ -5,11 +5,11 @@
 On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. The ways are
 `plain`, `paper` (the prompt before the item), `item_first` and `prompt_last`. All are timed in this
 one run, on the same titles; `ratio_to_plain` divides by the plain way on the same backbone and
-stage. `peak_share` divides the arithmetic that a way must do
-(counted from its shapes) by the rate of a large matrix product in bf16 (on a CPU in the way's own
-precision), measured here. Compiling and capturing come before the clock starts; so does reading what stands before
-the slot, once for each distinct text: `prefixes` says how many, `prefix_seconds` how long. With
---profile, `profile` says which share of a training step's time each group of GPU kernels takes.
+stage. `peak_share` divides the arithmetic that a way must do (counted from its shapes) by the rate
+of a large matrix product in bf16 (on a CPU in the way's own precision), measured here. Compiling
+and capturing come before the clock starts; so does reading what stands before the slot, once for
+each distinct text: `prefixes` says how many, `prefix_seconds` how long. With --profile, `profile`
+says which share of a training step's time each group of GPU kernels takes.
 
 Under `accelerate launch --num_processes N` the trainings are shared by N GPUs: batches and rates are
 those of all, `peak_share` is of all their peaks, memory of the first.

@@ -1,9 +1,9 @@
 """Accessibility, layout shift and console errors of every page: `python -m dashboard.audit`.
 
-It serves a workspace, such as that of `puma demo`, and lets Lighthouse open every page in a headless
-Chromium as a desktop would, in the light and the dark theme. The figures go into the section
-"lighthouse" of a JSON file. It fails if a page misses a limit. Needs Chromium, and Node.js 18.16 or newer: npx
-downloads Lighthouse.
+It serves a workspace, such as that of `puma demo`, and lets Lighthouse open every page in a
+headless Chromium as a desktop would, in the light and the dark theme. The figures go into the
+section "lighthouse" of a JSON file. It fails if a page misses a limit. Needs Chromium, and Node.js
+18.16 or newer: npx downloads Lighthouse.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Screenshots of every page for the documentation: `python -m dashboard.screenshots`.
 
-It serves a finished demo workspace, opens every page in a headless Chromium with the light and
-the dark theme, and writes small PNGs. To judge the design, it also takes other states and widths:
-`python -m dashboard.screenshots --out pictures --states filled empty busy failed read-only --widths 1440 1920 420`.
-Needs requirements-dev.txt and Chromium.
+It serves a finished demo workspace, opens every page in a headless Chromium with the light and the
+dark theme, and writes small PNGs. To judge the design, it also takes other states and widths:
+`python -m dashboard.screenshots --out pictures --states filled empty busy failed read-only --widths
+1440 1920 420`. Needs requirements-dev.txt and Chromium.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The HTML page that starts the dashboard in a browser: Streamlit's own, completed.
 
-It gets a title, a style, a script, and hints to load the code of common widgets early, so that contents move
-little while a page loads.
+It gets a title, a style, a script, and hints to load the code of common widgets early, so that
+contents move little while a page loads.
 """
 
 import re

@@ -324,8 +324,9 @@ class PlanRequest(AdapterRequest):
 
     sources: runs with prompts; fit_on: backbones on which source prompts of the data set are fitted
     first. retrain: fit the full retraining that the migration is judged against, unless the run of
-    just that exists; retraining: overrides of its settings. predicted: the prediction that the plan was launched with
-    (seconds), stored with its job. name: that of the comparison. The strategy "all" is the same as none.
+    just that exists; retraining: overrides of its settings. predicted: the prediction that the plan
+    was launched with (seconds), stored with its job. name: that of the comparison. The strategy
+    "all" is the same as none.
     """
 
     sources: tuple[str, ...] = ()
@@ -393,7 +394,8 @@ class EvaluationRequest(Request):
     """Predict every row of a split and score it; subject is a run with prompts or a baseline.
 
     backbone: another model that reads the prompts as they are, to see what reusing them costs.
-    blend: a baseline whose predictions are blended with the prompts', with weights fitted on validation rows.
+    blend: a baseline whose predictions are blended with the prompts', with weights fitted on
+    validation rows.
     """
 
     subject: str

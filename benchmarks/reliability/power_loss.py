@@ -11,7 +11,8 @@ every fsync, rename, removal, new folder and COMMIT. At each of these moments th
 
 SQLite's files are trusted to keep SQLite's promise: with synchronous = FULL, which is checked, a
 COMMIT that returned is on the disk, and one that did not return is there or not. Torn pages inside
-of its files are not modelled; SQLite tests them itself. Nor are disks that lie about a sync. Workers are not recorded: their jobs are the commands that are.
+of its files are not modelled; SQLite tests them itself. Nor are disks that lie about a sync.
+Workers are not recorded: their jobs are the commands that are.
 """
 
 import hashlib

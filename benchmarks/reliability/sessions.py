@@ -2,7 +2,8 @@
 
 A session opens the WebSocket, asks for a page as the browser does, and reads what the server sends
 until the page's script has ended. First paint is the time from opening the connection to the first
-element of the page beside its sidebar; a browser adds the loading of its code, which is cached, and drawing.
+element of the page beside its sidebar; a browser adds the loading of its code, which is cached, and
+drawing.
 """
 
 import asyncio

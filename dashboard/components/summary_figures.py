@@ -54,8 +54,9 @@ def cost_figure(
 ) -> go.Figure:
     """Draw plans as labelled points with intervals, and the best method without a language model.
 
-    rows: of `summary.plan_costs`, those to label first come first. best: method and kept of the best
-    method without a language model, a dotted line. published: cost and kept of a published study, drawn behind the plans.
+    rows: of `summary.plan_costs`, those to label first come first. best: method and kept of the
+    best method without a language model, a dotted line. published: cost and kept of a published
+    study, drawn behind the plans.
     """
     figure = go.Figure()
     heights = [rows["kept_low"], rows["kept_high"], rows["kept"]]

@@ -31,11 +31,11 @@ CALIBRATION = "calibrate"
 class Plan:
     """A migration as it is put together on the page; all ids are checked when it is launched.
 
-    topology: single, chain or merge. sources: runs with prompts; fit_on: models on which source prompts
-    of the data set are fitted first; models are ids of runs, or names of models that can be added.
-    retrain: whether full retraining is fitted too, unless there is one. training and adapter hold the settings that somebody changed;
-    all others have the defaults of the engine. from_predictions: random items a user that adapters
-    learn from in place of records, or 0.
+    topology: single, chain or merge. sources: runs with prompts; fit_on: models on which source
+    prompts of the data set are fitted first; models are ids of runs, or names of models that can be
+    added. retrain: whether full retraining is fitted too, unless there is one. training and adapter
+    hold the settings that somebody changed; all others have the defaults of the engine.
+    from_predictions: random items a user that adapters learn from in place of records, or 0.
     """
 
     topology: str

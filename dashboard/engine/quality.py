@@ -33,7 +33,8 @@ class Expected:
 def measured(data: str, model: str, template: Template) -> pd.DataFrame:
     """Return what migrations of a data set to a model kept here, one row a migration.
 
-    They are those in a template, without refined ones, as in `published`. Columns: users (who trained it), kept, low, high (shares of full retraining's gain), series, name.
+    They are those in a template, without refined ones, as in `published`. Columns: users (who
+    trained it), kept, low, high (shares of full retraining's gain), series, name.
     """
     rows = []
     known: set[str] = set()

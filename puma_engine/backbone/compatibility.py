@@ -38,9 +38,9 @@ def inspect_backbone(
     """Load a backbone and describe it: facts, tokens of each template, speed, warnings.
 
     seconds: how long to measure the speed on this device (0: not at all). template: one of your own
-    to describe too. chat_template: describe the own template, or the defaults of both tasks, in the model's
-    chat template. announce: see `FrozenBackbone.load`. Raises BackboneError with the part that fails if the model cannot serve, and
-    TemplateError.
+    to describe too. chat_template: describe the own template, or the defaults of both tasks, in the
+    model's chat template. announce: see `FrozenBackbone.load`. Raises BackboneError with the part
+    that fails if the model cannot serve, and TemplateError.
     """
     custom = [] if template is None else [get_template(template)]
     if chat_template:

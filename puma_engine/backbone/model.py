@@ -146,11 +146,11 @@ class FrozenBackbone:
 
         device: "cpu", "cuda", "cuda:1", "auto" (layers on all GPUs, where there are several), or
         None for the best there is. precision: "fp32", "bf16", "fp16", or "auto", see
-        `training.device.resolve_precision`.
-        revision: branch, tag or commit of a hub id (default: main). quantise: "4bit", "8bit",
-        "fp8" or None. announce: called before weights are fetched or read, with a phrase that says
-        how much memory they take. Large models on a GPU are compiled. Raises BackboneError, also for a model
-        that cannot fit, before its weights are fetched or read.
+        `training.device.resolve_precision`. revision: branch, tag or commit of a hub id (default:
+        main). quantise: "4bit", "8bit", "fp8" or None. announce: called before weights are fetched
+        or read, with a phrase that says how much memory they take. Large models on a GPU are
+        compiled. Raises BackboneError, also for a model that cannot fit, before its weights are
+        fetched or read.
         """
         if device == "auto" and torch.cuda.device_count() > 1 and distributed.world_size() == 1:
             device = SPREAD

@@ -1,9 +1,9 @@
 """Keys and values of items' texts, kept on disk between runs.
 
-A large model reads a few items a second on a CPU, and what it computes for a text before the prompt slot
-never changes. Each text has one file, named by the hash of its token ids, in a folder for the model, its
-precision and the versions that computed it. Files are whole or absent, have a checksum, and belong
-to their owner alone; those that were used longest ago make room for new ones.
+A large model reads a few items a second on a CPU, and what it computes for a text before the prompt
+slot never changes. Each text has one file, named by the hash of its token ids, in a folder for the
+model, its precision and the versions that computed it. Files are whole or absent, have a checksum,
+and belong to their owner alone; those that were used longest ago make room for new ones.
 
 Only texts of a data set's items are stored: no user's history, and no title that somebody typed.
 """

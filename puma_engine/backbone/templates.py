@@ -203,7 +203,8 @@ def get_template(spec: str | Template) -> Template:
     spec: a name, a file (.toml or .json), the content of such a file as JSON, or a template, which
     is returned unchanged. A file has the keys task (rating or click), text, answers (one of
     ANSWERS) if it is not auto, and chat_template = true for the model's chat template around the
-    text; in place of task and text it may name a template that ships. Its name follows from its content. Raises TemplateError.
+    text; in place of task and text it may name a template that ships. Its name follows from its
+    content. Raises TemplateError.
     """
     if isinstance(spec, Template):
         return spec

@@ -51,7 +51,8 @@ class Session:
     ) -> None:
         """Execute a stage now, with a progress bar, or queue it as a job; then show the result.
 
-        on: where it runs, see `puma_engine.jobs.dispatch`. show: prints the result, if that is not its record. Paths are made absolute for the queue.
+        on: where it runs, see `puma_engine.jobs.dispatch`. show: prints the result, if that is not
+        its record. Paths are made absolute for the queue.
         """
         from puma_engine.cli.progress_bars import watched
         from puma_engine.jobs import dispatch

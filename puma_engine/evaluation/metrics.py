@@ -174,9 +174,9 @@ class ShareKept:
 class SampledMetrics:
     """Metrics of several methods or trainings over all rows and for each draw of users.
 
-    names: [metrics]. value: over all rows, [methods, metrics]. replicates: [methods, metrics, draws], the
-    same draws for all methods; NaN where undefined or not computed. users: for how many users each
-    is defined, [methods, metrics].
+    names: [metrics]. value: over all rows, [methods, metrics]. replicates: [methods, metrics,
+    draws], the same draws for all methods; NaN where undefined or not computed. users: for how many
+    users each is defined, [methods, metrics].
     """
 
     names: tuple[str, ...]
@@ -420,8 +420,8 @@ def bootstrap(
     """Return every metric of several methods with its 95 % interval from resampling users.
 
     predictions: one array [n] per method. names: the metrics (default: all of the task; uauc and
-    pair_accuracy are the same for clicks). reference: index of the method that differences are taken from; both methods of a
-    difference see the same draws. Raises DataError as `pooled` does.
+    pair_accuracy are the same for clicks). reference: index of the method that differences are
+    taken from; both methods of a difference see the same draws. Raises DataError as `pooled` does.
     """
     names = metrics_of(task) if names is None else names
     sampled = sample_metrics(task, y, predictions, user, names, seed=seed, draws=draws)

@@ -63,11 +63,12 @@ def plan_table(
     """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
 
     methods, scores: the comparison's tables "methods", with the column backbone, and "comparison".
-    shares: the table of `puma_engine.evaluation.shares_kept`. metric: the primary one. evaluated: evaluation, origin and flops of evaluations, of
-    `puma_engine.pipeline.method_survey`. Migrations to another model than that of the verdict are left
-    out. Columns of methods, and: value (of the metric), origin (the model its prompts came from), flops, reference (what gains
-    are measured from), kept, kept_low, kept_high (of the level) and ranking, ranking_low, ranking_high,
-    which are shares, NaN where they are not measured.
+    shares: the table of `puma_engine.evaluation.shares_kept`. metric: the primary one. evaluated:
+    evaluation, origin and flops of evaluations, of `puma_engine.pipeline.method_survey`. Migrations
+    to another model than that of the verdict are left out. Columns of methods, and: value (of the
+    metric), origin (the model its prompts came from), flops, reference (what gains are measured
+    from), kept, kept_low, kept_high (of the level) and ranking, ranking_low, ranking_high, which
+    are shares, NaN where they are not measured.
     """
     frame = methods_on_target(methods).reset_index(drop=True)
     of_metric = scores[scores["metric"] == metric].set_index("method")["value"]

@@ -1,8 +1,8 @@
 """Metrics over all users from tables of each user's metrics that are never in memory together.
 
-A metric over rows is a ratio of two sums over users, and so is a mean over users. Intervals are in closed form:
-the variance of a ratio by linearisation (Cochran, Sampling Techniques, 1977), users being the sampling units,
-as in `metrics`, whose bootstrap needs every user at once.
+A metric over rows is a ratio of two sums over users, and so is a mean over users. Intervals are in
+closed form: the variance of a ratio by linearisation (Cochran, Sampling Techniques, 1977), users
+being the sampling units, as in `metrics`, whose bootstrap needs every user at once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ QUANTILE = 1.959964
 def user_sums(task: str, frame: pd.DataFrame) -> dict[str, list[float]]:
     """Return what each metric needs of some users, to be added up over all.
 
-    frame: as `metrics.per_user` returns it. For each metric that users' values make up: sums of a, b, a^2,
-    ab and b^2 over the users, where the metric is the ratio of the sums of a and b, and how many have it.
+    frame: as `metrics.per_user` returns it. For each metric that users' values make up: sums of a,
+    b, a^2, ab and b^2 over the users, where the metric is the ratio of the sums of a and b, and how
+    many have it.
     """
     sums = {}
     for name in metrics_of(task):

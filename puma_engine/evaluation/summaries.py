@@ -61,8 +61,8 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
 def model_pairs(methods: pd.DataFrame) -> pd.DataFrame:
     """Return one row per source and target backbone: the migration, and retraining on the target.
 
-    Retraining has the template of the migration, and as many item prompts. Columns: origin, target, evaluation, value, users_trained, retrained (its evaluation)
-    and retrained_value.
+    Retraining has the template of the migration, and as many item prompts. Columns: origin, target,
+    evaluation, value, users_trained, retrained (its evaluation) and retrained_value.
     """
     single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
     single = _preferred(single[single["sources"] == 1], ["origin", *SAME_KIND])

@@ -70,9 +70,9 @@ RELATIONS: dict[Relation, str] = {
 class MethodScore:
     """One method on the comparison's primary metric.
 
-    loss, loss_low, loss_high: how much worse than the reference it is, in the metric's
-    units, with its 95 % interval; below 0 it is better. seconds, flops: of its trainings, NaN where they
-    were not measured.
+    loss, loss_low, loss_high: how much worse than the reference it is, in the metric's units, with
+    its 95 % interval; below 0 it is better. seconds, flops: of its trainings, NaN where they were
+    not measured.
     """
 
     method: str
@@ -107,11 +107,11 @@ class MethodScore:
 class ComparisonData:
     """The input of a verdict: the tables of a comparison run.
 
-    methods and scores: the tables "methods" (with a column backbone, if methods may belong
-    to several, and flops, if they are known) and "comparison". margin: a share of the retraining's value. effects(method):
-    the effects on users of a method against the reference, or None where predictions are
-    missing. shares: the table of `puma_engine.evaluation.shares_kept`. changes: that of
-    `puma_engine.evaluation.source_changes`. Raises ConfigError for a margin outside (0, 1).
+    methods and scores: the tables "methods" (with a column backbone, if methods may belong to
+    several, and flops, if they are known) and "comparison". margin: a share of the retraining's
+    value. effects(method): the effects on users of a method against the reference, or None where
+    predictions are missing. shares: the table of `puma_engine.evaluation.shares_kept`. changes:
+    that of `puma_engine.evaluation.source_changes`. Raises ConfigError for a margin outside (0, 1).
     """
 
     methods: pd.DataFrame
@@ -135,12 +135,14 @@ class ComparisonData:
 class Verdict:
     """A decision with its sentences, and the numbers that it is based on.
 
-    method: the migration that was judged; reference: the full retraining. margin, loss and
-    its interval are in the metric's units; cost is the migration's measured seconds, with refining, as a
-    share of the retraining's, and arithmetic the same of operations, None where it does not decide. refine: ids of the users to refine, the
-    surest first. disagreement: the caution that level and ranking disagree, "" where they do not; it
-    is one of the cautions, too. source: how all plans compare with the old model; its sentence is the
-    first of the cautions where users would lose, else of the evidence. Texts contain names that users gave to runs: show them as plain text.
+    method: the migration that was judged; reference: the full retraining. margin, loss and its
+    interval are in the metric's units; cost is the migration's measured seconds, with refining, as
+    a share of the retraining's, and arithmetic the same of operations, None where it does not
+    decide. refine: ids of the users to refine, the surest first. disagreement: the caution that
+    level and ranking disagree, "" where they do not; it is one of the cautions, too. source: how
+    all plans compare with the old model; its sentence is the first of the cautions where users
+    would lose, else of the evidence. Texts contain names that users gave to runs: show them as
+    plain text.
     """
 
     decision: Decision

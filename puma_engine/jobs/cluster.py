@@ -98,11 +98,11 @@ class Starting:
 class Cluster:
     """A connection to a Ray cluster that computes runs; several threads may use it at once.
 
-    address: "ray" for the cluster that RAY_ADDRESS names, else for the one of this machine; ray://HOST:PORT
-    of a Ray client server; or HOST:PORT of a head node. device: cpu, cuda (one GPU a run), auto (all GPUs
-    of a node a run), or None: one GPU where the cluster has some. workers: processes that train one run
-    together, each with the CPUs of a run and at most one GPU (default: PUMA_CLUSTER_WORKERS, or 1).
-    Raises JobError, ConfigError.
+    address: "ray" for the cluster that RAY_ADDRESS names, else for the one of this machine;
+    ray://HOST:PORT of a Ray client server; or HOST:PORT of a head node. device: cpu, cuda (one GPU
+    a run), auto (all GPUs of a node a run), or None: one GPU where the cluster has some. workers:
+    processes that train one run together, each with the CPUs of a run and at most one GPU (default:
+    PUMA_CLUSTER_WORKERS, or 1). Raises JobError, ConfigError.
     """
 
     def __init__(
@@ -180,9 +180,9 @@ class Cluster:
     ) -> Run:
         """Compute a run that was begun on a node, and commit it here; see `stage.RemoteExecutor`.
 
-        Trainings are shared by `workers` processes, which may be on several nodes. A lost node is replaced,
-        and the run goes on from the last checkpoint that was brought back.
-        Raises what the computation raises there, Cancelled, and JobError.
+        Trainings are shared by `workers` processes, which may be on several nodes. A lost node is
+        replaced, and the run goes on from the last checkpoint that was brought back. Raises what
+        the computation raises there, Cancelled, and JobError.
         """
         record_nodes(ws, self.address, self._ray.nodes())
         with self._guard:
@@ -273,8 +273,8 @@ class Cluster:
     ) -> Starting:
         """Ask for an actor; it starts where and when there is room.
 
-        kind: a class with a method `facts` that returns `node_facts`. cpus, gpus: what it takes (default:
-        what a run does).
+        kind: a class with a method `facts` that returns `node_facts`. cpus, gpus: what it takes
+        (default: what a run does).
         """
         options = {
             "num_cpus": self.cpus if cpus is None else cpus,

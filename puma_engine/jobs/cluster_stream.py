@@ -1,7 +1,7 @@
 """Many pieces of work of one kind on a cluster, through Ray Data: a pool of actors, a piece at a time each.
 
-Ray Data does not run through a Ray client (ray://), and waits for a piece without end. So an actor on the
-head node drives it; this process asks that actor for results, and ends it to cancel.
+Ray Data does not run through a Ray client (ray://), and waits for a piece without end. So an actor
+on the head node drives it; this process asks that actor for results, and ends it to cancel.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def stream(
 ) -> Iterator[tuple[int, bytes]]:
     """Do pieces on a cluster, and yield the number of each and what it gave, as they are finished.
 
-    work, arguments: what each actor makes once; pieces: plain values; actors: how many at most (default: as
-    many as have room). Pieces of a lost node are done by others, a piece whose process is lost MAX_LOST + 1
-    times ends it. Raises what the work raises, Cancelled, JobError.
+    work, arguments: what each actor makes once; pieces: plain values; actors: how many at most
+    (default: as many as have room). Pieces of a lost node are done by others, a piece whose process
+    is lost MAX_LOST + 1 times ends it. Raises what the work raises, Cancelled, JobError.
     """
     remaining = dict(enumerate(pieces))
     for lost in range(MAX_LOST + 1):

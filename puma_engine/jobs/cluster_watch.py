@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def configured_cluster(ws: Workspace) -> tuple[ClusterState, bool] | None:
     """Return the configured cluster, and whether queued jobs run there; None without one.
 
-    It is the one that PUMA_ON names, or a living worker was started with; else that of RAY_ADDRESS, which
-    commands with --on ray use.
+    It is the one that PUMA_ON names, or a living worker was started with; else that of RAY_ADDRESS,
+    which commands with --on ray use.
     """
     address = dispatch.cluster_address(None)
     if address is not None:

@@ -50,9 +50,9 @@ def run_command(
 ) -> Any:
     """Run a command and return its run or runs.
 
-    commands: what may be run here (default: `puma_engine.pipeline.COMMANDS`).
-    on: None for this machine, or what PUMA_ON names; "ray", ray://HOST:PORT or HOST:PORT for a Ray
-    cluster, which computes the runs of the commands in `requests.CLUSTER_REQUESTS` (others run here, and are
+    commands: what may be run here (default: `puma_engine.pipeline.COMMANDS`). on: None for this
+    machine, or what PUMA_ON names; "ray", ray://HOST:PORT or HOST:PORT for a Ray cluster, which
+    computes the runs of the commands in `requests.CLUSTER_REQUESTS` (others run here, and are
     refused if `on` is given). workers: processes that train one run together there, see
     `cluster.Cluster`. Raises JobError, ConfigError, and what the command raises.
     """

@@ -172,9 +172,9 @@ class NodeWorker:
     def status(self, seen: int) -> dict[str, Any]:
         """Return the last report, log lines from number `seen` on, the checkpoint, and the end.
 
-        checkpoint: a text that changes with the files of the checkpoint; "" without a new one. ended: None
-        while the work goes on; then "files" of the run (name, SHA-256, bytes), or "error" and "type", with
-        "unexpected" where it is no PumaError.
+        checkpoint: a text that changes with the files of the checkpoint; "" without a new one.
+        ended: None while the work goes on; then "files" of the run (name, SHA-256, bytes), or
+        "error" and "type", with "unexpected" where it is no PumaError.
         """
         return {
             "report": self._report,

@@ -1,8 +1,9 @@
 """Runs that several processes of a cluster train together, through Ray Train and the one loop.
 
-`TrainingGroup` is the actor that the driver talks to, as to a `NodeWorker`. It trains nothing itself: it
-holds the inputs, has Ray Train start the processes, and takes checkpoints and files from the first one.
-Each process has a scratch workspace of its own and works as under `accelerate launch`.
+`TrainingGroup` is the actor that the driver talks to, as to a `NodeWorker`. It trains nothing
+itself: it holds the inputs, has Ray Train start the processes, and takes checkpoints and files from
+the first one. Each process has a scratch workspace of its own and works as under `accelerate
+launch`.
 """
 
 from __future__ import annotations
@@ -183,8 +184,8 @@ class TrainingGroup(NodeWorker):
 def take_part(settings: Mapping[str, Any]) -> None:
     """Train as one process of a group; Ray Train calls this in each, within a process group of torch.
 
-    settings: the actor of the group, and the GPUs of each process. Raises what was not foreseen, such as a
-    lost connection to another process, so that Ray Train starts all again.
+    settings: the actor of the group, and the GPUs of each process. Raises what was not foreseen,
+    such as a lost connection to another process, so that Ray Train starts all again.
     """
     import ray
 

@@ -38,10 +38,10 @@ def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.D
 def order_agreement(predictions: np.ndarray) -> float:
     """Return how alike the orders are that different users' predictions give the same items.
 
-    predictions: [users, items]. It is the mean of Spearman's rank correlation over pairs of users, of at
-    most AGREEMENT_USERS drawn with a fixed seed: 1 if everybody has the same order, about 0 if orders
-    have nothing in common. Users whose predictions are all equal have no order and do not count. NaN
-    with fewer than two users.
+    predictions: [users, items]. It is the mean of Spearman's rank correlation over pairs of users,
+    of at most AGREEMENT_USERS drawn with a fixed seed: 1 if everybody has the same order, about 0
+    if orders have nothing in common. Users whose predictions are all equal have no order and do not
+    count. NaN with fewer than two users.
     """
     if len(predictions) > AGREEMENT_USERS:
         sampled = np.random.default_rng(0).choice(len(predictions), AGREEMENT_USERS, replace=False)

@@ -150,8 +150,8 @@ def apply_adapter(
 ) -> np.ndarray:
     """Map prompts [n, l, d_in] to [n, l, d_out] float32, in eval mode and in batches of users.
 
-    batch_size: users (default: as many as have CPU_BATCH or GPU_BATCH vectors). Raises MigrationError where
-    a finite prompt overflows.
+    batch_size: users (default: as many as have CPU_BATCH or GPU_BATCH vectors). Raises
+    MigrationError where a finite prompt overflows.
     """
     device = next(network.parameters()).device
     was_training = network.training

@@ -86,9 +86,10 @@ def train_migration(
     aggregation. users: who trains the adapter (None: all whom every source and the data set have).
     early_stopping_users: how many users outside `users` choose the epoch by their validation rows,
     see `choose_early_stopping_users`; without such users the training users do. missing: see
-    `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from that of
-    the first source with prompts of a model. The outcomes of dataset may be the source model's predictions, see
-    `random_pairs.pair_dataset`. Raises MigrationError, DataError, Cancelled and CheckpointError.
+    `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from
+    that of the first source with prompts of a model. The outcomes of dataset may be the source
+    model's predictions, see `random_pairs.pair_dataset`. Raises MigrationError, DataError,
+    Cancelled and CheckpointError.
     """
     user_ids, vectors, complete = join_sources(sources, missing=missing, everyone=dataset.users)
     available = np.intersect1d(user_ids[complete], dataset.users)

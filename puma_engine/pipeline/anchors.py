@@ -1,11 +1,11 @@
 """Anchor predictions as runs: what every prompt of a table predicts for the same few items.
 
-Evaluations predict held-out records, which are other items for each user. Anchor items are the same for
-all users and all models of a data set, so the mean and the spread of a user's predictions can be compared
-between users and between models without any alignment.
+Evaluations predict held-out records, which are other items for each user. Anchor items are the same
+for all users and all models of a data set, so the mean and the spread of a user's predictions can
+be compared between users and between models without any alignment.
 
-A run of kind "anchors" stores the tensor "anchors": predictions [users, items] float32, keyed by user id,
-with the ids of the items in its metadata.
+A run of kind "anchors" stores the tensor "anchors": predictions [users, items] float32, keyed by
+user id, with the ids of the items in its metadata.
 """
 
 from __future__ import annotations

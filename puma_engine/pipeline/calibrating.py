@@ -78,10 +78,11 @@ def calibrate(
     """Measure the speed of every hop of a plan, and of retraining on its last target.
 
     Two short epochs each, on as many users as a few dozen batches need. The prompts that adapters
-    read are random: speed does not depend on their values, so hops can be timed whose sources do not
-    exist yet. settings: those of `run_plan`; fitting on the models of fit_on is timed first. Where adapters learn from predictions, those of each
-    source model are timed, too. Returns one calibration run a hop, those of predictions, then the
-    retraining's. Raises ConfigError where nothing can be trained.
+    read are random: speed does not depend on their values, so hops can be timed whose sources do
+    not exist yet. settings: those of `run_plan`; fitting on the models of fit_on is timed first.
+    Where adapters learn from predictions, those of each source model are timed, too. Returns one
+    calibration run a hop, those of predictions, then the retraining's. Raises ConfigError where
+    nothing can be trained.
     """
     from puma_engine.training.device import resolve_device
 

@@ -492,9 +492,11 @@ def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method, its flops, and how many users trained it.
 
-    Prompts that are reused as they are cost nothing. A blend costs its prompts and its baseline. For fitted prompts: their fitting (that of the file, for imported ones). For a
-    migration, refined or not: every selection, hop and refining down to the source prompts,
-    which are not counted. Items that came from disk count what computing them took. flops: of the trainings alone; None where they were not measured.
+    Prompts that are reused as they are cost nothing. A blend costs its prompts and its baseline.
+    For fitted prompts: their fitting (that of the file, for imported ones). For a migration,
+    refined or not: every selection, hop and refining down to the source prompts, which are not
+    counted. Items that came from disk count what computing them took. flops: of the trainings
+    alone; None where they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}

@@ -73,15 +73,15 @@ def demo(
 ) -> Run:
     """Run every method on shipped data and return their comparison; finished runs are reused.
 
-    On a goodbooks subset: source prompts on the small model, migrations to the
-    larger one trained on 1 % to all of the users, one of them refined, full retraining, random
-    prompts, the shuffled control and baselines, all evaluated on the test split; a second seed,
-    random users against representative ones, a chain over a third model and an aggregation with it;
-    what each prompt predicts for anchor items; maps of the prompts by PCA. What of it would take longer than two minutes ships with PUMA, marked
-    as published (see `archive_file`); with another number of users it is computed. umap: draw the
-    maps by UMAP, too, in the end, which takes a minute or two. Comparisons that ship as archives are
-    added first. real: migrate to SmolLM2, a pre-trained language model, instead; see `real_demo`.
-    Raises BackboneError where its package is missing.
+    On a goodbooks subset: source prompts on the small model, migrations to the larger one trained
+    on 1 % to all of the users, one of them refined, full retraining, random prompts, the shuffled
+    control and baselines, all evaluated on the test split; a second seed, random users against
+    representative ones, a chain over a third model and an aggregation with it; what each prompt
+    predicts for anchor items; maps of the prompts by PCA. What of it would take longer than two
+    minutes ships with PUMA, marked as published (see `archive_file`); with another number of users
+    it is computed. umap: draw the maps by UMAP, too, in the end, which takes a minute or two.
+    Comparisons that ship as archives are added first. real: migrate to SmolLM2, a pre-trained
+    language model, instead; see `real_demo`. Raises BackboneError where its package is missing.
     """
     execution = stage.Execution(device, progress, should_cancel)
     if real:

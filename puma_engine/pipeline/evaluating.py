@@ -59,11 +59,11 @@ def evaluate(
 
     subject: a prompts or migration run, scored on its own data set unless another is given; or the
     name of a baseline that needs no language model (global_mean, item_mean, user_item_bias,
-    matrix_factorisation), with a data set. backbone: another model that reads the prompts as they are,
-    such as the same weights in another precision; what that costs is what a migration can save. blend: a
-    baseline whose predictions are blended with the prompts', with weights fitted on validation rows.
-    split: train, validation or test. Every metric has a
-    95 % interval from resampling users. Raises NotFoundError, ConfigError, DataError.
+    matrix_factorisation), with a data set. backbone: another model that reads the prompts as they
+    are, such as the same weights in another precision; what that costs is what a migration can
+    save. blend: a baseline whose predictions are blended with the prompts', with weights fitted on
+    validation rows. split: train, validation or test. Every metric has a 95 % interval from
+    resampling users. Raises NotFoundError, ConfigError, DataError.
     """
     request = EvaluationRequest.from_arguments(locals())
     return run_evaluation(ws, request, stage.Execution(device, progress, should_cancel))

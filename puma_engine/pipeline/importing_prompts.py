@@ -48,12 +48,13 @@ def import_prompts(
     """Import prompts that were fitted elsewhere, or vectors of any origin, in any format of `exchange`.
 
     Without a backbone, the file holds vectors that no language model made, see `import_vectors`;
-    items and item_ids belong to those. Prompts must come from the same version of the backbone and hold every user of the data set; other
-    users are left out. users: a file that names each row's user, where the table does not. tokens:
-    soft tokens a user, where rows are flat. head: prompts from elsewhere come without our task head,
-    so one is trained on the data set's train rows while the prompts stay fixed ("auto"); "none"
-    leaves it out, and such prompts can be migrated but not evaluated. The run's seconds are those of
-    the fitting that the file records. Raises DataError, BackboneError, StoreError, ConfigError.
+    items and item_ids belong to those. Prompts must come from the same version of the backbone and
+    hold every user of the data set; other users are left out. users: a file that names each row's
+    user, where the table does not. tokens: soft tokens a user, where rows are flat. head: prompts
+    from elsewhere come without our task head, so one is trained on the data set's train rows while
+    the prompts stay fixed ("auto"); "none" leaves it out, and such prompts can be migrated but not
+    evaluated. The run's seconds are those of the fitting that the file records. Raises DataError,
+    BackboneError, StoreError, ConfigError.
     """
     if head not in ("auto", "none"):
         raise ConfigError(f"head must be auto or none, not {head!r}.")

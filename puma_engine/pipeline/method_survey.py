@@ -29,10 +29,11 @@ def evaluated_methods(
     """Return one row per evaluation of a data set run and split, the latest first.
 
     Columns: evaluation, run (None for baselines), name, kind, label, backbone, origin (the
-    backbones it started from, joined by " + "), path (backbones from the origin on),
-    steps (their runs), source_runs, sources, hops (0 without migration), strategy and
-    budget (users) of the selection, users_trained, seed, seconds, device, created, item_tokens
-    (0 without item prompts), template (None for baselines), flops (None where they were not measured), and value, low, high, n of the metric (default: the primary one).
+    backbones it started from, joined by " + "), path (backbones from the origin on), steps (their
+    runs), source_runs, sources, hops (0 without migration), strategy and budget (users) of the
+    selection, users_trained, seed, seconds, device, created, item_tokens (0 without item prompts),
+    template (None for baselines), flops (None where they were not measured), and value, low, high,
+    n of the metric (default: the primary one).
     """
     runs = {run.id: run for run in ws.runs(status="finished")}
     backbones = [run for run in runs.values() if run.kind == "backbone"]

@@ -60,17 +60,17 @@ def migrate(
 ) -> Run:
     """Move prompts to a target backbone: train an adapter on some users, then map all users.
 
-    sources: one run with prompts or vectors, or a migration, or several to aggregate. The adapter is trained on the
-    users of a selection run, or of one made here from strategy and budget (or share), or on all.
-    chat_template: put the target's own chat template around the text, which it is as well where the
-    source prompts were read so and no template is given. training and adapter override
-    `defaults.migration_defaults`. missing: a user whom one of several
-    sources lacks gets its mean prompt ("mean") or is left out ("drop"). shuffled: the control in
-    which each user gets the source prompt of another. from_predictions: random items a user of the
-    data set, whose predictions by the sources the adapter learns from; no record is read then
-    (0: it learns from records). seed: of the selection, the pairs and the training.
-    Raises MigrationError, SelectionError, ConfigError, NotFoundError; BackboneError where a source
-    model is needed and missing.
+    sources: one run with prompts or vectors, or a migration, or several to aggregate. The adapter
+    is trained on the users of a selection run, or of one made here from strategy and budget (or
+    share), or on all. chat_template: put the target's own chat template around the text, which it
+    is as well where the source prompts were read so and no template is given. training and adapter
+    override `defaults.migration_defaults`. missing: a user whom one of several sources lacks gets
+    its mean prompt ("mean") or is left out ("drop"). shuffled: the control in which each user gets
+    the source prompt of another. from_predictions: random items a user of the data set, whose
+    predictions by the sources the adapter learns from; no record is read then (0: it learns from
+    records). seed: of the selection, the pairs and the training. Raises MigrationError,
+    SelectionError, ConfigError, NotFoundError; BackboneError where a source model is needed and
+    missing.
     """
     request = MigrationRequest.from_arguments(locals())
     return run_migration(ws, request, stage.Execution(device, progress, should_cancel))

@@ -54,14 +54,15 @@ def run_plan(
     """Migrate, evaluate, and compare with full retraining.
 
     One source and one target are a single migration, several targets a chain, several sources an
-    aggregation. sources: runs with prompts; fit_on: backbones on which source prompts of the data set
-    are fitted first. retrain: fit the full retraining on the last target too, unless
-    that run exists. Without it, a comparison is made only with a retraining that exists: that of this request, else, if
-    retraining is not given either, one with other settings and the same template. strategy, budget (or share),
-    chat_template, training, adapter and from_predictions are those of `migrate`; retraining overrides the settings of the full
-    retraining. predicted: the seconds that were expected when the plan was launched, kept with its
-    job. name: that of the comparison. Returns the comparison, or the evaluation where there is nothing
-    to compare with. Raises what `migrate` and `fit_prompts` raise.
+    aggregation. sources: runs with prompts; fit_on: backbones on which source prompts of the data
+    set are fitted first. retrain: fit the full retraining on the last target too, unless that run
+    exists. Without it, a comparison is made only with a retraining that exists: that of this
+    request, else, if retraining is not given either, one with other settings and the same template.
+    strategy, budget (or share), chat_template, training, adapter and from_predictions are those of
+    `migrate`; retraining overrides the settings of the full retraining. predicted: the seconds that
+    were expected when the plan was launched, kept with its job. name: that of the comparison.
+    Returns the comparison, or the evaluation where there is nothing to compare with. Raises what
+    `migrate` and `fit_prompts` raise.
     """
     request = PlanRequest.from_arguments(locals())
     return execute_plan(ws, request, stage.Execution(device, progress, should_cancel))

@@ -42,10 +42,11 @@ class PlanSettings:
     """A plan's settings with every default filled in.
 
     users: of the data set; trained: those who train the adapter at each hop. sources: the runs with
-    source prompts that exist; fit_on: the ids of the backbones on which more are fitted first, or how
-    they are named where they are not in the workspace yet; data: the data set; training and adapter: of each hop; retraining: of the full
-    retraining that the plan is measured against. template: of every training. predicted_pairs: those
-    that each source predicts for a hop, where adapters learn from predictions.
+    source prompts that exist; fit_on: the ids of the backbones on which more are fitted first, or
+    how they are named where they are not in the workspace yet; data: the data set; training and
+    adapter: of each hop; retraining: of the full retraining that the plan is measured against.
+    template: of every training. predicted_pairs: those that each source predicts for a hop, where
+    adapters learn from predictions.
     """
 
     sources: list[Run]
@@ -358,9 +359,10 @@ def _predict_hops(
 class PlanStage:
     """One stage of a plan.
 
-    kind: model (adding it), fit, migrate, retrain, evaluate or compare. subject: the backbone that it
-    is about, as the request names it, "" for none. prediction: its seconds; None where nothing comparable was measured. work:
-    its arithmetic in rows times parameters, which weighs stages that were not measured.
+    kind: model (adding it), fit, migrate, retrain, evaluate or compare. subject: the backbone that
+    it is about, as the request names it, "" for none. prediction: its seconds; None where nothing
+    comparable was measured. work: its arithmetic in rows times parameters, which weighs stages that
+    were not measured.
     """
 
     kind: str

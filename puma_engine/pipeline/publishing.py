@@ -70,9 +70,10 @@ def publish(
 ) -> Published:
     """Write a comparison, and all runs that it rests on, to one archive for other workspaces.
 
-    Maps of its prompts are taken, too. Adapters are left out, and as many prompt tables as needed to
-    keep the file within most_mib MiB: all but one of each kind first, then the controls. command: how it was measured. The archive
-    holds the rows and ids of the data set's users. Raises ConfigError, NotFoundError, StoreError.
+    Maps of its prompts are taken, too. Adapters are left out, and as many prompt tables as needed
+    to keep the file within most_mib MiB: all but one of each kind first, then the controls.
+    command: how it was measured. The archive holds the rows and ids of the data set's users. Raises
+    ConfigError, NotFoundError, StoreError.
     """
     _check_size(most_mib)
     run, file = stage.find(ws, comparison, "comparison"), Path(path)

@@ -74,9 +74,9 @@ def write_report(
     """Write a comparison as one self-contained HTML file; a failure leaves no file behind.
 
     one_page: the decision on one printable page, see `render_summary`, instead of the whole report.
-    address: of the dashboard's Summary, for the one page's link. Raises ConfigError for a file name that
-    does not end in .html or .htm, or an address without one_page; StoreError where the file cannot be
-    written; and what `render_report` and `render_summary` raise.
+    address: of the dashboard's Summary, for the one page's link. Raises ConfigError for a file name
+    that does not end in .html or .htm, or an address without one_page; StoreError where the file
+    cannot be written; and what `render_report` and `render_summary` raise.
     """
     file = Path(path)
     if file.suffix.lower() not in (".html", ".htm"):

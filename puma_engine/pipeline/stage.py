@@ -83,11 +83,11 @@ def run_stage(
 ) -> Run:
     """Return the finished run of this kind, config, inputs and seed; compute it if there is none.
 
-    compute(run id, checkpoint folder, clock) does the work; remote_compute, if given, does it on a cluster (see
-    `Execution.remote_compute`). When it fails or is cancelled, the run
-    is marked, its checkpoints stay, and running the stage again resumes it. Of several processes,
-    the first computes; with data_parallel the others compute with it and write nothing. All return the
-    same run. Raises what compute raises; StoreError or Cancelled where the first process failed.
+    compute(run id, checkpoint folder, clock) does the work; remote_compute, if given, does it on a
+    cluster (see `Execution.remote_compute`). When it fails or is cancelled, the run is marked, its
+    checkpoints stay, and running the stage again resumes it. Of several processes, the first
+    computes; with data_parallel the others compute with it and write nothing. All return the same
+    run. Raises what compute raises; StoreError or Cancelled where the first process failed.
     """
     several = distributed.world_size() > 1
     if several:

@@ -80,8 +80,8 @@ class PromptTable:
 
         (sum of eigenvalues)^2 / sum of squared eigenvalues: the number of directions in which users
         differ, where directions of equal variance count one each (Gao et al., A theory of
-        multineuronal dimensionality, 2017, https://doi.org/10.1101/214262). 0 where all prompts are equal. Of more than RATIO_USERS users,
-        evenly spaced ones are used.
+        multineuronal dimensionality, 2017, https://doi.org/10.1101/214262). 0 where all prompts are
+        equal. Of more than RATIO_USERS users, evenly spaced ones are used.
         """
         step = -(-len(self.vectors) // RATIO_USERS)
         rows = self.vectors[::step].reshape(-1, self.tokens * self.width).astype(np.float64)

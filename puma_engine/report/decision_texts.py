@@ -112,8 +112,8 @@ def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
 def breakpoint_text(ranges: tuple[DecisionRange, ...], limit: int | None = None) -> str:
     """Say from which accepted error on which migration is recommended.
 
-    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. limit: how many changes are named, those of the
-    smallest errors; None for all. The others are counted.
+    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. limit: how many changes are named,
+    those of the smallest errors; None for all. The others are counted.
     """
     parts = [
         f"from {format_percent(part.low)}: {decision_label(part)}" for part in recommended(ranges)

@@ -38,8 +38,9 @@ class Report:
     """The content of a report.
 
     facts: names and values of what was measured. methods and scores: the comparison's tables,
-    methods in the order to show. shares: the table of `puma_engine.evaluation.shares_kept`. impact: the impact of the judged migration on users, or None.
-    lineage: every run that the comparison came from, itself first. written: the time of writing.
+    methods in the order to show. shares: the table of `puma_engine.evaluation.shares_kept`. impact:
+    the impact of the judged migration on users, or None. lineage: every run that the comparison
+    came from, itself first. written: the time of writing.
     """
 
     run: Run

@@ -1,7 +1,7 @@
 """The decision on a comparison as one printable page: question, verdict, four figures, two pictures.
 
-The page is one HTML file that loads nothing and prints on one sheet of A4. `puma_engine.pipeline.reporting`
-gathers what it shows.
+The page is one HTML file that loads nothing and prints on one sheet of A4.
+`puma_engine.pipeline.reporting` gathers what it shows.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class OnePage:
     """The content of the page.
 
     context: what was measured, when and where. margin: the accepted error, a share. ranges: of
-    `puma_engine.evaluation.verdict.decision_ranges`, none without a full retraining.
-    tiles: none without a judged migration. plans: of `puma_engine.evaluation.plan_summary.plan_table`,
-    with the judged migration first. behaviour: a frame of `puma_engine.pipeline.user_behaviour` for the
-    panels ("Old model", "Migrated", "Retrained") in this order, None where predictions are gone; anchors:
-    the number of items that it is over, 0 for held-out records. published:
-    where it was measured, "" for a comparison of the workspace. address: of the Summary in a dashboard,
-    None where it is not known. written: the time of writing.
+    `puma_engine.evaluation.verdict.decision_ranges`, none without a full retraining. tiles: none
+    without a judged migration. plans: of `puma_engine.evaluation.plan_summary.plan_table`, with the
+    judged migration first. behaviour: a frame of `puma_engine.pipeline.user_behaviour` for the
+    panels ("Old model", "Migrated", "Retrained") in this order, None where predictions are gone;
+    anchors: the number of items that it is over, 0 for held-out records. published: where it was
+    measured, "" for a comparison of the workspace. address: of the Summary in a dashboard, None
+    where it is not known. written: the time of writing.
     """
 
     setup: ComparisonSetup

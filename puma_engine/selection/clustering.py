@@ -152,8 +152,8 @@ def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
 def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
     """Limit the threads of BLAS and OpenMP in work on fewer than LARGE numbers.
 
-    More threads slow small problems down. A library that has fewer, as by OMP_NUM_THREADS, keeps them. BLAS
-    has one setting for the process, so one thread at a time changes it and puts it back.
+    More threads slow small problems down. A library that has fewer, as by OMP_NUM_THREADS, keeps
+    them. BLAS has one setting for the process, so one thread at a time changes it and puts it back.
     """
     if size >= LARGE:
         yield

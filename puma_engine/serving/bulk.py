@@ -80,13 +80,13 @@ def migrate_stream(
 ) -> dict[str, Any]:
     """Map the prompts of every shard of a folder into a shard of the same name and kind.
 
-    source, target: folders, or URLs of storage that fsspec reaches; shards as in `exchange.shards`. At most
-    `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one that is there
-    already, from the same input and adapter, is skipped. Metadata (user ids), other columns
-    and index.parquet are copied, so the result can be imported. dtype: float32, or float16 for half
-    the bytes. report: called with a shard's name, the number of finished shards, and of all.
-    map_shards: maps shards elsewhere, such as `serving.cluster_bulk.ShardsOnCluster`. Returns counts
-    and seconds. Raises ConfigError, MigrationError, DataError, StoreError, Cancelled.
+    source, target: folders, or URLs of storage that fsspec reaches; shards as in `exchange.shards`.
+    At most `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one that
+    is there already, from the same input and adapter, is skipped. Metadata (user ids), other
+    columns and index.parquet are copied, so the result can be imported. dtype: float32, or float16
+    for half the bytes. report: called with a shard's name, the number of finished shards, and of
+    all. map_shards: maps shards elsewhere, such as `serving.cluster_bulk.ShardsOnCluster`. Returns
+    counts and seconds. Raises ConfigError, MigrationError, DataError, StoreError, Cancelled.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"Mapped prompts are {' or '.join(DTYPES)}, not {dtype!r}.")
@@ -219,11 +219,13 @@ def select_stream(
 ) -> dict[str, Any]:
     """Select users of a folder of shards, and write the prompts of the selected as a folder.
 
-    source, target: folders, or URLs of storage that fsspec reaches; the folder to write must be new. signals: a Parquet file with user_id and the columns that the strategy reads beside the
-    prompts (variance, loss, ...). The folder to write is a packed table that can be imported,
-    with selection.parquet: each user's cluster, stratum and whether selected. Returns counts and
-    the report of the strategy. groups: deprecated name of strata. open_prompts: opens the folder to read,
-    such as `serving.cluster_bulk.PromptsOnCluster`. Raises ConfigError, SelectionError, DataError, StoreError.
+    source, target: folders, or URLs of storage that fsspec reaches; the folder to write must be
+    new. signals: a Parquet file with user_id and the columns that the strategy reads beside the
+    prompts (variance, loss, ...). The folder to write is a packed table that can be imported, with
+    selection.parquet: each user's cluster, stratum and whether selected. Returns counts and the
+    report of the strategy. groups: deprecated name of strata. open_prompts: opens the folder to
+    read, such as `serving.cluster_bulk.PromptsOnCluster`. Raises ConfigError, SelectionError,
+    DataError, StoreError.
     """
     started = time.perf_counter()
     allowed = [name for name, plan in STRATEGIES.items() if plan.space in (None, "pca")]

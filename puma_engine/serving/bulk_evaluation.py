@@ -151,13 +151,14 @@ def evaluate_stream(
 ) -> dict[str, Any]:
     """Score the prompts of every shard of a folder on the rows of a data set's split.
 
-    source, target: folders, or URLs of storage that fsspec reaches; shards name their users, as those of
-    `migrate_stream`. like: a migration or prompts run, whose model, template and head read the prompts;
-    dataset: default its own. The target gets a table of users' metrics for each shard that has rows,
-    the rows, the items, and summary.json: every metric that users' values make up (not the pooled AUC), with
-    a 95 % interval. One shard's prompts are in memory, and the data set's rows. A shard whose scores are
-    there is skipped. do_pieces: scores shards elsewhere. Returns the summary. Raises NotFoundError,
-    ConfigError, DataError, MigrationError, StoreError, Cancelled.
+    source, target: folders, or URLs of storage that fsspec reaches; shards name their users, as
+    those of `migrate_stream`. like: a migration or prompts run, whose model, template and head read
+    the prompts; dataset: default its own. The target gets a table of users' metrics for each shard
+    that has rows, the rows, the items, and summary.json: every metric that users' values make up
+    (not the pooled AUC), with a 95 % interval. One shard's prompts are in memory, and the data
+    set's rows. A shard whose scores are there is skipped. do_pieces: scores shards elsewhere.
+    Returns the summary. Raises NotFoundError, ConfigError, DataError, MigrationError, StoreError,
+    Cancelled.
     """
     run = stage.find(ws, like, *stage.PROMPT_KINDS)
     refuse_items(run, "shards")

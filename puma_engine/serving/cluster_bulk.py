@@ -39,8 +39,8 @@ class ShardMapping:
 class ShardsOnCluster:
     """Maps shards with several actors of a cluster; see `bulk.MapShards`.
 
-    actors: how many (default: as many as have room). execution: who hears of the wait for nodes, and may
-    cancel it.
+    actors: how many (default: as many as have room). execution: who hears of the wait for nodes,
+    and may cancel it.
     """
 
     def __init__(

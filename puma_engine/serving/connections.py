@@ -44,8 +44,8 @@ class ConnectionLimits:
 class LimitedConnection(H11Protocol):
     """A connection with deadlines. A new one beyond the limit closes the oldest that makes others wait.
 
-    That is one whose request has not arrived whole, or whose client does not take its response. If every
-    connection has a request in work, the new one gets 503.
+    That is one whose request has not arrived whole, or whose client does not take its response. If
+    every connection has a request in work, the new one gets 503.
     """
 
     limits: ClassVar[ConnectionLimits]

@@ -30,9 +30,10 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 class AllowedHosts:
     """Names that a server answers to.
 
-    address: where it listens. A server that listens beyond this machine answers to its addresses, which
-    no page can take over, and to this machine's name. added: further names, each with or without a port,
-    such as puma.example, *.puma.example or puma.example:8443; * allows every name. Raises ConfigError.
+    address: where it listens. A server that listens beyond this machine answers to its addresses,
+    which no page can take over, and to this machine's name. added: further names, each with or
+    without a port, such as puma.example, *.puma.example or puma.example:8443; * allows every name.
+    Raises ConfigError.
     """
 
     def __init__(self, address: str, added: Iterable[str] = ()) -> None:

@@ -52,7 +52,8 @@ class Limits:
 class ServerMetrics:
     """Counters for /metrics. answers: responses by status; seconds: time spent mapping.
 
-    dropped: connections closed because they were too slow; arriving: bytes of bodies that are not whole.
+    dropped: connections closed because they were too slow; arriving: bytes of bodies that are not
+    whole.
     """
 
     answers: Counter[int] = field(default_factory=Counter)

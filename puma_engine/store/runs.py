@@ -183,9 +183,9 @@ class Runs(RunRecords):
     def run(self, reference: str, *, alone: bool = False) -> Run:
         """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError.
 
-        Of several the meant one, as `preferred_runs` says. A reference that is the name of one finished run
-        and begins the id of another is refused. alone: whether any reference is refused to which
-        several runs answer.
+        Of several the meant one, as `preferred_runs` says. A reference that is the name of one
+        finished run and begins the id of another is refused. alone: whether any reference is
+        refused to which several runs answer.
         """
         runs = self.matches(reference)
         if not alone:

@@ -29,13 +29,13 @@ Inputs = Mapping[str, "str | list[str]"]
 class Options:
     """Options of every study; the names are keys of the reports.
 
-    datasets: names of shipped data sets, or SOURCE=PATH (`study_data`). seeds: of every training; candidates are tried with the
-    first. shares: budgets as shares of all users, in (0, 1]; empty: those of the study. strategies:
-    selection strategies of `table4`; empty: all of them. users: drawn from each data set; None:
-    all. source, target: backbones, where the study has one. order: of the template, a key of ORDERS;
-    None: the default of each task. quick: try only two candidates of each
-    grid. fixed: train with the default settings instead of tuning them. Raises ConfigError for no
-    data set, no seed, an unknown order, or a share outside (0, 1].
+    datasets: names of shipped data sets, or SOURCE=PATH (`study_data`). seeds: of every training;
+    candidates are tried with the first. shares: budgets as shares of all users, in (0, 1]; empty:
+    those of the study. strategies: selection strategies of `table4`; empty: all of them. users:
+    drawn from each data set; None: all. source, target: backbones, where the study has one. order:
+    of the template, a key of ORDERS; None: the default of each task. quick: try only two candidates
+    of each grid. fixed: train with the default settings instead of tuning them. Raises ConfigError
+    for no data set, no seed, an unknown order, or a share outside (0, 1].
     """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
@@ -95,10 +95,10 @@ class Cell:
 class Study:
     """A named list of cells, and the reference that their rows are compared with.
 
-    name: what `puma study` calls it. description: what it compares, in a few words. cells: makes the cells
-    for given options. reference: facts of the rows that all others of their data set are compared
-    with. within: facts that a row and its reference must also share. quick: options that `--quick`
-    replaces.
+    name: what `puma study` calls it. description: what it compares, in a few words. cells: makes
+    the cells for given options. reference: facts of the rows that all others of their data set are
+    compared with. within: facts that a row and its reference must also share. quick: options that
+    `--quick` replaces.
     """
 
     name: str

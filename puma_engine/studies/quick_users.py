@@ -1,7 +1,7 @@
 """How many users a quick trial of a study takes, so that pre-trained models end within its time.
 
-The zoo's models read thousands of examples a second on a CPU, a pre-trained one some hundred. So their speed
-is measured on the data set's items first.
+The zoo's models read thousands of examples a second on a CPU, a pre-trained one some hundred. So
+their speed is measured on the data set's items first.
 """
 
 from __future__ import annotations

@@ -46,13 +46,13 @@ def collect(
     over users, which needs no predictions. runs: ids of the runs of finished cells.
 
     The parts are rows: one an evaluation, with its facts, scores and cost. summary: one a method,
-    means over seeds. differences: each method against the study's reference, in the mean over the seeds that
-    both have, in the primary metric. Their intervals are 95 % percentile ones over resampled users, p
-    is the normal approximation from them, and `real` says whether it is below 0.05 after Holm's
-    correction over the differences from the same reference. ranking_differences: the same in the
-    order of each user's items, for tasks whose primary metric is another. shares_kept: what each
-    method keeps of full retraining's gain, where that is the study's reference (`shares_of_rows`).
-    settings: what the "best" cells chose.
+    means over seeds. differences: each method against the study's reference, in the mean over the
+    seeds that both have, in the primary metric. Their intervals are 95 % percentile ones over
+    resampled users, p is the normal approximation from them, and `real` says whether it is below
+    0.05 after Holm's correction over the differences from the same reference. ranking_differences:
+    the same in the order of each user's items, for tasks whose primary metric is another.
+    shares_kept: what each method keeps of full retraining's gain, where that is the study's
+    reference (`shares_of_rows`). settings: what the "best" cells chose.
     """
     evaluated = [cell for cell in cells if cell.facts and cell.name in runs]
     evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}

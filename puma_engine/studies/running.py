@@ -90,13 +90,13 @@ def run_cells(
     """Run every cell; a run that the workspace has already is not made again.
 
     A failed cell stops the cells that depend on it, and no others. processes: how many cells run at
-    the same time (default: 1, or as many as the cluster has room for). minutes: start no cell later than
-    this. device, precision: of every stage that computes and of every training; None: the default. on:
-    the cluster that computes the cells, workers: processes there that train one together (see
-    `puma_engine.jobs.dispatch`). progress: called after each cell.
-    should_cancel: asked before each cell and within the stages. save: called with the outcome so
-    far about every 20 seconds. Raises StudyError where two cells have the same name; Cancelled
-    where should_cancel returned true (finished runs stay in the workspace).
+    the same time (default: 1, or as many as the cluster has room for). minutes: start no cell later
+    than this. device, precision: of every stage that computes and of every training; None: the
+    default. on: the cluster that computes the cells, workers: processes there that train one
+    together (see `puma_engine.jobs.dispatch`). progress: called after each cell. should_cancel:
+    asked before each cell and within the stages. save: called with the outcome so far about every
+    20 seconds. Raises StudyError where two cells have the same name; Cancelled where should_cancel
+    returned true (finished runs stay in the workspace).
     """
     if len({cell.name for cell in cells}) < len(cells):
         raise StudyError("Two cells of the study have the same name; give each its own.")
@@ -306,8 +306,8 @@ def _best(
     """Return the run with the lowest validation value, the first of equal ones.
 
     candidates: run ids. take_input: return this input of the run instead of the run.
-    runs_per_candidate: number of consecutive runs that are one candidate; their mean counts, and the first
-    of them is returned.
+    runs_per_candidate: number of consecutive runs that are one candidate; their mean counts, and
+    the first of them is returned.
     """
     values = [float(ws.run(run).summary["best_validation"]) for run in candidates]
     step = runs_per_candidate

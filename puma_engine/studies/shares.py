@@ -26,10 +26,10 @@ def shares_of_rows(
 
     methods: the facts of each method with the indices of its rows, one a seed. sample: reads the
     predictions of rows; without it, intervals are over trainings. A line has the facts, reference,
-    aspect, metric, kept (the share), kept_low, kept_high, gain, gain_low, gain_high, over (what the interval
-    of the gain is over, users or trainings), seeds and trainings (the interval of the share over three
-    trainings or more, else None). Shares are those of means over the seeds that all have. A share is
-    None unless the whole interval of the gain is positive.
+    aspect, metric, kept (the share), kept_low, kept_high, gain, gain_low, gain_high, over (what the
+    interval of the gain is over, users or trainings), seeds and trainings (the interval of the
+    share over three trainings or more, else None). Shares are those of means over the seeds that
+    all have. A share is None unless the whole interval of the gain is positive.
     """
     compared = []
     for facts, group in methods:

@@ -43,7 +43,8 @@ class TrainingState:
     def end_epoch(self, train_loss: float, validation: float | None, patience: int) -> bool:
         """Record an epoch that ended, and return whether it is the best so far.
 
-        Lower validation values are better; without one the last epoch is the best. The training is finished after `patience` epochs without an improvement (0: never).
+        Lower validation values are better; without one the last epoch is the best. The training is
+        finished after `patience` epochs without an improvement (0: never).
         """
         self.history.append(
             {"epoch": self.epoch, "train_loss": train_loss, "validation": validation}

@@ -1,8 +1,8 @@
 """Threads of a computation on the CPU, chosen from the cores that are free.
 
 Several threads wait for the slowest: on cores that others use, two of them were 7 to 10 times
-slower than one. So they are chosen from the cores that this process may use, a container's limit, and what
-other processes take of them. OMP_NUM_THREADS overrules all of it.
+slower than one. So they are chosen from the cores that this process may use, a container's limit,
+and what other processes take of them. OMP_NUM_THREADS overrules all of it.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def allowed_cores() -> list[int]:
 def cores_used_by_others(seconds: float) -> float:
     """Return the cores, of those that this process may use, that other processes use.
 
-    It is what they use within `seconds`. Where that is something, and this process may use all cores, the
-    mean load of the last minute without this process's own part counts, if it is larger.
+    It is what they use within `seconds`. Where that is something, and this process may use all
+    cores, the mean load of the last minute without this process's own part counts, if it is larger.
     """
     import psutil
 

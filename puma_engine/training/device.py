@@ -69,7 +69,8 @@ def resolve_device(device: str | None) -> str:
 def resolve_precision(precision: str, device: torch.device, parameters: int = 0) -> str:
     """Return fp32, bf16 or fp16; "auto" is bf16 on a GPU and fp32 on a CPU.
 
-    parameters: of a frozen model; large ones are bf16, too, on a CPU that has it in hardware. Raises ConfigError for an unknown precision, and for fp16 on a CPU.
+    parameters: of a frozen model; large ones are bf16, too, on a CPU that has it in hardware.
+    Raises ConfigError for an unknown precision, and for fp16 on a CPU.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"There is no precision {precision!r}; choose {', '.join(PRECISIONS)}.")

@@ -106,8 +106,8 @@ def train(
 class _Training:
     """A training under way: the module, and all that its next step depends on.
 
-    state: where it is. best: the parameters of the best epoch so far. loss_sum, loss_count: this process's
-    losses and examples of the epoch so far. validation: that of the last epoch.
+    state: where it is. best: the parameters of the best epoch so far. loss_sum, loss_count: this
+    process's losses and examples of the epoch so far. validation: that of the last epoch.
     """
 
     def __init__(

@@ -56,8 +56,9 @@ def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dic
     """Return the likely column of each field that has one; no column serves twice.
 
     rows: the first rows as text, [n, columns]. With them, a column that cannot hold a field is not
-    taken for its name, and a field whose name is unusual is found by what its column holds: outcomes are
-    few different numbers, titles have words, and an item has one title where a user has several.
+    taken for its name, and a field whose name is unusual is found by what its column holds:
+    outcomes are few different numbers, titles have words, and an item has one title where a user
+    has several.
     """
     by_name = _by_name(names)
     if rows is None or not len(rows):

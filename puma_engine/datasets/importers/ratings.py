@@ -132,8 +132,8 @@ def clean_ratings(
     """Drop unusable rows, repeated pairs and users with fewer than min_rows rows.
 
     read: user_id, item_id and perhaps time, in file order. texts: by usable item id, an empty id or
-    text counts as missing. outcome: [n]; valid: [n] bool, which outcomes are allowed; not_rated: [n] bool,
-    which others are none. Raises DataError when more than 1 % of the rows cannot be used.
+    text counts as missing. outcome: [n]; valid: [n] bool, which outcomes are allowed; not_rated:
+    [n] bool, which others are none. Raises DataError when more than 1 % of the rows cannot be used.
     """
     texts = {item: text for item, text in texts.items() if item and text}
     users = as_ids(read.table["user_id"], "user ids")

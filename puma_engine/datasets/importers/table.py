@@ -223,12 +223,13 @@ def _first_rows(path: Path, csv_format: CsvFormat) -> pd.DataFrame:
 class _Table:
     """All rows of a table before any is refused.
 
-    values: the rows under our names. bad: rows that could not be read. columns_read: for each field the
-    file's column. rows: the values encoded, ratings on the scale of 1 to 5. written: the outcomes
-    as they are in the file. texts: by item id. several: [items] bool, whose text differs from row
-    to row of the table itself. repeated: how many items have text in several rows, of the second
-    table if there is one; differing: how many of them have several texts. histories: [n] lists of item ids,
-    or None; histories_read: [n] bool. split: [n] of str, "" where unusable, or None.
+    values: the rows under our names. bad: rows that could not be read. columns_read: for each field
+    the file's column. rows: the values encoded, ratings on the scale of 1 to 5. written: the
+    outcomes as they are in the file. texts: by item id. several: [items] bool, whose text differs
+    from row to row of the table itself. repeated: how many items have text in several rows, of the
+    second table if there is one; differing: how many of them have several texts. histories: [n]
+    lists of item ids, or None; histories_read: [n] bool. split: [n] of str, "" where unusable, or
+    None.
     """
 
     path: Path

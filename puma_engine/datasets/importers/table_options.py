@@ -19,8 +19,8 @@ class TableOptions:
     name. items_path: a second table with item_id and text, where the first has no text
     (item_columns: its names). id_as_text: the item id is its text. delimiter, encoding, quote,
     no_header: see CsvFormat; items_delimiter and so on: the same of items_path, where all but
-    items_no_header are those of the table by default. time_unit: see reading.times.read_times. history_separator:
-    between the item ids of a history written as text.
+    items_no_header are those of the table by default. time_unit: see reading.times.read_times.
+    history_separator: between the item ids of a history written as text.
 
     Values. scale: "1:10", the least and the largest rating, which become 1 and 5. not_rated: the
     value of rows without a rating. click_threshold: outcomes of at least this are clicks, others

@@ -46,8 +46,8 @@ class MissingColumns(DataError):
 class Columns:
     """Columns of a file, under the names that they were asked for by.
 
-    path: the file. columns_read: for each of them the name in the file. names: of all columns of the file. bad: rows
-    that are left out.
+    path: the file. columns_read: for each of them the name in the file. names: of all columns of
+    the file. bad: rows that are left out.
     """
 
     path: Path
