@@ -12,9 +12,9 @@ BLOCKS = re.findall(r"^```\n(.*?)^```$", GUIDE, re.M | re.S)
 
 
 def blocks(mark):
-    found = [block for block in BLOCKS if re.search(mark, block, re.M)]
-    assert found
-    return found
+    actual = [block for block in BLOCKS if re.search(mark, block, re.M)]
+    assert actual
+    return actual
 
 
 @pytest.mark.parametrize("mark", [r"^#!/bin/bash", r"^ray start", r"^puma "])

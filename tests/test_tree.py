@@ -132,10 +132,10 @@ def test_no_dangerous_calls_are_used(path):
     assert not roots(imported(tree)) & UNSAFE
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            given = {(k.arg, getattr(k.value, "value", None)) for k in node.keywords}
-            assert not given & FORBIDDEN_KEYWORDS, node.lineno
+            inputs = {(k.arg, getattr(k.value, "value", None)) for k in node.keywords}
+            assert not inputs & FORBIDDEN_KEYWORDS, node.lineno
             if ast.unparse(node.func) == "torch.load":
-                assert ("weights_only", True) in given, node.lineno
+                assert ("weights_only", True) in inputs, node.lineno
 
 
 @pytest.mark.parametrize(

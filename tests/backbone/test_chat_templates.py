@@ -81,8 +81,8 @@ def test_the_tokens_are_those_of_the_rendered_conversation(kind, program):
         whole = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
-        shown, wanted = (tokenizer.decode(each) for each in (ids, whole))
-        assert shown == wanted
+        shown, expected = (tokenizer.decode(each) for each in (ids, whole))
+        assert shown == expected
         if kind.startswith("bytes"):
             assert ids == whole
 

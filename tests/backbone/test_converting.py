@@ -157,7 +157,7 @@ def test_the_study_of_changes_compares_both_directions_and_another_wording(versi
     }
     for line in differences:
         of_change = by_change[line["change"]]
-        wanted = of_change[line["method"]]["rmse"] - of_change["retrained"]["rmse"]
-        assert line["value"] == pytest.approx(wanted)
+        expected = of_change[line["method"]]["rmse"] - of_change["retrained"]["rmse"]
+        assert line["value"] == pytest.approx(expected)
         if line["method"] == "reused as they are":
             assert f"{line['value']:+.4f}" in lines[f"reused as they are, {line['change']}"][5]

@@ -26,12 +26,12 @@ def test_both_softmaxes_over_prefix_and_new_keys_agree(softcap):
     new = torch.randn(batch, heads, groups * length, length, generator=generator)
     mask = torch.rand(batch, 1, length, size + length, generator=generator) > 0.4
     mask[..., -1] = True
-    given = [part.requires_grad_() for part in (past, new)]
+    inputs = [part.requires_grad_() for part in (past, new)]
     weight = torch.randn(batch, heads, groups * length, size + length, generator=generator)
     results = []
     for function in (joint_softmax, two_part_softmax):
-        joined = torch.cat(function(*given, mask, softcap), dim=-1)
-        results.append((joined, *torch.autograd.grad((joined * weight).sum(), given)))
+        joined = torch.cat(function(*inputs, mask, softcap), dim=-1)
+        results.append((joined, *torch.autograd.grad((joined * weight).sum(), inputs)))
     for joint, two_part in zip(*results, strict=True):
         torch.testing.assert_close(joint, two_part, atol=1e-6, rtol=1e-5)
     assert torch.allclose(results[0][0].sum(-1), torch.ones(batch, heads, groups * length))

@@ -55,8 +55,8 @@ def test_a_cpu_gathers_keys_and_values():
 @pytest.mark.parametrize("tile", [1, 2, 5])
 def test_tiles_hold_each_row_once_and_one_text_each(tile):
     rows = (2, 0, 1, 0, 0, 2, 0, 0, 0)
-    given = AttentionInputs(rows=rows, device="cpu", dtype=HALF)
-    first, count, place, length, common, order = given.prefix.tiles(tile).unbind(1)
+    inputs = AttentionInputs(rows=rows, device="cpu", dtype=HALF)
+    first, count, place, length, common, order = inputs.prefix.tiles(tile).unbind(1)
     assert sorted(order.tolist()) == list(range(len(rows)))
     used = count > 0
     tiles = [order[a : a + n].tolist() for a, n in zip(first[used], count[used], strict=True)]
@@ -65,28 +65,28 @@ def test_tiles_hold_each_row_once_and_one_text_each(tile):
     # No text is cut into more tiles than it needs.
     assert len(tiles) == sum(-(-rows.count(text) // tile) for text in set(rows))
     texts = [rows[part[0]] for part in tiles]
-    tokens = given.prefix.tokens
+    tokens = inputs.prefix.tokens
     assert length[used].tolist() == tokens.lengths[texts].tolist()
     assert (place + common)[used].tolist() == tokens.offset[texts].tolist()
     assert set(common.tolist()) == {tokens.common}
 
 
 def test_a_place_in_the_cache_goes_before_all_else_and_knows_no_softcap(monkeypatch):
-    given = AttentionInputs(device="cpu", dtype=torch.float32)
-    module, here = torch.nn.Module(), InPlace(given.layer, given.prefix.tiles(1), True)
+    inputs = AttentionInputs(device="cpu", dtype=torch.float32)
+    module, here = torch.nn.Module(), InPlace(inputs.layer, inputs.prefix.tiles(1), True)
     calls = []
 
     def attend(*arguments):
         calls.append(arguments)
-        return given.d_out, None
+        return inputs.d_out, None
 
     monkeypatch.setattr("puma_engine.backbone.attention.prefix_attention.attend_in_place", attend)
     with reading_in_place([module], [here]):
-        out, _ = prefix_attention(module, *given.new, None, scaling=0.5)
+        out, _ = prefix_attention(module, *inputs.new, None, scaling=0.5)
         with pytest.raises(NotImplementedError, match="softcap"):
-            prefix_attention(module, *given.new, None, scaling=0.5, softcap=5.0)
-    assert out is given.d_out and calls[0][3:] == (here.layer, here.tiles, True, 0.5)
-    prefix_attention(module, *given.new, torch.ones(1, 1, 1, 1, dtype=torch.bool))
+            prefix_attention(module, *inputs.new, None, scaling=0.5, softcap=5.0)
+    assert out is inputs.d_out and calls[0][3:] == (here.layer, here.tiles, True, 0.5)
+    prefix_attention(module, *inputs.new, torch.ones(1, 1, 1, 1, dtype=torch.bool))
     assert len(calls) == 1
 
 

@@ -177,8 +177,8 @@ def test_strange_titles_are_read_as_plain_text(world, tmp_path):
 )
 def test_bad_models(world, name, sentence):
     path = world / name
-    said = refused(world, ["models", "check", path], sentence)
-    assert refused(world, ["models", "add", path], sentence) == said
+    message = refused(world, ["models", "check", path], sentence)
+    assert refused(world, ["models", "add", path], sentence) == message
     refused(world, ["prompts", "fit", "--dataset", "good", "--backbone", path], sentence)
     refused(world, ["migrate", "source", path, "--epochs", "1"], sentence)
     with pytest.raises(PumaError, match=r"\."):

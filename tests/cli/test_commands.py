@@ -241,8 +241,8 @@ def test_renamed_settings_are_accepted_by_their_old_options_which_help_does_not_
     cli = typer.Typer()
     cli.command()(command)
     result = CliRunner().invoke(cli, ["a", "b", flags[0], "2", flags[1], "3", "--noise", "0.5"])
-    wanted = AdapterConfig(max_norm=2.0, max_mean_to_std=3.0, noise=0.5)
-    assert json.loads(result.stdout) == wanted.to_dict()
+    expected = AdapterConfig(max_norm=2.0, max_mean_to_std=3.0, noise=0.5)
+    assert json.loads(result.stdout) == expected.to_dict()
     page = CliRunner().invoke(cli, ["--help"]).stdout
     assert "norm-limit" not in page and "--balance" not in page
 

@@ -71,14 +71,14 @@ def file(tmp_path_factory):
 def choose(place, label, option):
     """Choose an option of a select box on a page, or in a part of a page."""
     page = getattr(place, "page", place)
-    wanted = page.get_by_role("option", name=option).first
+    expected = page.get_by_role("option", name=option).first
     box = place.get_by_role("combobox", name=label).first
     box.scroll_into_view_if_needed()
     for last in (False, False, False, False, True):
         page.wait_for_timeout(300)  # a list that opens while the page scrolls is closed again
         box.click()
         try:
-            wanted.click(timeout=120_000 if last else 4_000)
+            expected.click(timeout=120_000 if last else 4_000)
             break
         except TimeoutError:
             if last:

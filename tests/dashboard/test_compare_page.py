@@ -56,8 +56,8 @@ def test_the_verdict_and_every_method_are_shown(world, monkeypatch):
     assert {"Global mean", "Item mean", "User + item bias"} <= set(table["Method"])
     scores = world["ws"].get_table(world["comparison"].id, "comparison")
     cell = scores[(scores["method"] == "Full retraining") & (scores["metric"] == "rmse")].iloc[0]
-    wanted = f"{cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
-    assert wanted == table.set_index("Method").loc["Full retraining", "RMSE"]
+    expected = f"{cell['value']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]"
+    assert expected == table.set_index("Method").loc["Full retraining", "RMSE"]
     assert app.query_params["comparison"] in (world["comparison"].id, [world["comparison"].id])
 
 
@@ -87,9 +87,9 @@ def test_an_older_comparison_without_predictions_is_not_measured(tmp_path, monke
     column = "Pair accuracy"
     first = see(world, monkeypatch).dataframe[0].value.set_index("Method")[column]
     named = scores.assign(method=scores["method"].map(method_names(scores["method"])))
-    wanted = named[named["metric"] == "pair_accuracy"].set_index("method")
+    expected = named[named["metric"] == "pair_accuracy"].set_index("method")
     for method, text in first.items():
-        assert text.startswith(f"{wanted.loc[method, 'value']:.4f}")
+        assert text.startswith(f"{expected.loc[method, 'value']:.4f}")
     for evaluation in world["runs"].values():
         for file in ws.folder(evaluation.id).glob("predictions*"):
             file.unlink()

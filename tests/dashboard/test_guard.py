@@ -124,8 +124,8 @@ def test_every_response_has_headers_and_needs_an_own_name(base):
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_an_opened_page_has_the_title_and_the_style_of_the_dashboard(base, encoding):
     for path in ("/", "/trade-off"):
-        wanted = {"Accept": "text/html", "Accept-Encoding": encoding, "If-None-Match": "old"}
-        code, headers, content = answer(base, path, **wanted)
+        expected = {"Accept": "text/html", "Accept-Encoding": encoding, "If-None-Match": "old"}
+        code, headers, content = answer(base, path, **expected)
         assert code == 200 and int(headers["Content-Length"]) == len(content)
         assert content.count(b"<title>PUMA Workbench</title>") == 1
         assert b'id="root"' in content and b"tabular-nums" in content

@@ -336,9 +336,9 @@ def test_a_verdict_that_is_not_settled_says_how_many_seeds_would_settle_it(tmp_p
     alone = compared.migrate(ws, [source], new, selection, name="few 3", seed=3)
     compared.evaluate(ws, alone, 5.0, seed=99)
     needed = seeds_to_decide(losses, verdict.margin)
-    said = summary.seeds_outlook(comparison, verdict, 0.05)
+    sentence = summary.seeds_outlook(comparison, verdict, 0.05)
     assert needed is not None and needed > 3
-    assert f"about {needed - 3} more seed" in said and "the 3 measured stay" in said
+    assert f"about {needed - 3} more seed" in sentence and "the 3 measured stay" in sentence
     assert summary.seeds_outlook(comparison, replace(verdict, decision="retrain"), 0.05) == ""
 
 

@@ -71,8 +71,8 @@ def test_an_outline_in_stars_holds_the_users_that_it_holds_on_the_wire():
     lasso = {"x": [2.0, 4.0, 4.0, 2.0], "y": [0.2, 0.2, 0.4, 0.4]}
     pick, _ = map_selection.event({"lasso": [lasso]}, "behaviour:old", axes)
     inside = ((drawn["old"] > (2, 0.2)) & (drawn["old"] < (4, 0.4))).all(axis=1)
-    found = map_selection.inside(points["old"], pick.area)
-    assert inside.sum() > 50 and (found == inside).mean() > 0.995
+    actual = map_selection.inside(points["old"], pick.area)
+    assert inside.sum() > 50 and (actual == inside).mean() > 0.995
 
 
 def test_panels_share_one_scale():
@@ -555,7 +555,7 @@ def test_a_selection_on_one_view_is_the_same_users_on_another(drawn, judged, mon
 def test_the_most_affected_are_told_apart_by_certainty(judged, monkeypatch):
     few, again = judged["runs"]["few"].id, judged["runs"]["again"].id
     effects = effects_between(comparison_users(judged["ws"], judged["comparison"].id), few, again)
-    wanted = [
+    expected = [
         int(((low <= effects.frame["probability"]) & (effects.frame["probability"] < high)).sum())
         for low, high in ((0.9, 2), (0.75, 0.9), (0.25, 0.75), (0, 0.25))
     ]
@@ -563,11 +563,11 @@ def test_the_most_affected_are_told_apart_by_certainty(judged, monkeypatch):
     (groups,) = (item for item in app.button_group if item.key == "choose-affected")
     labels = [option.content for option in groups.proto.options]
     names = ("Surely", "Likely", "Cannot be told")
-    assert labels == [f"{name} · {count}" for name, count in zip(names, wanted, strict=False)]
-    assert wanted[0] >= 3 and sum(wanted) == 60
+    assert labels == [f"{name} · {count}" for name, count in zip(names, expected, strict=False)]
+    assert expected[0] >= 3 and sum(expected) == 60
     # The group follows the selection until one is chosen.
     assert "affected" not in app.query_params
-    assert f"The other {wanted[3]} are likely not worse off" in words(app)
+    assert f"The other {expected[3]} are likely not worse off" in words(app)
     (table,) = (item.value for item in app.dataframe if "Probability" in item.value)
     assert set(table["User"].head(3)) == {"000", "001", "002"}
     assert (table["Probability"] >= 90).all() and (table["Change"] > 0).all()
@@ -623,8 +623,8 @@ def test_a_click_on_a_dot_opens_the_person_every_time(judged, monkeypatch):
 def test_a_search_opens_the_only_match_and_lists_several(judged, monkeypatch):
     app = see(judged, monkeypatch)
     app.text_input("find-person").set_value("01").run()
-    (found,) = (item for item in app.button_group if item.key == "found-person")
-    assert [option.content for option in found.proto.options] == [f"01{i}" for i in range(10)]
+    (actual,) = (item for item in app.button_group if item.key == "found-person")
+    assert [option.content for option in actual.proto.options] == [f"01{i}" for i in range(10)]
     app.text_input("find-person").set_value("<b>nobody").run()
     assert "No user id begins with" in words(app) and "<b>n" not in words(app)
     app.text_input("find-person").set_value("017").run()

@@ -117,11 +117,11 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
     spec = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert spec["layout"]["xaxis"]["range"] == [0.8, 5.2]  # the whole scale, for everybody
     titles = pipeline.load_dataset(world["ws"], world["data"]).items.set_index("item_id")["text"]
-    wanted = pipeline.read_predictions(world["ws"], world["evaluations"][1])
-    wanted = wanted[wanted["user_id"] == "001"]
+    expected = pipeline.read_predictions(world["ws"], world["evaluations"][1])
+    expected = expected[expected["user_id"] == "001"]
     shown = items.set_index("Item")[methods[1]].to_dict()
     assert shown == pytest.approx(
-        {titles[row.item_id]: row.prediction for row in wanted.itertuples()}
+        {titles[row.item_id]: row.prediction for row in expected.itertuples()}
     )
     for row in scores.itertuples():
         miss = items[row.Method] - items["Actual"]
@@ -258,8 +258,8 @@ def test_a_what_if_request_is_answered_by_the_warm_process(world, show):
         (world["moved"], "Migration trained on 4 users"),
         (world["again"], "Full retraining"),
     ):
-        wanted = pipeline.predict_title(ws, run, "001", title).value
-        assert shown[label] == f"{wanted:.2f} ★"
+        expected = pipeline.predict_title(ws, run, "001", title).value
+        assert shown[label] == f"{expected:.2f} ★"
     assert len(app.get("plotly_chart")) == 1
 
 

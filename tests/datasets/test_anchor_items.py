@@ -29,12 +29,12 @@ def test_each_anchor_is_the_most_rated_of_its_group_of_means():
     about = train.groupby("item_id")["outcome"].agg(["size", "mean"]).reset_index()
     popular = about.sort_values(["size", "item_id"], ascending=[False, True])[: POOL * count]
     by_mean = popular.sort_values(["mean", "item_id"]).reset_index(drop=True)
-    wanted = [
+    expected = [
         group.sort_values(["size", "item_id"], ascending=[False, True])["item_id"].iloc[0]
         for _, group in by_mean.groupby(by_mean.index // POOL)
     ]
     anchors = choose_anchors(dataset, count)
-    assert anchors == wanted
+    assert anchors == expected
     means = about.set_index("item_id")["mean"].loc[anchors]
     assert means.is_monotonic_increasing and means.max() - means.min() > about["mean"].std()
 

@@ -58,8 +58,8 @@ def test_a_stray_quotation_mark_costs_its_own_row_alone(tmp_path: Path) -> None:
         read(path)
     dropped = read(path, drop_invalid=True).report["dropped"]
     assert dropped["with a stray quotation mark"] == 1
-    wanted = {row[1]: row[3] for row in ROWS if row[1] != "i2"}
-    assert titles(path, drop_invalid=True) == wanted
+    expected = {row[1]: row[3] for row in ROWS if row[1] != "i2"}
+    assert titles(path, drop_invalid=True) == expected
     assert titles(path, quote="none") == {row[1]: row[3] for row in ROWS}
     swallowing = [row for row in ROWS if row[1] != "i5"]
     path = write(tmp_path / "b.csv", ",", swallowing)

@@ -83,8 +83,8 @@ def test_documented_defaults_are_the_real_ones():
     assert len(rows) == 4
     for option, *values in rows:
         for source, value in zip(("amazon", "yelp", "movielens"), values, strict=True):
-            given = getattr(REGISTRY[source].settings(), option.replace("-", "_"))
-            assert given == float(value), (source, option)
+            default = getattr(REGISTRY[source].settings(), option.replace("-", "_"))
+            assert default == float(value), (source, option)
     text = " ".join(DOCUMENT[DOCUMENT.index("MIND has others") :].split())
     mind = REGISTRY["mind"].settings()
     for option, value in re.findall(r"`--([a-z-]+)` ([\d.]+)", text[: text.index("Splits are")]):

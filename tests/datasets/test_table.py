@@ -111,17 +111,17 @@ def test_texts_may_come_from_a_second_table(tmp_path: Path) -> None:
 
 def test_titles_lose_control_characters_only(tmp_path: Path) -> None:
     made = frame()
-    wanted = [
+    expected = [
         'She said "no", twice',
         "<s>[INST] </s> <|endoftext|>",
         "é" * 10_000,
         "line one line two",
     ]
-    given = [*wanted[:3], "line\x08 one\r\n\tline\u202e two "]
-    for item, title in zip(made["item_id"].unique(), given, strict=False):
+    inputs = [*expected[:3], "line\x08 one\r\n\tline\u202e two "]
+    for item, title in zip(made["item_id"].unique(), inputs, strict=False):
         made.loc[made["item_id"] == item, "text"] = title
     for name in ("odd.csv", "odd.parquet"):
-        assert set(wanted) <= set(read(save(made, tmp_path / name)).items["text"])
+        assert set(expected) <= set(read(save(made, tmp_path / name)).items["text"])
 
 
 def test_ids_keep_their_text_whatever_their_type(tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_clicks_are_read_with_histories(tmp_path: Path) -> None:
     assert first.content_hash == other.content_hash
     assert {"0001", "0002", "0003"} <= set(first.items["item_id"])
     got = first.interactions.set_index(["user_id", "item_id"])["history"].to_dict()
-    given = rows.set_index(["user_id", "item_id"])["history"].to_dict()
-    assert got == given
+    histories = rows.set_index(["user_id", "item_id"])["history"].to_dict()
+    assert got == histories
     back = read_dataset(write_dataset(first, tmp_path / "saved"))
     assert back.interactions["history"].tolist() == first.interactions["history"].tolist()
 
@@ -259,8 +259,8 @@ def test_a_warning_names_ids_that_differ_only_by_what_programs_add(
     made.loc[rows[:1], column] = other
     ds = read(save(made, tmp_path / "b.csv"))  # quotes what needs it
     assert {first, other} <= set(ds.interactions[column])
-    (told,) = [text for text in ds.report["warnings"] if "differ from others" in text]
-    assert told.startswith(f"1 {column[:4]} ids differ") and f"one is {other!r}" in told
+    (warning,) = [text for text in ds.report["warnings"] if "differ from others" in text]
+    assert warning.startswith(f"1 {column[:4]} ids differ") and f"one is {other!r}" in warning
 
 
 def test_texts_in_another_encoding_are_told(tmp_path: Path) -> None:
@@ -268,9 +268,9 @@ def test_texts_in_another_encoding_are_told(tmp_path: Path) -> None:
     path = save(made, tmp_path / "a.csv")
     assert not any("UTF-8" in text for text in read(path).report["warnings"])
     warnings = read(path, encoding="cp1252").report["warnings"]
-    (told,) = [text for text in warnings if "UTF-8" in text]
-    assert told.startswith("40 item texts look like UTF-8") and "'AmÃ©lie " in told
-    assert "for 'Amélie " in told
+    (warning,) = [text for text in warnings if "UTF-8" in text]
+    assert warning.startswith("40 item texts look like UTF-8") and "'AmÃ©lie " in warning
+    assert "for 'Amélie " in warning
 
 
 def test_item_ids_that_the_second_table_writes_otherwise_are_told(tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_item_ids_that_the_second_table_writes_otherwise_are_told(tmp_path: Path
     with pytest.raises(DataError, match="whose item has no text"):
         read(path, items_path=items_path)
     ds = read(path, items_path=items_path, drop_invalid=True)
-    (told,) = [text for text in ds.report["warnings"] if "without a text" in text]
-    assert "of 120 rows name an item without a text" in told and "alike in both files" in told
+    (warning,) = [text for text in ds.report["warnings"] if "without a text" in text]
+    assert "of 120 rows name an item without a text" in warning and "alike in both files" in warning
 
 
 @pytest.mark.parametrize(

@@ -172,18 +172,18 @@ def test_a_missing_column_is_guessed_from_what_columns_hold(tmp_path: Path) -> N
         read(path, columns={"user_id": "who", "outcome": "stars"})
     assert str(error.value).endswith(f"Did you mean {asked}")
     # What is suggested is what is read.
-    given = dict(word.split("=") for word in shlex.split(asked[:-1]) if "=" in word)
+    suggested = dict(word.split("=") for word in shlex.split(asked[:-1]) if "=" in word)
     plain = read(save(frame(), tmp_path / "b.csv"))
-    assert read(path, columns=given).content_hash == plain.content_hash
+    assert read(path, columns=suggested).content_hash == plain.content_hash
     # What the preview guesses is the same.
-    assert preview_table(path).guess == given | {"time": "time"}
+    assert preview_table(path).guess == suggested | {"time": "time"}
     titles = frame().drop_duplicates("item_id")[["item_id", "text"]]
     items = save(titles.rename(columns={"item_id": "nr", "text": "what"}), tmp_path / "items.csv")
     with pytest.raises(DataError, match="Did you mean --item-column item_id=nr --item-column text"):
-        read(path, columns=given, items_path=items)
-    del given["text"]
+        read(path, columns=suggested, items_path=items)
+    del suggested["text"]
     with pytest.raises(DataError, match=r"no column of item texts.*text='?what it is'?"):
-        read(path, columns=given)
+        read(path, columns=suggested)
 
 
 def test_an_empty_result_and_settings_out_of_range_are_refused(tmp_path: Path) -> None:

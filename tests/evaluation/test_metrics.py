@@ -128,8 +128,8 @@ def test_pair_accuracy_of_fractional_outcomes_and_many_users():
     p = (y + generator.normal(size=8000)).round(1)
     table = metrics.per_user("rating", y, p, user).set_index("user_id")["pair_accuracy"]
     for value in (0, 17, 199):
-        wanted = share_in_order(y[user == value], p[user == value])
-        assert table[str(value)] == pytest.approx(wanted)
+        expected = share_in_order(y[user == value], p[user == value])
+        assert table[str(value)] == pytest.approx(expected)
 
 
 @given(st.lists(st.tuples(CLICKS, st.sampled_from([0.1, 0.5, 0.9])), min_size=2, max_size=30))
@@ -288,7 +288,7 @@ def test_shares_kept_are_ratios_of_gains_in_the_same_draws(rows, task, names):
         pooled = [metrics.pooled(task, y, p, user) for p in ps]
         return {name: np.mean([scores[name] for scores in pooled]) for name in names}
 
-    wanted = {name: values(ps) for name, ps in methods.items()}
+    expected = {name: values(ps) for name, ps in methods.items()}
     sampled = metrics.sample_metrics(
         task, y, [p for ps in methods.values() for p in ps], user, names, draws=200
     )
@@ -298,8 +298,8 @@ def test_shares_kept_are_ratios_of_gains_in_the_same_draws(rows, task, names):
     for kept_of, reference in zip(measured, ("random", "worse"), strict=True):
         for kept, method in zip(kept_of, methods, strict=True):
             for name in names:
-                gain = wanted[reference][name] - wanted["retrained"][name]
-                own = wanted[reference][name] - wanted[method][name]
+                gain = expected[reference][name] - expected["retrained"][name]
+                own = expected[reference][name] - expected[method][name]
                 share = kept[name].share
                 assert abs(kept[name].gain.value) == pytest.approx(abs(gain))
                 assert share.value == pytest.approx(own / gain)

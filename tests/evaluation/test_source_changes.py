@@ -38,12 +38,12 @@ def test_all_plans_against_the_old_model(level, wanted):
         pairs = [(sign * value, *sorted((sign * a, sign * b))) for value, a, b in level]
         expected = wanted if sign == 1 else opposite.get(wanted, wanted)
         if ranking:
-            found = source_change(changes(rmse=level, pair_accuracy=pairs), PLANS, "rmse")
-            assert found.ranking == opposite.get(expected, expected) and found.level == wanted
+            actual = source_change(changes(rmse=level, pair_accuracy=pairs), PLANS, "rmse")
+            assert actual.ranking == opposite.get(expected, expected) and actual.level == wanted
         else:
-            found = source_change(changes(rmse=pairs), PLANS, "rmse")
-            assert (found.level, found.ranking) == (expected, None)
-            assert found.warns is (expected in ("worse", "behind"))
+            actual = source_change(changes(rmse=pairs), PLANS, "rmse")
+            assert (actual.level, actual.ranking) == (expected, None)
+            assert actual.warns is (expected in ("worse", "behind"))
 
 
 def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking():
@@ -51,8 +51,8 @@ def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking()
         rmse=[(0.012, 0.004, 0.020), (0.008, 0.004, 0.016)],
         pair_accuracy=[(-0.006, -0.012, 0.006), (-0.012, -0.018, -0.006)],
     )
-    found = source_change(table, PLANS, "rmse")
-    assert found.sentence == (
+    actual = source_change(table, PLANS, "rmse")
+    assert actual.sentence == (
         "Against the old model, which users have now, every plan is surely worse in rating accuracy: "
         "the best, full retraining, has 1 % more error (between 0.5 % more and 2 % more); every plan is "
         "behind in ranking, which may be chance for some: the best, migration trained on all users, has 1 % "
@@ -68,6 +68,6 @@ def test_other_models_methods_do_not_count_and_the_best_of_several_old_models_do
     level = [(0.01, 0.004, 0.016), (0.008, 0.004, 0.012), (-0.1, -0.2, -0.05)]
     assert source_change(changes(rmse=level), PLANS, "rmse").level == "worse"
     other = changes(rmse=[(-0.2, -0.3, -0.1)] * 2).assign(source="Worse", source_value=1.0)
-    found = source_change(pd.concat([other, changes(rmse=level)]), PLANS, "rmse")
-    assert found.level == "worse" and "the best of the old models (Old model)" in found.sentence
+    actual = source_change(pd.concat([other, changes(rmse=level)]), PLANS, "rmse")
+    assert actual.level == "worse" and "the best of the old models (Old model)" in actual.sentence
     assert source_change(changes(), PLANS, "rmse") is None

@@ -25,8 +25,8 @@ def methods(*rows):
 
 
 def moved(origin, backbone, **more):
-    given = {"origin": origin, "backbone": backbone, "hops": 1, "path": (origin, backbone)}
-    return given | {"source_runs": (f"of-{origin}",), "strategy": "all"} | more
+    inputs = {"origin": origin, "backbone": backbone, "hops": 1, "path": (origin, backbone)}
+    return inputs | {"source_runs": (f"of-{origin}",), "strategy": "all"} | more
 
 
 def again(backbone, **more):

@@ -151,16 +151,16 @@ def test_arithmetic_decides_what_is_cheaper_and_the_time_is_told_beside_it():
 def test_the_cheapest_is_that_with_the_least_arithmetic():
     rows = (migrated(FINE, 10.0, label="quick"), migrated(FINE, 20.0, label="lean"), BASE)
     flops = {"quick": 3e12, "lean": 2e12, "Full retraining": 1e14}
-    given = {label: {"flops": value} for label, value in flops.items()}
-    assert judge(question(*rows, **given)).method == "lean"
+    inputs = {label: {"flops": value} for label, value in flops.items()}
+    assert judge(question(*rows, **inputs)).method == "lean"
 
 
 @pytest.mark.parametrize("without", ["quick", "Full retraining"])
 def test_time_decides_where_a_method_has_no_arithmetic(without):
     rows = (migrated(FINE, 10.0, label="quick"), migrated(FINE, 20.0, label="lean"), BASE)
     flops = {"quick": 3e12, "lean": 2e12, "Full retraining": 1e14} | {without: None}
-    given = {label: {"flops": value} for label, value in flops.items()}
-    verdict = judge(question(*rows, **given))
+    inputs = {label: {"flops": value} for label, value in flops.items()}
+    verdict = judge(question(*rows, **inputs))
     assert verdict.method == "quick" and "10% of the retraining's time" in verdict.headline
     assert verdict.arithmetic is None and "Arithmetic" not in " ".join(verdict.evidence)
 

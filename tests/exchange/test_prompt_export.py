@@ -126,8 +126,8 @@ def test_a_peft_model_gives_the_engines_logits(world, tmp_path):
         ids = torch.tensor([input_ids(backbone, "rating", context)])
         with torch.no_grad():
             logits = model(input_ids=ids).logits[:, -1, reader.answers]
-            wanted = reader.logits(torch.from_numpy(table.take([user])), torch.tensor([0]))
-        torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
+            expected = reader.logits(torch.from_numpy(table.take([user])), torch.tensor([0]))
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
 def test_peft_refuses_a_template_with_the_item_first(world, tmp_path):
@@ -253,8 +253,8 @@ def test_a_server_of_embeddings_predicts_like_the_engine(
 ):
     ws = world["ws"]
     frame = pipeline.read_predictions(ws, world["score"])
-    wanted = frame.head(9)
-    pairs = list(zip(wanted["user_id"], wanted["item_id"], strict=True))
+    expected = frame.head(9)
+    pairs = list(zip(expected["user_id"], expected["item_id"], strict=True))
     file = pipeline.embed_prompts(
         ws, world["moved"], pairs, tmp_path / "p.safetensors", device="cpu"
     )
@@ -262,7 +262,7 @@ def test_a_server_of_embeddings_predicts_like_the_engine(
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [(row["user_id"], row["item_id"]) for row in rows] == pairs
     predictions = [float(row["prediction"]) for row in rows]
-    np.testing.assert_allclose(predictions, wanted["prediction"], atol=1e-3)
+    np.testing.assert_allclose(predictions, expected["prediction"], atol=1e-3)
     monkeypatch.setenv("VLLM_API_KEY", "wrong")
     assert vllm_client.main([str(file), "--url", server]) == 1
     assert "answered 401" in capsys.readouterr().err

@@ -215,8 +215,10 @@ def test_prompts_that_name_another_model_are_told(world, tmp_path, caplog):
         peft_user(tmp_path / "same" / user, width=32, base_model_name_or_path=f"x/{model.name}")
     for name in ("other", "same"):
         pipeline.import_prompts(ws, world["data"], model, tmp_path / name, head="none", name=name)
-    told = [record.getMessage() for record in caplog.records if "fitted on" in record.getMessage()]
-    assert len(told) == 1 and "say that they were fitted on a/one" in told[0]
+    messages = [
+        record.getMessage() for record in caplog.records if "fitted on" in record.getMessage()
+    ]
+    assert len(messages) == 1 and "say that they were fitted on a/one" in messages[0]
 
 
 @pytest.mark.parametrize(

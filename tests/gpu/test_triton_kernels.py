@@ -13,9 +13,9 @@ DTYPES = [torch.float16] if INTERPRETED else [torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.005, torch.bfloat16: 0.02}
 
 
-def assert_kernels_equal_reference(*sizes, dtype=DTYPES[0], given=None, **named):
-    given = given or AttentionInputs(*sizes, **named, device=DEVICE, dtype=dtype)
-    for actual, expected in zip(given.kernels(), given.reference(), strict=True):
+def assert_kernels_equal_reference(*sizes, dtype=DTYPES[0], inputs=None, **named):
+    inputs = inputs or AttentionInputs(*sizes, **named, device=DEVICE, dtype=dtype)
+    for actual, expected in zip(inputs.kernels(), inputs.reference(), strict=True):
         assert actual.isfinite().all()
         # The gradient of a single key is the difference of two equal numbers: only rounding.
         size = max(expected.norm(), 0.5 * expected.numel() ** 0.5)
@@ -57,11 +57,11 @@ def test_more_new_positions_than_one_block_of_queries_equal_plain_attention():
 
 
 def test_gradients_have_the_layout_of_their_inputs_and_any_layout_is_read():
-    given = AttentionInputs(length=4, device=DEVICE, dtype=DTYPES[0])
-    for gradient, part in zip(given.kernels()[1:], given.new, strict=True):
+    inputs = AttentionInputs(length=4, device=DEVICE, dtype=DTYPES[0])
+    for gradient, part in zip(inputs.kernels()[1:], inputs.new, strict=True):
         assert gradient.stride() == part.stride()
-    joined = torch.cat([given.key, given.value], dim=-1).detach()
+    joined = torch.cat([inputs.key, inputs.value], dim=-1).detach()
     key, value = joined.chunk(2, dim=-1)
-    given.key, given.value = key.requires_grad_(), value.requires_grad_()
-    given.d_out = given.d_out[..., :1].expand_as(given.d_out)
-    assert_kernels_equal_reference(given=given)
+    inputs.key, inputs.value = key.requires_grad_(), value.requires_grad_()
+    inputs.d_out = inputs.d_out[..., :1].expand_as(inputs.d_out)
+    assert_kernels_equal_reference(inputs=inputs)

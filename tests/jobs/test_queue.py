@@ -48,8 +48,8 @@ def test_retry_after_a_cancel_resumes_the_job(ws):
     thread = threading.Thread(target=work, args=(ws,))
     thread.start()
     wait_for(lambda: reached(ws, job, 2))
-    asked = jobs.cancel(ws, job.id)
-    assert asked.status == "running" and asked.cancel_asked
+    cancelled = jobs.cancel(ws, job.id)
+    assert cancelled.status == "running" and cancelled.cancel_asked
     thread.join()
     stopped = jobs.job(ws, job.id)
     assert stopped.status == "cancelled" and "Stopped at step" in stopped.error

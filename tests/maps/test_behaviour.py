@@ -27,13 +27,13 @@ def test_mean_and_spread_are_over_the_records_that_all_methods_predicted(equal):
         second = second[second["item_id"] != "i0"].sample(frac=1, random_state=0)
     table = behaviour([first, second]).set_index("user_id")
     joined = first.merge(second, on=["user_id", "item_id"])
-    wanted = joined.groupby("user_id").filter(lambda rows: len(rows) > 1).groupby("user_id")
-    assert table.index.tolist() == list(wanted.groups) and len(table) == (8 if equal else 7)
-    assert table["rows"].tolist() == wanted.size().tolist()
-    np.testing.assert_allclose(table["outcome"], wanted["outcome_x"].mean())
+    expected = joined.groupby("user_id").filter(lambda rows: len(rows) > 1).groupby("user_id")
+    assert table.index.tolist() == list(expected.groups) and len(table) == (8 if equal else 7)
+    assert table["rows"].tolist() == expected.size().tolist()
+    np.testing.assert_allclose(table["outcome"], expected["outcome_x"].mean())
     for number, column in enumerate(("prediction_x", "prediction_y")):
-        np.testing.assert_allclose(table[f"mean_{number}"], wanted[column].mean(), rtol=1e-6)
-        np.testing.assert_allclose(table[f"spread_{number}"], wanted[column].std(), rtol=1e-5)
+        np.testing.assert_allclose(table[f"mean_{number}"], expected[column].mean(), rtol=1e-6)
+        np.testing.assert_allclose(table[f"spread_{number}"], expected[column].std(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (12, 30), (5, 1)])
@@ -64,8 +64,8 @@ def test_both_ways_to_the_components_of_two_tables_agree():
 
 def test_each_probability_to_regress_has_one_certainty():
     names = list(CERTAINTIES)
-    given = np.array([1.0, 0.9, 0.8999, 0.75, 0.7499, 0.25, 0.2499, 0.0])
-    assert [names[code] for code in certainties(given)] == [
+    inputs = np.array([1.0, 0.9, 0.8999, 0.75, 0.7499, 0.25, 0.2499, 0.0])
+    assert [names[code] for code in certainties(inputs)] == [
         name for name in ("surely", "likely", "unknown", "unlikely") for _ in range(2)
     ]
 
@@ -74,11 +74,11 @@ def test_orders_are_as_alike_as_the_mean_rank_correlation_of_pairs_of_users():
     rng = np.random.default_rng(4)
     values = rng.integers(1, 6, (25, 12)) + rng.normal(size=12)  # with ties
     values[3] = 2.0  # no order
-    wanted = [
+    expected = [
         spearmanr(values[first], values[second]).statistic
         for first, second in itertools.combinations([n for n in range(25) if n != 3], 2)
     ]
-    assert order_agreement(values) == pytest.approx(np.mean(wanted))
+    assert order_agreement(values) == pytest.approx(np.mean(expected))
     assert order_agreement(
         np.tile(np.arange(5.0), (9, 1)) * rng.uniform(1, 2, (9, 1))
     ) == pytest.approx(1)

@@ -91,9 +91,9 @@ def test_prompts_below_the_ratio_are_not_scaled(vectors):
 def test_input_scaling_is_applied_before_the_first_block():
     adapter = Adapter(6, 10, AdapterConfig(hidden=8, dropout=0.0))
     prompts, scale, bias = torch.randn(5, 2, 6), torch.rand(2, 6), torch.randn(2, 6)
-    wanted = adapter(prompts * scale + bias)
+    expected = adapter(prompts * scale + bias)
     adapter.input_scale, adapter.input_bias = scale, bias
-    torch.testing.assert_close(adapter(prompts), wanted)
+    torch.testing.assert_close(adapter(prompts), expected)
 
 
 def test_a_norm_bound_shortens_tokens_without_changing_directions():

@@ -63,9 +63,9 @@ def test_a_blend_is_that_of_the_four_evaluations_that_it_names(world):
 
     validation, test = splits[BASELINE, "validation"], splits[BASELINE, "test"]
     blend = Blend("rating").fit(columns("validation"), validation["outcome"].to_numpy(np.float64))
-    wanted = blend.predict(columns("test"))
+    expected = blend.predict(columns("test"))
     stored = bench.predictions(blended)
-    np.testing.assert_allclose(stored["prediction"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(stored["prediction"], expected, rtol=1e-6)
     assert stored["item_id"].tolist() == test["item_id"].tolist()
     summary = blended.summary
     assert summary["weights"] == pytest.approx(

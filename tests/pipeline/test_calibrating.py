@@ -142,10 +142,10 @@ def test_the_sources_predictions_are_calibrated_and_counted(world):
     assert [run.run for run in training] == [hop.id]
     assert [run.run for run in predicted] == [teacher.id]
     rows = 24 * 8
-    wanted = rows * (QUICK["epochs"] / training[0].rate + training[0].preparation)
+    expected = rows * (QUICK["epochs"] / training[0].rate + training[0].preparation)
     items = 30 / cost["predicted_items"] * cost["prediction_item_seconds"]
-    wanted += items + cost["prediction_pair_seconds"]
-    assert costs.migration.seconds == pytest.approx(wanted)
+    expected += items + cost["prediction_pair_seconds"]
+    assert costs.migration.seconds == pytest.approx(expected)
     assert costs.migration.seconds > predicting and costs.retraining.evidence[0].run == whole.id
     # A whole migration replaces the calibration, and its predictions are not its preparation.
     run = pipeline.migrate(ws, source, large, **learned)

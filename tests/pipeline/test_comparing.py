@@ -73,16 +73,16 @@ def test_users_of_an_older_evaluation_get_pair_accuracy_from_its_predictions(rat
     ws, run = ratings["ws"], ratings["random"]
     known = ws.user_metrics(run.id)
     users = pa.array(["nobody", *known["user_id"][::-1]], pa.string())
-    wanted = [np.nan, *known["pair_accuracy"][::-1]]
+    expected = [np.nan, *known["pair_accuracy"][::-1]]
     stored = read_user_metric(ws, run.id, "pair_accuracy", users)
-    np.testing.assert_allclose(stored, wanted, rtol=1e-5)
+    np.testing.assert_allclose(stored, expected, rtol=1e-5)
     with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'running' WHERE id = ?", [run.id])
     put_user_metrics(ws, run.id, known.drop(columns="pair_accuracy"))
     with edited(ws) as db:
         db.execute("UPDATE runs SET status = 'finished' WHERE id = ?", [run.id])
     older = read_user_metric(ws, run.id, "pair_accuracy", users)
-    np.testing.assert_allclose(older, wanted, rtol=1e-5)
+    np.testing.assert_allclose(older, expected, rtol=1e-5)
 
 
 def test_a_comparison_stores_what_each_method_keeps_of_level_and_ranking(ratings):

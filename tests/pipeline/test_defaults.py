@@ -18,8 +18,8 @@ def test_default_learning_rates_and_patience_depend_on_the_task(tmp_path, task, 
     model = tiny_backbone_folder(tmp_path, "llama")
     once = {"training": {"epochs": 1}, "device": "cpu"}
     source = pipeline.fit_prompts(ws, data, model, **once)
-    asked = source.config["training"]
-    assert (asked["learning_rate"], asked["patience"]) == (rate, patience)
+    training = source.config["training"]
+    assert (training["learning_rate"], training["patience"]) == (rate, patience)
     small: dict[str, Any] = {"adapter": {"hidden": 8}}
     every = pipeline.migrate(ws, source, model, **small, **once)
     few = pipeline.migrate(ws, source, model, strategy="random", budget=3, **small, **once)

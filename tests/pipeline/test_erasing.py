@@ -241,8 +241,8 @@ def test_a_short_id_does_not_take_other_numbers_with_it(ws):
         ws.seal(run.id)
     erase_user(ws, "12")
     pd.testing.assert_frame_equal(ws.get_table(run.id, "t"), kept, check_dtype=False)
-    wanted = summary | {"note": f"user {ERASED} is bad, 12 rows"}
-    assert ws.run(run.id).summary == wanted
+    expected = summary | {"note": f"user {ERASED} is bad, 12 rows"}
+    assert ws.run(run.id).summary == expected
     assert (ws.root / "logs" / "worker.log").read_text() == "step 12 of 12\n"
 
 
@@ -255,8 +255,8 @@ def test_a_user_is_not_erased_under_a_job(ws):
 
 def test_the_command_asks_first(ws):
     words = ["-w", str(ws.root), "users", "erase", "004"]
-    asked = CliRunner().invoke(app, words, input="n\n")
-    assert asked.exit_code == 1 and "Erase the user '004'" in asked.output
+    result = CliRunner().invoke(app, words, input="n\n")
+    assert result.exit_code == 1 and "Erase the user '004'" in result.output
     assert "004" in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids
     done = CliRunner().invoke(app, [*words, "--yes", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["rows"] > 0

@@ -96,10 +96,10 @@ def test_the_pairs_are_distinct_items_with_the_predictions_of_the_source(world):
     assert (counts["validation"] == held_out_pairs(PAIRS)).all()
     texts = pipeline.load_dataset(ws, "ratings").items.set_index("item_id")["text"]
     row = frame.iloc[17]
-    wanted = pipeline.predict_title(ws, "source", row["user_id"], texts[row["item_id"]])
-    assert row["outcome"] == pytest.approx(wanted.value, abs=1e-4)
-    answers = [row[f"probability_of_{answer}"] for answer in wanted.answers]
-    np.testing.assert_allclose(answers, list(wanted.answers.values()), atol=1e-4)
+    expected = pipeline.predict_title(ws, "source", row["user_id"], texts[row["item_id"]])
+    assert row["outcome"] == pytest.approx(expected.value, abs=1e-4)
+    answers = [row[f"probability_of_{answer}"] for answer in expected.answers]
+    np.testing.assert_allclose(answers, list(expected.answers.values()), atol=1e-4)
 
 
 def test_the_predictions_count_as_cost(world):
@@ -224,8 +224,8 @@ def test_a_chain_learns_from_the_predictions_of_each_hop(world):
     frame = ws.get_table(second.id, ARTIFACT)
     texts = pipeline.load_dataset(ws, "ratings").items.set_index("item_id")["text"]
     row = frame.iloc[5]
-    wanted = pipeline.predict_title(ws, first, row["user_id"], texts[row["item_id"]])
-    assert row["outcome"] == pytest.approx(wanted.value, abs=1e-4)
+    expected = pipeline.predict_title(ws, first, row["user_id"], texts[row["item_id"]])
+    assert row["outcome"] == pytest.approx(expected.value, abs=1e-4)
 
 
 def test_the_shuffled_control_learns_the_users_own_predictions_from_others_prompts(world):

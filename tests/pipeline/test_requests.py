@@ -87,21 +87,21 @@ def test_every_interface_builds_the_same_request(
         "single", (source.id,), (target.id,), strategy, budget, changed, from_predictions=pairs
     )
 
-    wanted = bench.migrate(
+    expected = bench.migrate(
         source, target, strategy=chosen, budget=budget, training=changed, from_predictions=pairs
     ).id
-    assert puma(ws, "migrate", source.id, target.id, *options)["id"] == wanted
+    assert puma(ws, "migrate", source.id, target.id, *options)["id"] == expected
     both = ["--source", source.id, "--target", target.id]
     planned = puma(ws, "plan", "run", *both, *options)
     puma(ws, "migrate", source.name, target.name, *options, "--queue")
-    assert execute(ws).run_id == wanted
+    assert execute(ws).run_id == expected
     plans.launch(plan, {"seconds": 2.0})
     launched = execute(ws)
     assert launched.status == "finished", launched.error
     assert launched.run_id == planned["id"]
-    assert ws.run(launched.run_id).inputs["prompts"] == wanted
-    assert plans.migrations_of(launched)[0].id == wanted
-    settings, config = plans.settings(plan), ws.run(wanted).config
+    assert ws.run(launched.run_id).inputs["prompts"] == expected
+    assert plans.migrations_of(launched)[0].id == expected
+    settings, config = plans.settings(plan), ws.run(expected).config
     assert config["training"].items() <= settings.training.to_dict().items()
     assert config["adapter"] == settings.adapter.to_dict()
 

@@ -132,8 +132,8 @@ def test_evaluation_metrics_equal_those_of_its_predictions(world):
     frame = pipeline.read_predictions(ws, run)
     test = pipeline.load_dataset(ws, world["data"]).rows("test")
     assert len(frame) == len(test)
-    wanted = float(np.sqrt(np.mean((frame["prediction"] - frame["outcome"]) ** 2)))
-    assert run.summary["metrics"]["rmse"] == pytest.approx(wanted, abs=1e-5)
+    expected = float(np.sqrt(np.mean((frame["prediction"] - frame["outcome"]) ** 2)))
+    assert run.summary["metrics"]["rmse"] == pytest.approx(expected, abs=1e-5)
     scores = ws.metrics(run.id).set_index("metric")
     assert set(scores.index) == set(metrics.metrics_of("rating"))
     assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
@@ -146,10 +146,10 @@ def test_user_metrics_are_read_by_id_from_file_or_database(world):
     run = pipeline.evaluate(ws, world["source"])
     known = ws.user_metrics(run.id).set_index("user_id")["rmse"]
     asked = ["nobody", *known.index[::-1], known.index[3]]
-    wanted = known.reindex(asked).to_numpy(np.float32)
+    expected = known.reindex(asked).to_numpy(np.float32)
     for _ in ("by columns", "in the database alone"):
         np.testing.assert_array_equal(
-            read_user_metric(ws, run.id, "rmse", pa.array(asked, pa.string())), wanted
+            read_user_metric(ws, run.id, "rmse", pa.array(asked, pa.string())), expected
         )
         with edited(ws) as db:
             db.execute(
@@ -204,8 +204,8 @@ def test_comparison_stores_the_losses_of_each_user(world):
     scores = ws.get_table(compared.id, "comparison").query("metric == 'rmse'")
     for method, evaluation in zip(methods["method"], methods["evaluation"], strict=True):
         pooled = np.average(users[f"loss_{evaluation}"], weights=users["n"]) ** 0.5
-        wanted = scores.set_index("method").loc[method, "value"]
-        assert pooled == pytest.approx(wanted, abs=1e-5)
+        expected = scores.set_index("method").loc[method, "value"]
+        assert pooled == pytest.approx(expected, abs=1e-5)
     train = pipeline.load_dataset(ws, world["data"]).rows("train")
     user = users.set_index("user_id").loc["007"]
     outcomes = train[train["user_id"] == "007"]["outcome"]

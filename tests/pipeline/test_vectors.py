@@ -81,8 +81,8 @@ def test_every_format_gives_the_same_vectors_by_user(world, vectors, tmp_path, n
     (tmp_path / "ids.txt").write_text("\n".join(frame["user_id"]))
     ids = tmp_path / "ids.txt" if name in ("t.npy", "t.safetensors") else None
     run = bench.import_prompts("data", None, tmp_path / name, users=ids)
-    wanted = bench.prompts(vectors).take(USERS)
-    np.testing.assert_allclose(bench.prompts(run).take(USERS), wanted, rtol=1e-6)
+    expected = bench.prompts(vectors).take(USERS)
+    np.testing.assert_allclose(bench.prompts(run).take(USERS), expected, rtol=1e-6)
     assert run.inputs == {"dataset": pipeline.find(bench.workspace, "data").id}
 
 
@@ -125,10 +125,10 @@ def test_every_interface_makes_the_same_runs(world, vectors, monkeypatch):
     assert puma(bench, "prompts", "import", folder / "users.csv", *tables)["id"] == vectors.id
     factors = bench.vectors_from_baseline("data", factors=4)
     assert puma(bench, "prompts", "from-baseline", "data", "--factors", 4)["id"] == factors.id
-    wanted = bench.migrate([factors, "llm"], "target", **SETTINGS).id
+    expected = bench.migrate([factors, "llm"], "target", **SETTINGS).id
     options = ["--epochs=2", "--batch-size=32", "--learning-rate=1e-2", "--hidden=16"]
     shown = puma(bench, "aggregate", factors.id, "llm", "--target", "target", *options)
-    assert shown["id"] == wanted
+    assert shown["id"] == expected
     monkeypatch.setenv("PUMA_WORKSPACE", str(bench.workspace.root))
     target = bench.run("target").id
     plan = plans.Plan("single", (vectors.id,), (target,), "all", None)
@@ -170,11 +170,11 @@ def test_a_map_and_its_preview_of_a_selection_standardise_vectors(world, vectors
     numbers = bench.prompts(vectors).take(users)[:, 0]
     standard = (numbers - numbers.mean(axis=0)) / numbers.std(axis=0)
     # Principal components keep the distances between users.
-    wanted, got = (
+    expected, got = (
         np.linalg.norm(points[:, None] - points[None], axis=2)
         for points in (standard, space["space"])
     )
-    np.testing.assert_allclose(got, wanted, atol=1e-3)
+    np.testing.assert_allclose(got, expected, atol=1e-3)
     chosen = bench.selected_users(bench.select(vectors, strategy="facility", budget=6))
     shown = user_maps.preview(str(bench.workspace.root), drawn.id, "facility", 6)
     table = user_maps.users(str(bench.workspace.root), drawn.id)

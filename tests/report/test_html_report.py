@@ -233,8 +233,8 @@ def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
 def test_the_page_exports_any_table_of_any_run(world, monkeypatch):
     few = world["runs"]["few"]
     app = see(world, monkeypatch, part="table", run=few.id, table="user_metrics")
-    wanted = world["ws"].user_metrics(few.id)
-    pd.testing.assert_frame_equal(app.dataframe[0].value, wanted.head(200), check_dtype=False)
+    expected = world["ws"].user_metrics(few.id)
+    pd.testing.assert_frame_equal(app.dataframe[0].value, expected.head(200), check_dtype=False)
     app.selectbox(key="choose-table").select("predictions").run()
     assert len(app.dataframe[0].value) == 200 and "480 rows" in app.caption[0].value
     again = see(world, monkeypatch, part="table", run=world["data"].id)

@@ -51,7 +51,7 @@ def write_signals(path, ids, variance):
 @pytest.mark.parametrize("n", [400, LARGE])
 def test_a_streamed_selection_equals_the_in_memory_one_for_any_sharding(n, tmp_path):
     ids, vectors, variance, _ = tastes(n)
-    wanted = select_users("kmeans-variance", Signals(ids, vectors, variance), 200, seed=3)
+    expected = select_users("kmeans-variance", Signals(ids, vectors, variance), 200, seed=3)
     table = write_signals(tmp_path / "signals.parquet", ids, variance)
     order = np.random.default_rng(1).permutation(n)
     for count, rows in ((1, order), (5, np.arange(n))):
@@ -60,11 +60,11 @@ def test_a_streamed_selection_equals_the_in_memory_one_for_any_sharding(n, tmp_p
         counts = select_stream(source, target, budget=200, signals=table, seed=3)
         assert (counts["users"], counts["selected"]) == (n, 200)
         chosen = read_prompts(target)
-        assert chosen.user_ids == wanted.user_ids.tolist()
+        assert chosen.user_ids == expected.user_ids.tolist()
         rows = pd.Index(ids).get_indexer(chosen.user_ids)
         np.testing.assert_array_equal(chosen.vectors[:, 0], vectors[rows])
         labels = pd.read_parquet(target / SELECTION_FILE).set_index("user_id").loc[ids]
-        assert (labels["cluster"].to_numpy() == wanted.group["cluster"]).all()
+        assert (labels["cluster"].to_numpy() == expected.group["cluster"]).all()
         assert set(labels.index[labels["selected"]]) == set(chosen.user_ids)
 
 

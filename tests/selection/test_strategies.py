@@ -34,16 +34,16 @@ def signals(n, seed=0):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("n", "budget"), [(300, 37), (300, 1), (300, 300), (7, 3)])
 def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
-    given = signals(n)
-    chosen = select_users(strategy, given, budget, seed=3)
+    inputs = signals(n)
+    chosen = select_users(strategy, inputs, budget, seed=3)
     assert len(set(chosen.user_ids)) == (n if strategy == "all" else budget)
-    assert set(chosen.user_ids) <= set(given.user_ids)
+    assert set(chosen.user_ids) <= set(inputs.user_ids)
     order = np.random.default_rng(9).permutation(n)
     mixed = Signals(
         **{
-            field.name: np.asarray(getattr(given, field.name))[order]
-            for field in dataclasses.fields(given)
-            if getattr(given, field.name) is not None
+            field.name: np.asarray(getattr(inputs, field.name))[order]
+            for field in dataclasses.fields(inputs)
+            if getattr(inputs, field.name) is not None
         }
     )
     again = select_users(strategy, mixed, budget, seed=3)
@@ -53,8 +53,8 @@ def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
 
 @pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"all", "kmeans-farthest"}))
 def test_different_seeds_select_different_users(strategy):
-    given = signals(300)
-    first, second = (select_users(strategy, given, 60, seed=s).user_ids.tolist() for s in (1, 2))
+    inputs = signals(300)
+    first, second = (select_users(strategy, inputs, 60, seed=s).user_ids.tolist() for s in (1, 2))
     assert first != second
 
 
@@ -77,18 +77,18 @@ def test_few_distinct_users_can_be_selected_without_a_librarys_warning(strategy,
     generator = np.random.default_rng(0)
     # Components of equal rows differ by rounding.
     few = np.tile(generator.normal(size=(3, 128)), (4, 1)).astype(np.float32)
-    given = dataclasses.replace(signals(12), embedding=few)
-    assert len(select_users(strategy, given, 4, seed=0).user_ids) == (
+    inputs = dataclasses.replace(signals(12), embedding=few)
+    assert len(select_users(strategy, inputs, 4, seed=0).user_ids) == (
         12 if strategy == "all" else 4
     )
     assert not recwarn.list
 
 
 def test_groups_is_the_old_name_of_strata():
-    given = signals(300)
-    three = select_users("kmeans-variance", given, 60, strata=3)
+    inputs = signals(300)
+    three = select_users("kmeans-variance", inputs, 60, strata=3)
     assert three.group["stratum"].max() == 2
-    old = select_users("kmeans-variance", given, 60, groups=3)
+    old = select_users("kmeans-variance", inputs, 60, groups=3)
     assert old.user_ids.tolist() == three.user_ids.tolist()
 
 
@@ -114,16 +114,18 @@ def test_missing_signals_and_unknown_strategies_are_named():
 
 @pytest.mark.parametrize("strategy", ["kmeans-variance", "kmeans-farthest", "loss"])
 def test_groups_are_computed_once_for_all_budgets(strategy):
-    given = signals(300)
-    components = principal_components(given.embedding.astype(float)[np.argsort(given.user_ids)], 3)
-    back = np.argsort(np.argsort(given.user_ids))
-    known = Signals(given.user_ids, None, given.variance, given.loss, space=components[back])
+    inputs = signals(300)
+    components = principal_components(
+        inputs.embedding.astype(float)[np.argsort(inputs.user_ids)], 3
+    )
+    back = np.argsort(np.argsort(inputs.user_ids))
+    known = Signals(inputs.user_ids, None, inputs.variance, inputs.loss, space=components[back])
     groups = group_users(strategy, known, seed=3)
-    labels = groups.cluster[np.argsort(np.argsort(given.user_ids))]
+    labels = groups.cluster[np.argsort(np.argsort(inputs.user_ids))]
     reused = group_users(strategy, known, seed=3, cluster_labels=labels)
     assert reused.cluster.tolist() == groups.cluster.tolist()
     for budget in (20, 150):
-        whole = select_users(strategy, given, budget, seed=3)
+        whole = select_users(strategy, inputs, budget, seed=3)
         again = draw_users(groups, budget, seed=3)
         assert again.user_ids.tolist() == whole.user_ids.tolist()
         assert again.report == whole.report
@@ -131,10 +133,10 @@ def test_groups_are_computed_once_for_all_budgets(strategy):
 
 def test_facility_location_covers_every_user():
     points = np.random.default_rng(0).normal(size=(400, 5))
-    given = Signals(np.arange(400).astype(str), points)
+    inputs = Signals(np.arange(400).astype(str), points)
 
     def mean_distance(strategy, seed):
-        rows = select_users(strategy, given, 20, seed=seed).user_ids.astype(int)
+        rows = select_users(strategy, inputs, 20, seed=seed).user_ids.astype(int)
         apart = np.linalg.norm(points[:, None] - points[rows], axis=2)
         return apart.min(1).mean()
 
@@ -151,12 +153,12 @@ def test_facility_location_on_a_sample_finds_the_best_point():
 
 
 def test_most_active_users_are_selected_and_ties_are_random():
-    given = dataclasses.replace(signals(300), activity=np.repeat([1, 10, 20], 100))
-    row_of = {user: row for row, user in enumerate(given.user_ids)}
+    inputs = dataclasses.replace(signals(300), activity=np.repeat([1, 10, 20], 100))
+    row_of = {user: row for row, user in enumerate(inputs.user_ids)}
 
     def rows(strategy, seed=0):
-        chosen = select_users(strategy, given, 50, seed=seed).user_ids
-        return given.activity[[row_of[user] for user in chosen]]
+        chosen = select_users(strategy, inputs, 50, seed=seed).user_ids
+        return inputs.activity[[row_of[user] for user in chosen]]
 
     assert (rows("most-active") == 20).all()
     drawn = np.concatenate([rows("activity", seed) for seed in range(40)])

@@ -127,13 +127,13 @@ def test_sums_over_parts_give_the_metrics_of_all_and_intervals_near_the_bootstra
     p = y + rng.normal(size=len(y)) if task == "rating" else rng.uniform(0.05, 0.95, len(y))
     frame = metrics.per_user(task, y, p, users)
     parts = [user_sums(task, frame[start::7]) for start in range(7)]
-    found = intervals({name: np.sum([part[name] for part in parts], 0) for name in parts[0]})
-    whole = metrics.bootstrap(task, y, [p], users, names=list(found), draws=1000)[0]
-    assert set(found) == set(metrics.metrics_of(task)) - {"auc"}
-    for name, interval in found.items():
-        wanted = whole[name].interval
-        assert interval.value == pytest.approx(wanted.value, rel=1e-9)
-        assert interval.n_users == wanted.n_users
-        width = wanted.high - wanted.low
-        assert interval.low == pytest.approx(wanted.low, abs=0.1 * width), name
-        assert interval.high == pytest.approx(wanted.high, abs=0.1 * width), name
+    actual = intervals({name: np.sum([part[name] for part in parts], 0) for name in parts[0]})
+    whole = metrics.bootstrap(task, y, [p], users, names=list(actual), draws=1000)[0]
+    assert set(actual) == set(metrics.metrics_of(task)) - {"auc"}
+    for name, interval in actual.items():
+        expected = whole[name].interval
+        assert interval.value == pytest.approx(expected.value, rel=1e-9)
+        assert interval.n_users == expected.n_users
+        width = expected.high - expected.low
+        assert interval.low == pytest.approx(expected.low, abs=0.1 * width), name
+        assert interval.high == pytest.approx(expected.high, abs=0.1 * width), name

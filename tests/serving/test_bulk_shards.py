@@ -65,10 +65,10 @@ def test_parquet_shards_are_mapped_as_safetensors_ones(mapper, tensors, tables, 
         assert migrate_stream(mapper, source, tmp_path / out)["skipped"] == SHARDS
     for number in range(SHARDS):
         with safe_open(tmp_path / "a" / f"p-{number}.safetensors", framework="np") as file:
-            wanted = file.get_tensor("vectors")
+            expected = file.get_tensor("vectors")
         moved = read_prompts(tmp_path / "b" / f"p-{number}.parquet")
         assert moved.user_ids == prompts(number, ROWS)[0] and moved.complete
-        np.testing.assert_array_equal(moved.vectors, wanted)
+        np.testing.assert_array_equal(moved.vectors, expected)
         made = pq.read_table(tmp_path / "b" / f"p-{number}.parquet")
         assert made.column_names == ["age", "user_id", "vector"]
         assert made["age"].to_pylist() == list(range(ROWS))
@@ -89,8 +89,8 @@ def test_lists_of_any_arrow_type_are_vectors(mapper, tmp_path):
     for name in kinds:
         rounded = vectors.astype(np.float16) if name == "half" else vectors
         made = pq.read_table(tmp_path / "out" / f"{name}.parquet")["vector"].to_pylist()
-        wanted = mapper(rounded.astype(np.float32)[:, None])[:, 0]
-        np.testing.assert_allclose(made, wanted, atol=1e-6)
+        expected = mapper(rounded.astype(np.float32)[:, None])[:, 0]
+        np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +292,9 @@ def test_users_are_selected_from_parquet_and_storage_as_from_safetensors(
     assert select_stream(source, target, **options)["users"] == SHARDS * ROWS
     if place == "memory":
         memory.get("/bulk/chosen", str(tmp_path / "chosen"), recursive=True)
-    wanted, chosen = (read_prompts(tmp_path / name) for name in ("wanted", "chosen"))
-    assert chosen.user_ids == wanted.user_ids
-    np.testing.assert_array_equal(chosen.vectors, wanted.vectors)
+    expected, chosen = (read_prompts(tmp_path / name) for name in ("wanted", "chosen"))
+    assert chosen.user_ids == expected.user_ids
+    np.testing.assert_array_equal(chosen.vectors, expected.vectors)
     with pytest.raises(StoreError, match="already something at"):
         select_stream(source, target, **options)
 

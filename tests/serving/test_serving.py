@@ -207,8 +207,8 @@ def test_a_stream_equals_in_memory_mapping_and_can_be_imported(mapper, tmp_path)
     assert (report["shards"], report["skipped"], report["users"]) == (3, 0, 150)
     moved = read_prompts(tmp_path / "out")
     assert moved.user_ids[60] == "u1-10"
-    wanted = mapper(np.concatenate([vectors(50, seed=number) for number in range(3)]))
-    np.testing.assert_allclose(moved.vectors, wanted, atol=1e-6)
+    expected = mapper(np.concatenate([vectors(50, seed=number) for number in range(3)]))
+    np.testing.assert_allclose(moved.vectors, expected, atol=1e-6)
 
 
 def test_bf16_shards_are_mapped_as_their_float32_values(mapper, tmp_path):

@@ -159,7 +159,7 @@ def test_bad_requests_get_an_error_and_the_process_survives(world, route, body, 
 def test_silent_clients_do_not_block_others(world):
     """More unfinished requests than the process holds connections, and questions between them."""
     ws, run = world["ws"], world["runs"][0].id
-    wanted = whatif.predict(ws, run, "003", "Dune").value
+    expected = whatif.predict(ws, run, "003", "Dune").value
     with contextlib.ExitStack() as stack:
         for number in range(CONNECTIONS.connections + 20):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -168,8 +168,8 @@ def test_silent_clients_do_not_block_others(world):
             if number % 2:
                 post(client, "/v1/predict", b"{", 100)
             if number % 30 == 29:
-                assert whatif.predict(ws, run, "003", "Dune").value == wanted
-        assert whatif.predict(ws, run, "003", "Dune").value == wanted
+                assert whatif.predict(ws, run, "003", "Dune").value == expected
+        assert whatif.predict(ws, run, "003", "Dune").value == expected
 
 
 def test_the_deprecated_names_still_work(world):
@@ -284,5 +284,5 @@ def test_rows_of_some_users_are_read_without_the_rest(world):
     ws, data = world["ws"], world["data"]
     whole = ws.get_table(data.id, "interactions")
     some = ws.get_table(data.id, "interactions", where={"user_id": ["002", "005", "none"]})
-    wanted = whole[whole["user_id"].isin(["002", "005"])]
-    assert some.to_dict("records") == wanted.to_dict("records") and len(some)
+    expected = whole[whole["user_id"].isin(["002", "005"])]
+    assert some.to_dict("records") == expected.to_dict("records") and len(some)

@@ -67,8 +67,8 @@ def test_a_run_is_deleted_with_what_was_made_from_it(ws):
     other = finished(ws, "dataset", other=1)
     assert [run.id for run in ws.descendants(data.id)] == [prompts.id, scores.id]
     words = ["-w", str(ws.root), "runs", "delete", data.id, "--cascade"]
-    asked = CliRunner().invoke(app, words, input="n\n")
-    assert asked.exit_code == 1 and scores.id in asked.output and "these 3 runs" in asked.output
+    result = CliRunner().invoke(app, words, input="n\n")
+    assert result.exit_code == 1 and scores.id in result.output and "these 3 runs" in result.output
     assert ws.run(scores.id) == scores
     done = CliRunner().invoke(app, [*words, "--yes", "--json"])
     assert json.loads(done.stdout)["deleted"] == [data.id, prompts.id, scores.id]

@@ -119,8 +119,8 @@ def test_a_workspace_that_cannot_be_written_is_opened_for_viewing(ws, state):
         )
 
     name = "renamed" if state == "log left" else "run"
-    wanted = [True, name, 1, [True] * 4, True, [], [], []]
-    assert as_unprivileged_user(view) == str(wanted)
+    expected = [True, name, 1, [True] * 4, True, [], [], []]
+    assert as_unprivileged_user(view) == str(expected)
     assert sorted(ws.root.rglob("*")) == files
 
 

@@ -161,7 +161,7 @@ def test_each_claim_is_judged_by_its_rule(name, study_report, wanted):
 
 
 def test_every_claim_reaches_every_verdict():
-    assert {(name, wanted) for name, _, wanted in CASES} == {
+    assert {(name, expected) for name, _, expected in CASES} == {
         (claim.name, kind) for claim in CLAIMS for kind in KINDS
     }
 
@@ -186,8 +186,10 @@ def test_from_three_seeds_both_intervals_must_agree():
 
 def test_figures_state_scores_difference_and_size():
     judged = JUDGES["few-users"](few(0.0084), "goodbooks")
-    wanted = "RMSE 0.8485 against 0.8401 of full retraining: +0.0084 [+0.0074, +0.0094] over users"
-    assert judged.figures.startswith(wanted)
+    expected = (
+        "RMSE 0.8485 against 0.8401 of full retraining: +0.0084 [+0.0074, +0.0094] over users"
+    )
+    assert judged.figures.startswith(expected)
     assert judged.figures.endswith("1.0 % worse; 3 seeds, 1,000 users")
     judged = JUDGES["cost"](costs([1.0, 2.0], flops=5.0, again=100.0), "goodbooks")
     assert judged.figures.startswith(

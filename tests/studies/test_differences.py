@@ -58,9 +58,11 @@ def test_predictions_are_joined_by_user_and_item_whatever_their_order(tmp_path):
     predictions = _Predictions(ws, runs)
     for _ in range(2):
         for number in range(3):
-            wanted = [10 * number + row for row in range(4)]
-            assert predictions.aligned(number, 0).tolist() == wanted
-            assert predictions.aligned(number, 2).tolist() == [wanted[row] for row in (3, 1, 0, 2)]
+            expected = [10 * number + row for row in range(4)]
+            assert predictions.aligned(number, 0).tolist() == expected
+            assert predictions.aligned(number, 2).tolist() == [
+                expected[row] for row in (3, 1, 0, 2)
+            ]
 
 
 def test_the_interval_equals_that_of_a_paired_t_test():
@@ -69,10 +71,10 @@ def test_the_interval_equals_that_of_a_paired_t_test():
         name: [row["rmse"] for row in study_report["rows"] if row["strategy"] == name]
         for name in ("random", "kmeans")
     }
-    wanted = stats.ttest_rel(scores["kmeans"], scores["random"]).confidence_interval(0.95)
+    expected = stats.ttest_rel(scores["kmeans"], scores["random"]).confidence_interval(0.95)
     difference = differences_over_budgets(study_report, "films")["kmeans"]
-    assert (difference.low, difference.high) == pytest.approx((wanted.low, wanted.high))
-    assert difference.pairs == 6 and difference.value == pytest.approx(np.mean(wanted))
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert difference.pairs == 6 and difference.value == pytest.approx(np.mean(expected))
 
 
 @given(st.lists(st.floats(-1, 1), max_size=12))
@@ -83,10 +85,10 @@ def test_paired_t_test_equals_that_of_scipy(differences):
         return
     assert test.pairs == len(differences) and test.low <= test.value <= test.high
     if np.ptp(differences) > 1e-3:
-        wanted = stats.ttest_1samp(differences, 0)
-        ends = wanted.confidence_interval(0.95)
+        expected = stats.ttest_1samp(differences, 0)
+        ends = expected.confidence_interval(0.95)
         assert (test.low, test.high) == pytest.approx((ends.low, ends.high))
-        assert test.p == pytest.approx(wanted.pvalue)
+        assert test.p == pytest.approx(expected.pvalue)
 
 
 def test_only_common_budgets_and_seeds_are_paired():
@@ -104,8 +106,8 @@ def test_only_common_budgets_and_seeds_are_paired():
 
 
 def test_differences_over_trainings_equal_paired_t_tests():
-    given = report({"random": 0.0, "kmeans": 0.2, "facility": 0.001})["rows"]
-    rows = [row | {"users": 9} for row in given]
+    inputs = report({"random": 0.0, "kmeans": 0.2, "facility": 0.001})["rows"]
+    rows = [row | {"users": 9} for row in inputs]
     differences = differences_over_trainings(get_study("table4"), rows)
     assert [(line["method"], line["share"]) for line in differences] == [
         (name, share) for name in ("kmeans", "facility") for share in SHARES
@@ -115,10 +117,10 @@ def test_differences_over_trainings_equal_paired_t_tests():
             [r["rmse"] for r in rows if (r["method"], r["share"]) == (name, line["share"])]
             for name in (line["method"], "random")
         )
-        wanted = stats.ttest_rel(scores, random_scores)
-        ends = wanted.confidence_interval(0.95)
+        expected = stats.ttest_rel(scores, random_scores)
+        ends = expected.confidence_interval(0.95)
         assert (line["low"], line["high"]) == pytest.approx((ends.low, ends.high))
-        assert line["p"] == pytest.approx(wanted.pvalue)
+        assert line["p"] == pytest.approx(expected.pvalue)
         assert (line["against"], line["over"]) == ({"method": "random"}, "trainings")
     assert [line["real"] for line in differences] == [True, True, False, False]
     few = [row for row in rows if row["seed"] < 2]

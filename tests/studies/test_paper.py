@@ -84,8 +84,8 @@ def test_table2_blends_the_main_methods_with_matrix_factorisation():
     blended = [cell for cell in cells.values() if cell.facts.get("kind") == "blended"]
     methods = [ALL_USERS, few_users("kmeans-variance"), "retrained", "retrained, item prompts too"]
     methods += [f"{ALL_USERS}, refined", f"{ALL_USERS}, refined with item prompts"]
-    found = sorted((cell.facts["method"], cell.facts["seed"]) for cell in blended)
-    assert found == sorted((f"{name}, {BLENDED}", seed) for name in methods for seed in (0, 3))
+    actual = sorted((cell.facts["method"], cell.facts["seed"]) for cell in blended)
+    assert actual == sorted((f"{name}, {BLENDED}", seed) for name in methods for seed in (0, 3))
     for cell in blended:
         assert cell.settings == {"blend": "matrix_factorisation"}
         # Whatever the blend looks up in the workspace is there: no two processes make the same run.
@@ -122,8 +122,8 @@ def test_models_that_never_saw_the_templates_have_candidates_of_their_own():
     def tried(prefix: str) -> list[dict[str, Any]]:
         names = [f"goodbooks/{prefix} candidate {number}" for number in range(20)]
         settings = [cell.settings for cell in cells if cell.name in names]
-        given = {"target", "seed", "role", "backbone"}
-        return [{k: v for k, v in each.items() if k not in given} for each in settings]
+        inputs = {"target", "seed", "role", "backbone"}
+        return [{k: v for k, v in each.items() if k not in inputs} for each in settings]
 
     assert tried("all") == OTHER_MODELS.adapter
     assert tried("few 0") == OTHER_MODELS.small_adapter

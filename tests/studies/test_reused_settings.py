@@ -138,8 +138,8 @@ def test_settings_from_other_files_are_refused(tmp_path, text, said):
     file = tmp_path / "report.json"
     if text is not None:
         file.write_text(text)
-    given = ["--workspace", str(tmp_path / "ws"), "study", "table2", "--settings", str(file)]
-    result = CliRunner().invoke(app, given)
+    inputs = ["--workspace", str(tmp_path / "ws"), "study", "table2", "--settings", str(file)]
+    result = CliRunner().invoke(app, inputs)
     assert result.exit_code == 1 and said in result.output.replace("\n", " ")
     assert not (tmp_path / "ws").exists()
 
@@ -147,11 +147,11 @@ def test_settings_from_other_files_are_refused(tmp_path, text, said):
 def test_processes_are_assigned_gpus_in_turn():
     assert _gpus("cpu") == [] and _gpus("cuda:1") == []
     context = multiprocessing.get_context("spawn")
-    given = (os.getpid(), context.Event(), context.Value("i", 0), ["0", "3"])
+    inputs = (os.getpid(), context.Event(), context.Value("i", 0), ["0", "3"])
     seen = []
     for _ in range(3):
         with ProcessPoolExecutor(
-            1, mp_context=context, initializer=_start_worker, initargs=given
+            1, mp_context=context, initializer=_start_worker, initargs=inputs
         ) as pool:
             seen.append(pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result())
     assert seen == ["0", "3", "0"]

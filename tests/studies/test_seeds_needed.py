@@ -76,8 +76,8 @@ def test_an_undecided_claim_says_how_many_more_seeds_would_settle_it():
     scattered["scores"], scattered["ends"] = scores, (-0.006, -0.004)
     judged = ASSESS["all-users"](report("table2", [retrained(5), scattered]), "goodbooks")
     assert judged.verdict == "undecided" and 0 < judged.more_seeds < MOST_SEEDS
-    wanted = f"About {judged.more_seeds} more seed"
-    assert judged.outlook.startswith(wanted)
+    expected = f"About {judged.more_seeds} more seed"
+    assert judged.outlook.startswith(expected)
     # With the same mean and spread, that many further seeds do settle it.
     again = moved(-0.005, seeds=5 + judged.more_seeds)
     again["ends"] = scattered["ends"]

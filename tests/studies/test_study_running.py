@@ -84,7 +84,7 @@ def test_cells_of_every_study_have_unique_names_and_existing_dependencies(name):
     cells = STUDIES[name].cells(Options(seeds=(3, 4)))
     names = {cell.name for cell in cells}
     assert len(names) == len(cells)
-    assert {wanted for cell in cells for wanted in cell.dependencies} <= names
+    assert {expected for cell in cells for expected in cell.dependencies} <= names
     facts = [cell.facts for cell in cells if cell.facts]
     assert len({json.dumps(row, sort_keys=True) for row in facts}) == len(facts)
     assert any(
@@ -149,23 +149,23 @@ def test_rows_and_differences_equal_those_of_the_predictions(done):
     truth = frames[0]["outcome"].to_numpy(np.float64)
     first, second = (frame["prediction"].to_numpy(np.float64) for frame in frames)
     assert rows["one"]["rmse"] == pytest.approx(np.sqrt(np.mean((first - truth) ** 2)), abs=1e-5)
-    wanted = metrics.bootstrap_difference(
+    expected = metrics.bootstrap_difference(
         "rating", "rmse", truth, [first], [second], frames[0]["user_id"].to_numpy()
     )
     line = next(difference for difference in report["differences"] if difference["method"] == "one")
-    assert line["value"] == pytest.approx(wanted.value) and line["seeds"] == 1
-    assert (line["low"], line["high"]) == (wanted.low, wanted.high)
+    assert line["value"] == pytest.approx(expected.value) and line["seeds"] == 1
+    assert (line["low"], line["high"]) == (expected.low, expected.high)
     users = frames[0]["user_id"].to_numpy()
-    wanted = metrics.bootstrap_difference(
+    expected = metrics.bootstrap_difference(
         "rating", "pair_accuracy", truth, [first], [second], users
     )
     (line,) = (row for row in report["ranking_differences"] if row["method"] == "one")
-    assert (line["metric"], line["users"]) == ("pair_accuracy", wanted.n_users)
+    assert (line["metric"], line["users"]) == ("pair_accuracy", expected.n_users)
     assert [line[end] for end in ("value", "low", "high")] == pytest.approx(
-        [wanted.value, wanted.low, wanted.high]
+        [expected.value, expected.low, expected.high]
     )
     assert rows["one"]["pair_accuracy"] - rows["again"]["pair_accuracy"] == pytest.approx(
-        wanted.value, abs=1e-3
+        expected.value, abs=1e-3
     )
 
 
@@ -187,8 +187,8 @@ def test_shares_kept_are_over_the_users_of_the_predictions(done):
         assert line["reference"] == "item_mean" and line["over"] == "users"
         assert line["gain"] == pytest.approx(item - best)
         sure = line["gain_low"] > 0
-        wanted = (item - own) / (item - best) if sure else None
-        assert line["kept"] == (pytest.approx(wanted) if sure else None)
+        expected = (item - own) / (item - best) if sure else None
+        assert line["kept"] == (pytest.approx(expected) if sure else None)
 
 
 def test_rows_of_an_older_evaluation_get_the_metrics_that_it_does_not_store(done):
