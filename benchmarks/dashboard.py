@@ -51,8 +51,8 @@ def addresses() -> dict[str, tuple[str, dict[str, str]]]:
     pages["users: map, gain"] = ("users", {"map": "pca", "shade": "gain", "colour": "gain"})
     pages["users: map, sample"] = ("users", {"map": "pca", "drawn": "sample"})
     pages["compare: users"] = ("compare", {"view": "users"})
-    one = {"user": "1"}
-    return pages | {f"person: {view}": ("users", one | {"view": view}) for view in USER_VIEWS}
+    person = {"user": "1"}
+    return pages | {f"person: {view}": ("users", person | {"view": view}) for view in USER_VIEWS}
 
 
 def measure(page: str, query: dict[str, str]) -> list[float]:

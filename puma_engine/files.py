@@ -150,9 +150,9 @@ def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None)
 
     An array without axes gets one, so that every array has rows. Raises StoreError.
     """
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"meta": json.dumps(meta, sort_keys=True)}
-    atomic_write(path, lambda temporary: save_file(whole, temporary, metadata=header))
+    atomic_write(path, lambda temporary: save_file(contiguous, temporary, metadata=header))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:

@@ -62,7 +62,7 @@ class Request:
         missing ones, and values of another type.
         """
         fields = {item.name: item for item in dataclasses.fields(cls)}
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for name, value in values.items():
             name = RENAMED.get(name, name)
             if name not in fields:
@@ -80,15 +80,15 @@ class Request:
                     dict.fromkeys(_IN_WORDS[part] for part in _alternatives(kind))
                 )
                 raise ConfigError(f"{cls.__name__}: {name} must be {allowed}, not {value!r:.80}.")
-            given[name] = value
+            arguments[name] = value
         missing = [
             name
             for name, item in fields.items()
-            if name not in given and item.default is item.default_factory is dataclasses.MISSING
+            if name not in arguments and item.default is item.default_factory is dataclasses.MISSING
         ]
         if missing:
             raise ConfigError(f"{cls.__name__} needs {', '.join(missing)}.")
-        return cls(**given)
+        return cls(**arguments)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
@@ -143,9 +143,9 @@ def _plain(value: Any) -> Any:
     return value.id if hasattr(value, "id") else value
 
 
-def overrides(config: type, given: Settings | None) -> dict[str, Any]:
-    """Return given settings without the empty ones. Raises ConfigError for unknown names."""
-    values = {name: v for name, v in field_names(dict(given or {})).items() if v is not None}
+def overrides(config: type, settings: Settings | None) -> dict[str, Any]:
+    """Return settings without the empty ones. Raises ConfigError for unknown names."""
+    values = {name: v for name, v in field_names(dict(settings or {})).items() if v is not None}
     known = list(config.__dataclass_fields__)  # type: ignore[attr-defined]
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -156,10 +156,10 @@ def overrides(config: type, given: Settings | None) -> dict[str, Any]:
 
 
 def training_of(
-    default: TrainingConfig, given: Settings, seed: int | None = None
+    default: TrainingConfig, settings: Settings, seed: int | None = None
 ) -> TrainingConfig:
-    """Return the default settings with overrides; a seed, if given, wins over both."""
-    values = default.to_dict() | dict(given)
+    """Return the default settings with overrides; a seed takes precedence over both."""
+    values = default.to_dict() | dict(settings)
     return TrainingConfig(**(values if seed is None else values | {"seed": seed}))
 
 

@@ -28,11 +28,11 @@ def _method(
     def call(self: Workbench, *args: P.args, **kwargs: P.kwargs) -> R:
         if stage.__name__ not in CLUSTER_REQUESTS:
             return stage(self.workspace, *args, **kwargs)
-        given = signature.bind(self.workspace, *args, **kwargs).arguments
-        del given[first]
-        given |= given.pop(keywords, {})
+        arguments = signature.bind(self.workspace, *args, **kwargs).arguments
+        del arguments[first]
+        arguments |= arguments.pop(keywords, {})
         result: R = run_command(
-            self.workspace, stage.__name__, on=self.on, workers=self.workers, **given
+            self.workspace, stage.__name__, on=self.on, workers=self.workers, **arguments
         )
         return result
 

@@ -105,13 +105,13 @@ def spread_ticks(users: Sequence[int]) -> list[int]:
     """Return those of some numbers whose labels do not meet on a logarithmic axis, the first ones first."""
     logs = [math.log10(number) for number in users]
     span = max(logs) - min(logs) or 1.0
-    kept: list[int] = []
+    shown: list[int] = []
     for number in users:
-        places = [PLOT_PIXELS * abs(math.log10(number / other)) / span for other in kept]
+        places = [PLOT_PIXELS * abs(math.log10(number / other)) / span for other in shown]
         widths = [
             label_layout.CHARACTER * (len(f"{number:,}") + len(f"{other:,}")) / 2 + 6
-            for other in kept
+            for other in shown
         ]
         if all(place >= width for place, width in zip(places, widths, strict=True)):
-            kept.append(number)
-    return sorted(kept)
+            shown.append(number)
+    return sorted(shown)

@@ -20,10 +20,10 @@ class ClusterView:
 def current_cluster() -> ClusterView | None:
     """Return the cluster that is set, None without one; have it looked at if that was long ago."""
     ws = engine.workspace()
-    found = cluster_watch.configured_cluster(ws)
-    if found is None:
+    configured = cluster_watch.configured_cluster(ws)
+    if configured is None:
         return None
-    state, serves = found
+    state, serves = configured
     if state.is_old and not state.is_refreshing and not engine.read_only():
         state = cluster_watch.refresh(ws, state)
     named = state.place != cluster_watch.RAY

@@ -130,9 +130,9 @@ def with_options(
     """
 
     def decorate(command: Command) -> Command:
-        own = dict(inspect.signature(command, eval_str=True).parameters)
-        own.pop("settings", None)
-        request = own.pop("request", None)
+        declared = dict(inspect.signature(command, eval_str=True).parameters)
+        declared.pop("settings", None)
+        request = declared.pop("request", None)
         kind = request.annotation if request else None
         fields = dict(inspect.signature(kind, eval_str=True).parameters) if kind else {}
         panels = {name: settings_group(SETTINGS[name]) for name in fields if name in SETTINGS}
@@ -141,31 +141,33 @@ def with_options(
             fields.pop("seed", None)  # It is one of the settings of the training.
         described = {name: text for name, text in (HELP | texts).items() if text is not None}
         fields = {name: fields[name] for name in described if name in fields}
-        taken = fields | own
-        options = {name: _parameter(taken[name], arguments, described) for name in taken}
-        old = {name: new for name, new in OLD_OPTIONS.items() if new in taken}
+        all_parameters = fields | declared
+        options = {
+            name: _parameter(all_parameters[name], arguments, described) for name in all_parameters
+        }
+        renamed = {name: new for name, new in OLD_OPTIONS.items() if new in all_parameters}
         parameters = sorted(options.values(), key=lambda p: (*arguments, p.name).index(p.name))
-        for name, new in old.items():
-            parameters.append(_option(name, taken[new].annotation | None, _renamed(new)))
+        for name, new in renamed.items():
+            parameters.append(_option(name, all_parameters[new].annotation | None, _renamed(new)))
         for panel, group in panels.items():
             for name, (hint, text) in group.items():
                 title = f"{panel.capitalize()} settings"
                 parameters.append(_option(name, hint | None, text, rich_help_panel=title))
 
-        def wrapper(**given: Any) -> None:
-            given |= {new: v for name, new in old.items() if _is_given(v := given.pop(name))}
+        def wrapper(**kwargs: Any) -> None:
+            kwargs |= {new: v for name, new in renamed.items() if _is_given(v := kwargs.pop(name))}
             settings = {
-                panel: {name: v for name in group if _is_given(v := given.pop(name))}
+                panel: {name: v for name in group if _is_given(v := kwargs.pop(name))}
                 for panel, group in panels.items()
             }
             if kind is None:
-                given |= ChainMap(*settings.values())
+                kwargs |= ChainMap(*settings.values())
             else:
-                values = {name: given.pop(options[name].name) for name in fields} | settings
+                values = {name: kwargs.pop(options[name].name) for name in fields} | settings
                 if "training" in settings:
                     values["seed"] = settings["training"].pop("seed", None)
-                given["request"] = kind.from_dict(values)
-            command(**given)
+                kwargs["request"] = kind.from_dict(values)
+            command(**kwargs)
 
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}

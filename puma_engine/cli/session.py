@@ -83,10 +83,10 @@ class Session:
             result = dispatch.run_command(
                 ws, command, progress=progress, should_cancel=should_cancel, **arguments
             )
-        wanted = arguments.get("name")
-        if wanted and getattr(result, "name", wanted) != wanted:
+        requested_name = arguments.get("name")
+        if requested_name and getattr(result, "name", requested_name) != requested_name:
             print(
-                f"This run exists already, as {result.name!r} ({result.id}); the name {wanted!r} is "
+                f"This run exists already, as {result.name!r} ({result.id}); the name {requested_name!r} is "
                 "not used.",
                 file=sys.stderr,
             )

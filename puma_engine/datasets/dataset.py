@@ -146,9 +146,9 @@ def validate(ds: Dataset) -> None:
         "items without text": int((texts.isna() | (texts == "")).sum()),
         "items that only rows or only texts have": len(occurring(frame) ^ set(ds.items["item_id"])),
     }
-    found = [f"{count} {problem}" for problem, count in checks.items() if count]
-    if found:
-        raise DataError(f"The data set {ds.name!r} has {', '.join(found)}; import it again.")
+    problems = [f"{count} {problem}" for problem, count in checks.items() if count]
+    if problems:
+        raise DataError(f"The data set {ds.name!r} has {', '.join(problems)}; import it again.")
 
 
 def _column_keys(column: pd.Series) -> np.ndarray:

@@ -120,15 +120,15 @@ def source_files(source: Source, path: Path, items_path: Path | None = None) -> 
     return files
 
 
-def settings_from(kind: type[S], source: str, given: Mapping[str, Any]) -> S:
+def settings_from(kind: type[S], source: str, values: Mapping[str, Any]) -> S:
     """Build a source's settings; None keeps a default. Raises ConfigError for an unknown name."""
     known = [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(set(given) - set(known))
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(
             f"The source {source!r} has no setting {', '.join(unknown)}; it has {', '.join(known)}."
         )
-    return kind(**{name: value for name, value in given.items() if value is not None})
+    return kind(**{name: value for name, value in values.items() if value is not None})
 
 
 def first_file(folder: Path, *names: str) -> Path:
@@ -172,8 +172,8 @@ def import_folder(
         )
     if source.settings is None:
         if settings or items_path is not None:
-            given = ", ".join([*settings, *(["items_path"] if items_path is not None else [])])
-            raise ConfigError(f"{given}: the shipped set {name!r} takes no such settings.")
+            refused = ", ".join([*settings, *(["items_path"] if items_path is not None else [])])
+            raise ConfigError(f"{refused}: the shipped set {name!r} takes no such settings.")
         return source.read(source, ImportRequest(path, population, users, seed))
     if population != "product":
         raise ConfigError(f"{name!r} is read whole: population is for shipped sets.")

@@ -108,10 +108,10 @@ class PromptsOnCluster(PromptShards):
         return prompts
 
     def _read(
-        self, project: Projection | None, wanted: Sequence[tuple[int, Any]]
+        self, project: Projection | None, requested: Sequence[tuple[int, Any]]
     ) -> Iterator[tuple[int, np.ndarray]]:
         arguments = (self.folder.location, project)
-        pieces = [{"name": self.shards[number].name, "rows": rows} for number, rows in wanted]
+        pieces = [{"name": self.shards[number].name, "rows": rows} for number, rows in requested]
         for place, content in stream(
             self.cluster, ShardReading, arguments, pieces, self.execution, actors=self.actors
         ):

@@ -338,10 +338,10 @@ class MindSampler:
     def _expanded(self, users: np.ndarray) -> MindRows:
         """Return a row for each item shown to some users, in train and in dev."""
         expanded = []
-        wanted = np.zeros(len(self.user_keys), dtype=bool)
-        wanted[users] = True
+        is_selected = np.zeros(len(self.user_keys), dtype=bool)
+        is_selected[users] = True
         for dev, part in enumerate(self.parts):
-            sessions = np.flatnonzero(wanted[self.users[dev]])
+            sessions = np.flatnonzero(is_selected[self.users[dev]])
             shown, row = _flattened(part["shown"].take(sessions))
             session = sessions[row]
             expanded.append(

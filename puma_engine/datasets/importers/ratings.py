@@ -244,17 +244,17 @@ def seeded_users(
     present: np.ndarray,
     users: int,
     seed: int,
-    what: str,
+    label: str,
     kind: str = "usable",
 ) -> np.ndarray:
     """Return a seeded sample of the codes of users; a smaller one is part of a larger one.
 
-    what, kind: what the users are of, and which, for the error. Raises DataError when there are
+    label, kind: the data set and the kind of users, for the error. Raises DataError when there are
     fewer than asked for.
     """
     if not 1 <= users <= len(present):
         raise DataError(
-            f"{users} users were asked of {what}, which has {len(present)} {kind} users; ask for 1 "
+            f"{users} users were asked of {label}, which has {len(present)} {kind} users; ask for 1 "
             f"to {len(present)}."
         )
     keys = mix(seed_key(seed, "users"), text_keys(rows.user_ids[present]))
@@ -504,8 +504,8 @@ class _IdTable:
         Raises DataError where two ids have one code, since their rows cannot be told apart.
         """
         position = self._codes.get_indexer(id_codes(ids))
-        wanted = np.flatnonzero(position >= 0)
-        position, names = position[wanted], ids[wanted]
+        selected = np.flatnonzero(position >= 0)
+        position, names = position[selected], ids[selected]
         new = self._ids[position] == ""
         self._ids[position[new]] = names[new]
         clash = np.flatnonzero(self._ids[position] != names)
@@ -514,7 +514,7 @@ class _IdTable:
                 f"The ids {self._ids[position[clash[0]]]!r} and {names[clash[0]]!r} have the same "
                 "64-bit code, so their rows cannot be told apart; rename one of them in the files."
             )
-        return wanted
+        return selected
 
     def ranked(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids sorted, and the rank in them of each code as first given."""

@@ -295,7 +295,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     if options.items_path is not None:
         columns = options.item_columns or {}
         place = Path(options.items_path)
-        items = _read_fields(place, columns, ITEM_FIELDS, ITEM_FIELDS, options.items_form)
+        items = _read_fields(place, columns, ITEM_FIELDS, ITEM_FIELDS, options.items_csv_format)
         bad = bad + items.bad
         columns_read |= {"text": items.columns_read["text"]}
         of_items = as_ids(items.table["item_id"], "item ids")

@@ -109,16 +109,16 @@ class TableOptions:
             },
             "click": {"scale": self.scale is not None, "not_rated": self.not_rated is not None},
         }[task]
-        given = [name for name, is_given in wrong.items() if is_given]
-        if given:
-            raise DataError(f"The task {task!r} takes no {' and no '.join(given)}.")
+        refused = [name for name, is_given in wrong.items() if is_given]
+        if refused:
+            raise DataError(f"The task {task!r} takes no {' and no '.join(refused)}.")
 
     @property
     def csv_format(self) -> CsvFormat:
         return CsvFormat(self.delimiter, self.encoding, self.quote, not self.no_header)
 
     @property
-    def items_form(self) -> CsvFormat:
+    def items_csv_format(self) -> CsvFormat:
         """The format of items_path: that of the table where nothing else is given."""
         return CsvFormat(
             self.items_delimiter or self.delimiter,

@@ -158,8 +158,8 @@ def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
     if chosen is not None and chosen == likely_unit:
         return _in_range(number / per, name)
     # Counts since some other beginning: the order of whole ones is all that a split needs.
-    whole = np.isfinite(number) & (number == np.floor(number))
-    if known.max() / per >= _UNTIL or (unit is None and not whole[np.isfinite(number)].all()):
+    is_whole = np.isfinite(number) & (number == np.floor(number))
+    if known.max() / per >= _UNTIL or (unit is None and not is_whole[np.isfinite(number)].all()):
         raise DataError(
             f"The times (one is {known[0]:g}) are in no known unit; pass time_unit= (--time-unit) "
             f"{', '.join(UNITS)} or a date format such as %d/%m/%Y."
@@ -219,8 +219,8 @@ def _of_texts(texts: list[str], unit: str | None) -> tuple[np.ndarray, str]:
 
 def _in_range(seconds: np.ndarray, written_as: str, note: str | None = None) -> Times:
     usable = np.isfinite(seconds) & (seconds >= _FROM) & (seconds < _UNTIL)
-    whole = np.floor(np.where(usable, seconds, 0.0)).astype(np.int64)
-    return Times(whole, usable, written_as, note)
+    seconds_floored = np.floor(np.where(usable, seconds, 0.0)).astype(np.int64)
+    return Times(seconds_floored, usable, written_as, note)
 
 
 def seconds_of_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -232,12 +232,12 @@ def seconds_of_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dic
     is_milliseconds = (numbers >= _MAX_SECONDS) & (numbers < _MAX_MILLISECONDS)
     seconds = np.where(is_milliseconds, numbers / 1000, numbers)
     usable = (seconds > 0) & (seconds < _MAX_UINT32)
-    whole = np.floor(np.where(usable, seconds, 0)).astype(np.int64)
+    floored = np.floor(np.where(usable, seconds, 0)).astype(np.int64)
     units = {
         "seconds": int((usable & ~is_milliseconds).sum()),
         "milliseconds": int((usable & is_milliseconds).sum()),
     }
-    return whole, usable, units
+    return floored, usable, units
 
 
 def seconds_of_texts(
