@@ -1,7 +1,7 @@
 """Writes the figures of the results page and the README from the published reports.
 
 `python docs/generate_results.py` replaces the texts between the marks of docs/results.md,
-docs/results/README.md and README.md, and draws the pictures of the results page.
+docs/results/README.md, docs/models.md and README.md, and draws the pictures of the results page.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from puma_engine.studies.evidence import Evidence, Finding
 from puma_engine.studies.reports import datasets, label_of
 
 ROOT = Path(__file__).parents[1]
-PAGE, REPORTS, README = (
+PAGE, REPORTS, README, MODELS = (
     ROOT / "docs/results.md",
     ROOT / "docs/results/README.md",
     ROOT / "README.md",
+    ROOT / "docs/models.md",
 )
 RESULTS = ROOT / "docs/results"
 WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
@@ -46,6 +47,9 @@ BADGES = {"reproduced": "✅", "not reproduced": "❌", "undecided": "❔", "no 
 REFINED, FEW = f"{ALL_USERS}, refined", few_users(PAPER_STRATEGY)
 FEW_REFINED, SHUFFLED = f"{FEW}, refined", "shuffled control"
 ITEM_PROMPTS = "retrained, item prompts too"
+RETRAINED, REUSED = "retrained", "reused as they are"
+# The changes of the study of that name, in the order in which the page tells them.
+CHANGES = ("source to target", "target to source", "source to other words")
 TABLE = {
     "full retraining": "retrained",
     "PUMA, adapter trained on all users": ALL_USERS,
@@ -324,6 +328,22 @@ def other_model(main: Main) -> str:
     )
 
 
+def changes_text(item: Evidence) -> str:
+    """Say what reusing prompts costs after a change of weights or words, and what migrating them."""
+    rmse = {(row["change"], row["method"]): row["rmse"] for row in item.report["summary"]}
+    worse = {
+        method: joined(
+            percent(rmse[change, method] / rmse[change, RETRAINED] - 1) for change in CHANGES
+        )
+        for method in (REUSED, ALL_USERS, FEW)
+    }
+    options = item.report["options"]
+    return wrapped(f"""**Prompts reused as they are** end {worse[REUSED]} worse (RMSE) than retraining after a change of
+`{options["source"]}` from Q4_1 to Q4_0, back, and to another wording of the template. A migration that all users train ends
+{worse[ALL_USERS]} worse, one that 7 % of them train {worse[FEW]} ([report](results/changes/changes.md):
+{options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
+
+
 def findings_text(results: Sequence[Main], orders: Evidence) -> str:
     """Return the findings, each with its picture."""
     zoo = [main for main in results if main.real_model is None]
@@ -507,11 +527,16 @@ def pages() -> dict[Path, dict[str, str]]:
     reports = evidence.published_evidence(RESULTS)
     results = main_results(reports)
     orders = next(item for item in reports if item.name == "templates")
+    changes = next(item for item in reports if item.name == "changes")
     findings = evidence.findings_markdown(evidence.findings(reports))
     return {
-        PAGE: {"findings": findings_text(results, orders), "verdicts": claims_table(reports)},
+        PAGE: {
+            "findings": findings_text(results, orders),
+            "verdicts": claims_table(reports),
+        },
         REPORTS: {"reports": reports_table(reports), "claims": findings},
         README: {"figures": readme_figures(results, orders)},
+        MODELS: {"changes": changes_text(changes)},
     }
 
 
