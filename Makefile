@@ -5,7 +5,7 @@ BIN := .venv/bin
 PORT ?= 8501
 export PUMA_WORKSPACE ?= workspace
 
-.PHONY: install install-dev demo serve screenshots docs test test-gpu lint format clean browser
+.PHONY: install install-dev demo serve screenshots docs test test-gpu lint style format clean browser
 
 install: .venv/.runtime
 install-dev: .venv/.dev browser
@@ -43,10 +43,12 @@ screenshots: install-dev
 	$(BIN)/puma demo
 	$(BIN)/python -m dashboard.screenshots --story docs/images/demo.webp
 
-lint: install-dev
+lint: style
+	$(BIN)/mypy
+
+style: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 format: install-dev
 	$(BIN)/ruff check --fix .
@@ -56,7 +58,8 @@ docs: install-dev
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python docs/generate_results.py
 
-test: lint
+# mypy is one of the tests, so that it runs beside the others.
+test: style
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: install-dev

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
+from puma_engine.store import Workspace
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,16 +29,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_commands_run_as_shown(folder):
+def test_the_commands_and_the_python_lines_run_as_shown_and_ask_the_same(folder, capsys):
     for line in block("", "puma plan run").strip().splitlines():
         done = CliRunner().invoke(app, shlex.split(line)[1:])
         assert done.exit_code == 0, (line, done.output)
     assert "Full retraining" in (folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_python_lines_run_as_shown(folder, capsys):
+    runs = {run.id for run in Workspace.open(folder / "workspace").runs()}
     exec(compile(block("python", "Workbench"), "README.md", "exec"), {})
     assert "Full retraining" in capsys.readouterr().out
+    assert {run.id for run in Workspace.open(folder / "workspace").runs()} == runs
 
 
 def test_every_link_has_a_target():

@@ -63,9 +63,9 @@ def test_fifty_steps_give_the_losses_of_the_plain_reader(tmp_path, template, mon
 
 @pytest.mark.parametrize(("tokens", "epochs"), [(1, 1), (4, 2)])
 def test_flops_equal_the_count_of_torch(tokens, epochs):
-    dataset = load_shipped("movietweetings", users=6)
+    dataset = load_shipped("movietweetings", users=4)
     backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
-    once = TrainingConfig(epochs=epochs, batch_size=16, patience=0)
+    once = TrainingConfig(epochs=epochs, batch_size=64, patience=0)
     with FlopCounterMode(display=False) as counter:
         fitted = fit_prompts(
             backbone, dataset, template="rating", training=once, prompt=PromptConfig(tokens=tokens)

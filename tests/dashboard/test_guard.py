@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from browser import CHROMIUM, chromium, opened, served, wait_for
+from browser import CHROMIUM, SECONDS, chromium, opened, served, wait_for
 from dashboard_pages import add_job
 
 from dashboard import pages
@@ -69,7 +69,7 @@ def container(tmp_path_factory):
 def answer(base, path, **headers):
     request = urllib.request.Request(base + path, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
@@ -88,7 +88,7 @@ def handshake(base, host, origin):
     lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: MDEyMzQ1Njc4OTAxMjM0NQ=="]
     lines += [f"Origin: {origin}"] if origin else []
     place = urlsplit(base)
-    with socket.create_connection(("127.0.0.1", place.port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", place.port), timeout=SECONDS) as client:
         client.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
         return int(client.recv(100).split()[1])
 

@@ -160,14 +160,13 @@ def test_the_sources_predictions_are_calibrated_and_counted(world):
 
 
 def test_cpu_contention_measures_the_cores_that_other_processes_use():
-    spins = "import time; end = time.time() + 5\nwhile time.time() < end: pass"
-    child = subprocess.Popen([sys.executable, "-c", spins])
-    time.sleep(0.1)
-    others = CpuContention()
-    time.sleep(0.6)
-    taken = others.cores()
-    child.kill()
-    child.wait()
+    spins = "print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", spins], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        others = CpuContention()
+        time.sleep(0.6)
+        taken = others.cores()
+        child.kill()
     assert taken > 0.3
 
 

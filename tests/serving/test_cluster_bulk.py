@@ -91,12 +91,14 @@ def lose_node(ray):
     ray.remove_node(next(iter(ray.worker_nodes)), allow_graceful=False)
 
 
-def kill_actor(_ray):
-    """Kill the process of one actor, as the system does where memory runs out."""
+def kill_actor(ray):
+    """Kill the process of one actor of this cluster, as the system does where memory runs out."""
+    nodes = {node.all_processes["raylet"][0].process.pid for node in ray.worker_nodes}
     actors = [
         process
-        for process in psutil.process_iter(["cmdline"])
+        for process in psutil.process_iter(["cmdline", "ppid"])
         if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
+        and process.info["ppid"] in nodes
     ]
     actors[0].kill()
 

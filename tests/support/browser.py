@@ -77,10 +77,11 @@ def opened(browser, url: str, script: str | None = None):
         window = browser.contexts[0]
     else:
         window = browser.new_context(viewport={"width": 1280, "height": 1000})
+        # Also of tabs that a page opens.
+        window.set_default_timeout(SECONDS * 1000)
     page = window.new_page()
     if script is not None:
         page.add_init_script(script)
-    page.set_default_timeout(SECONDS * 1000)
     page.goto(url)
     return still(page)
 
