@@ -45,7 +45,7 @@ def pin(spec: str, revision: str | None) -> str:
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    with explained(spec, revision):
+    with explained_errors(spec, revision):
         from huggingface_hub import hf_hub_download
 
         # The client caches the commit of a branch, and returns it if the hub is out of reach.
@@ -82,13 +82,13 @@ def shard_names(index: Path) -> list[str]:
 
 def fetch(spec: str, commit: str, files: tuple[str, ...] = FILES) -> Path:
     """Fetch the files of a commit into the hub's cache and return their folder."""
-    with explained(spec, commit):
+    with explained_errors(spec, commit):
         return _snapshot(spec, commit, files, local=offline())
 
 
 def remote_shapes(spec: str, commit: str) -> Shapes:
     """Return the shape of every tensor of a model from its headers, without fetching weights."""
-    with explained(spec, commit):
+    with explained_errors(spec, commit):
         from huggingface_hub import HfApi
 
         metadata = HfApi().get_safetensors_metadata(spec, revision=commit)
@@ -110,7 +110,7 @@ def _snapshot(spec: str, revision: str | None, files: tuple[str, ...], *, local:
 
 
 @contextmanager
-def explained(spec: str, revision: str | None) -> Iterator[None]:
+def explained_errors(spec: str, revision: str | None) -> Iterator[None]:
     """Turn errors of the hub's client into a BackboneError that says what to do."""
     from huggingface_hub import errors
 

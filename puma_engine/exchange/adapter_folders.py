@@ -107,7 +107,7 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
     if hub.offline():
         raise StoreError("Offline mode is on, so nothing is pushed; leave out --offline.")
     _config(folder)
-    with hub.explained(repo, None):
+    with hub.explained_errors(repo, None):
         from huggingface_hub import HfApi
 
         api = HfApi()

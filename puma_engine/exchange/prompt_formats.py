@@ -155,7 +155,7 @@ def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
     DataError for a column that numbers the rows, as programs add to tables.
     """
     numbers = []
-    for name in _in_order([name for name in table.column_names if name != column]):
+    for name in _sorted_by_number([name for name in table.column_names if name != column]):
         try:
             values = table.column(name)
             if pa.types.is_dictionary(values.type):
@@ -179,7 +179,7 @@ def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
     return _ids_of(table, column), np.column_stack(numbers), {}
 
 
-def _in_order(names: list[str]) -> list[str]:
+def _sorted_by_number(names: list[str]) -> list[str]:
     """Return the names of a vector's numbers in the order of their own numbers, where all have one.
 
     Programs that sort names put d10 before d2.

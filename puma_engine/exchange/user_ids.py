@@ -30,9 +30,9 @@ def read_ids(path: str | Path, rows: int, owner: Owner = "user") -> list[str]:
         )
     try:
         if path.suffix in TABLES:
-            ids, numbers = _of_table(path, owner)
+            ids, numbers = _read_table(path, owner)
         else:
-            ids, numbers = _of_text(path)
+            ids, numbers = _read_text(path)
     except (ValueError, OSError) as error:
         raise DataError(f"The {owner} ids of {path} cannot be read: {error}") from error
     ids = checked_ids(path, ids, owner)
@@ -51,7 +51,7 @@ def read_ids(path: str | Path, rows: int, owner: Owner = "user") -> list[str]:
     return [id_ for _, id_ in sorted(zip(numbers, ids, strict=True))]
 
 
-def _of_text(path: Path) -> tuple[list[Any], list[Any] | None]:
+def _read_text(path: Path) -> tuple[list[Any], list[Any] | None]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".txt":
         return [line.strip() for line in text.splitlines() if line.strip()], None
@@ -61,7 +61,7 @@ def _of_text(path: Path) -> tuple[list[Any], list[Any] | None]:
     return list(content), list(content.values()) if isinstance(content, dict) else None
 
 
-def _of_table(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:
+def _read_table(path: Path, owner: Owner) -> tuple[list[str], list[Any] | None]:
     """Read ids and, from a file of several columns, row numbers."""
     names = read_head(path, 1)[0]
     column = f"{owner}_id"

@@ -52,7 +52,7 @@ def leftovers(ws: Workspace, *, days: float = DAYS) -> list[Leftover]:
                 reasons[path] = why
     for run in runs.values():
         # What a damaged database does not list may be a result that a rebuild restores.
-        if run.status == "finished" and ws.results_are_whole(run.id):
+        if run.status == "finished" and ws.results_are_intact(run.id):
             for file in ws.unrecorded_files(run.id):
                 if not file.name.startswith("."):
                     reasons[file] = f"it belongs to no result of the run {run.name}"

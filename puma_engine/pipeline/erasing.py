@@ -127,7 +127,7 @@ def erase_user(
     ):
         raise StoreError("Jobs wait or run; cancel them, or wait for them to end, and try again.")
     damaged = ws.runs(status="damaged")
-    damaged += [run for run in finished if not ws.results_are_whole(run.id)]
+    damaged += [run for run in finished if not ws.results_are_intact(run.id)]
     if damaged:
         # Erasing rewrites records from the database, and would make the damage the truth.
         raise StoreError(
@@ -150,7 +150,7 @@ def erase_user(
         shutil.rmtree(upload, ignore_errors=True)
     for log in map(Path, erased.logs):
         if log.is_file():
-            write_text(log, _without(log.read_text(encoding="utf-8", errors="replace"), user))
+            write_text(log, _remove_id(log.read_text(encoding="utf-8", errors="replace"), user))
     importing_data.forget_datasets()
     detail = {"runs": len(erased.runs), "rows": erased.rows, "reason": plan.reason}
     with ws.transaction() as db:
@@ -161,7 +161,7 @@ def erase_user(
         )
     ws.compact()
     file.unlink()
-    erased.left = [str(path) for path in _other_files(ws) if _names(path, user)]
+    erased.left = [str(path) for path in _other_files(ws) if _mentions(path, user)]
     erased.left += [str(path) for path in _unknown_files(ws) if _may_hold(path, user)]
     return erased
 
@@ -214,7 +214,7 @@ def _plan(ws: Workspace, finished: list[Run], user: str, reason: str | None) -> 
     """Look where a user is now."""
     plan = _Plan(now(), reason)
     for run in finished:
-        files = {name: rows for name, _, rows in _holding(ws, run, user)}
+        files = {name: rows for name, _, rows in _files_with_user(ws, run, user)}
         if ws.query("SELECT 1 FROM user_metrics WHERE run_id = ? AND user_id = ?", [run.id, user]):
             files["metrics in the database"] = 0
         if files:
@@ -222,7 +222,7 @@ def _plan(ws: Workspace, finished: list[Run], user: str, reason: str | None) -> 
         if _was_trained_on(ws, run, user):
             plan.trained_on.append(f"{run.name} ({run.id})")
     plan.uploads = [str(path) for path in (ws.root / "uploads").glob("*")]
-    plan.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _names(path, user)]
+    plan.logs = [str(path) for path in (ws.root / "logs").glob("*.log") if _mentions(path, user)]
     return plan
 
 
@@ -231,7 +231,7 @@ def _plan_file(ws: Workspace, user: str) -> Path:
     return ws.root / PLANS / f"{hashlib.sha256(user.encode()).hexdigest()[:32]}.json"
 
 
-def _holding(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str, int]]:
+def _files_with_user(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str, int]]:
     """Yield name, format and rows of each file of a run that holds a user."""
     for row in ws.artifacts(run.id):
         path = ws.folder(run.id) / row["file"]
@@ -258,14 +258,16 @@ def _was_trained_on(ws: Workspace, run: Run, user: str) -> bool:
     if run.config.get("role") == VECTORS and "imported" in run.config:
         return False
     if run.kind == "prompts":
-        return any(name == "prompts" for name, *_ in _holding(ws, run, user))
+        return any(name == "prompts" for name, *_ in _files_with_user(ws, run, user))
     if run.kind != "migration":
         return False
     if chosen := run.inputs.get("selection"):
         frame = ws.get_table(chosen, "selection", where={USER: [user]})
         return bool(frame["selected"].any())
     sources = [ws.run(i) for role, i in run.inputs.items() if role.startswith("source_")]
-    return any(name == "prompts" for source in sources for name, *_ in _holding(ws, source, user))
+    return any(
+        name == "prompts" for source in sources for name, *_ in _files_with_user(ws, source, user)
+    )
 
 
 def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> None:
@@ -274,7 +276,7 @@ def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> 
     held: names of the files that held the user when the erasure began. What is made from them is made
     again, also if they were rewritten before a failure.
     """
-    for name, kind, _ in list(_holding(ws, run, user)):
+    for name, kind, _ in list(_files_with_user(ws, run, user)):
         if kind == "parquet":
             frame = ws.get_table(run.id, name)
             ws.rewrite_table(run.id, name, frame[frame[USER].astype(str) != user])
@@ -282,7 +284,7 @@ def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> 
         arrays, ids, meta = ws.get_tensors(run.id, name)
         keep = np.array(ids) != user
         kept_arrays = {
-            key: value[keep] if _by_user(key, value, len(keep)) else value
+            key: value[keep] if _has_row_per_user(key, value, len(keep)) else value
             for key, value in arrays.items()
         }
         ws.rewrite_tensors(run.id, name, kept_arrays, np.array(ids)[keep].tolist(), meta)
@@ -309,12 +311,12 @@ def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> 
             "content_hash": run.summary["content_hash"],
             "statistics": statistics(dataset),
         }
-    cleaned = _cleaned(summary, user)
+    cleaned = _without_id(summary, user)
     if cleaned != run.summary:
         ws.rewrite_summary(run.id, cleaned)
 
 
-def _by_user(name: str, array: np.ndarray, users: int) -> bool:
+def _has_row_per_user(name: str, array: np.ndarray, users: int) -> bool:
     return bool(array.ndim) and len(array) == users and not name.startswith("head.")
 
 
@@ -329,7 +331,7 @@ def _erase_from_database(ws: Workspace, user: str) -> None:
         for table, column in TEXT_COLUMNS:
             for row in ws.query(f"SELECT id, {column} AS text FROM {table}"):
                 text = row["text"] or ""
-                cleaned = _without(text, user)
+                cleaned = _remove_id(text, user)
                 if cleaned == text:
                     continue
                 db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", [cleaned, row["id"]])
@@ -353,25 +355,25 @@ def _pattern(user: str) -> re.Pattern[str]:
     return re.compile(quoted + bare)
 
 
-def _without(text: str, user: str) -> str:
+def _remove_id(text: str, user: str) -> str:
     return _pattern(user).sub(ERASED, text)
 
 
-def _cleaned(value: Any, user: str) -> Any:
+def _without_id(value: Any, user: str) -> Any:
     """Return a JSON value without the id in its texts."""
     if isinstance(value, dict):
         return {
-            _without(key, user): ERASED
+            _remove_id(key, user): ERASED
             if key in (USER, "user") and item == user
-            else _cleaned(item, user)
+            else _without_id(item, user)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_cleaned(item, user) for item in value]
-    return _without(value, user) if isinstance(value, str) else value
+        return [_without_id(item, user) for item in value]
+    return _remove_id(value, user) if isinstance(value, str) else value
 
 
-def _names(path: Path, user: str) -> bool:
+def _mentions(path: Path, user: str) -> bool:
     return bool(_pattern(user).search(path.read_text(encoding="utf-8", errors="replace")))
 
 
@@ -399,7 +401,7 @@ def _may_hold(path: Path, user: str) -> bool:
     """Return whether a file holds a user, or cannot be read."""
     kind = path.suffix.removeprefix(".")
     if kind not in ("parquet", "safetensors"):
-        return _names(path, user)
+        return _mentions(path, user)
     try:
         return _rows_of(path, kind, user) > 0
     except (StoreError, DataError, pa.ArrowException, OSError, ValueError):

@@ -68,7 +68,7 @@ class Artifacts(Runs):
     def drop_artifact(self, run_id: str, name: str) -> None:
         """Remove a file of a finished run, as an archive that leaves it out has to."""
         with self.transaction() as db:
-            self._whole(run_id)
+            self._get_undamaged(run_id)
             files = [row["file"] for row in self.artifact_rows(run_id) if row["name"] == name]
             db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = ?", [run_id, name])
             self.seal(run_id)
@@ -155,7 +155,7 @@ class Artifacts(Runs):
         finished: bool = False,
     ) -> None:
         checked_file_name(name)
-        check = self._whole if finished else self._running
+        check = self._get_undamaged if finished else self._check_running
         check(run_id)
         # A new file each time: a row never points to content that it does not describe.
         path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{suffix}"
@@ -252,7 +252,7 @@ class Artifacts(Runs):
         runs = self.runs()
         problems += [str(run.error) for run in runs if run.status == "damaged"]
         for run in runs:
-            if run.status == "finished" and not self.results_are_whole(run.id):
+            if run.status == "finished" and not self.results_are_intact(run.id):
                 problems.append(damaged_results(run.id))
         known = {run.id for run in runs}
         for folder in sorted((self.root / "runs").glob("*")):
@@ -299,7 +299,7 @@ class Artifacts(Runs):
         except StoreError as error:
             if self.record_path(run_id).is_file() or self.read_only:
                 return str(error)
-            if not self.results_are_whole(run_id):
+            if not self.results_are_intact(run_id):
                 return None
             try:
                 with self.transaction():

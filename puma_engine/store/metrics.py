@@ -36,7 +36,7 @@ class Metrics(Runs):
         self, run_id: str, table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]
     ) -> None:
         with self.transaction():
-            self._running(run_id)
+            self._check_running(run_id)
             self._write(run_id, table, names, rows)
 
     def _write(

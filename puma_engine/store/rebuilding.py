@@ -47,7 +47,7 @@ def rebuild(path: Path | str | None = None) -> Rebuilt:
     if any(locks.is_held(lock) for lock in (root / "locks").glob("*.lock")):
         raise StoreError(f"A process works on a run of {root}; wait for it to end, or cancel it.")
     result = Rebuilt()
-    if not _is_whole(root / DATABASE):
+    if not _is_intact(root / DATABASE):
         result.set_aside = _set_aside(root / DATABASE)
     ws = Workspace(root)
     ws.update_schema()
@@ -60,7 +60,7 @@ def rebuild(path: Path | str | None = None) -> Rebuilt:
             continue
         run_id = record["run"]["id"]
         healthy = {run.id for run in ws.runs(status="finished")}
-        if run_id not in healthy or not ws.results_are_whole(run_id):
+        if run_id not in healthy or not ws.results_are_intact(run_id):
             waiting[run_id] = record
     known: set[str] = set()
     while waiting:
@@ -86,7 +86,7 @@ def rebuild(path: Path | str | None = None) -> Rebuilt:
     return result
 
 
-def _is_whole(database: Path) -> bool:
+def _is_intact(database: Path) -> bool:
     if not database.is_file() or not database.stat().st_size:
         return False
     try:

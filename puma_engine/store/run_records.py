@@ -80,7 +80,7 @@ class RunRecords(WorkspaceDatabase):
         columns = ", ".join(METRIC_COLUMNS)
         return self.query(f"SELECT {columns} FROM metrics WHERE run_id = ? ORDER BY id", [run_id])
 
-    def results_are_whole(self, run_id: str) -> bool:
+    def results_are_intact(self, run_id: str) -> bool:
         """Return whether the rows of a run's files and metrics are those that were stored."""
         rows = self.query("SELECT results_checksum FROM runs WHERE id = ?", [run_id])
         stored = rows[0]["results_checksum"] if rows else None
@@ -102,7 +102,7 @@ class RunRecords(WorkspaceDatabase):
             sealed = (str(self.path), row["id"], row["results_checksum"])
             if sealed in _WHOLE:
                 continue
-            if self.results_are_whole(row["id"]):
+            if self.results_are_intact(row["id"]):
                 _WHOLE.add(sealed)
             else:
                 damaged.append(row["id"])

@@ -66,7 +66,7 @@ class Runs(RunRecords):
         checked_name(name)
         run_id = self.run_key(kind, config, inputs, seed)
         if self._is_finished(run_id):
-            return self._whole(run_id)
+            return self._get_undamaged(run_id)
         self.check_writable()
         if not locks.acquire(self.lock(run_id)):
             raise StoreError(
@@ -108,7 +108,7 @@ class Runs(RunRecords):
             shutil.rmtree(self.folder(run_id), ignore_errors=True)
         return self._get(run_id)
 
-    def _whole(self, run_id: str) -> Run:
+    def _get_undamaged(self, run_id: str) -> Run:
         """Return a finished run. Raises StoreError if its row is damaged."""
         run = self._get(run_id)
         if run.status == "damaged":
@@ -132,7 +132,7 @@ class Runs(RunRecords):
         seconds: the measured work; cost and summary: JSON values, as in `Run`.
         """
         with self.transaction():
-            self._running(run_id)
+            self._check_running(run_id)
             values = [now(), float(seconds), device, to_json(cost or {}, "cost")]
             self.db.execute(
                 "UPDATE runs SET status = 'finished', finished = ?, seconds = ?, device = ?,"
@@ -162,7 +162,7 @@ class Runs(RunRecords):
         """Mark a run as failed (or interrupted) with its reason; beginning it again resumes."""
         status = "interrupted" if interrupted else "failed"
         with self.transaction():
-            self._running(run_id)
+            self._check_running(run_id)
             self.db.execute(
                 "UPDATE runs SET status = ?, finished = ?, error = ? WHERE id = ?",
                 [status, now(), str(error), run_id],
@@ -170,7 +170,7 @@ class Runs(RunRecords):
         locks.release(self.lock(run_id))
         return self._get(run_id)
 
-    def _running(self, run_id: str) -> None:
+    def _check_running(self, run_id: str) -> None:
         """Raise StoreError unless a run is running, so that it takes results."""
         rows = self.query("SELECT status FROM runs WHERE id = ?", [checked_run_id(run_id)])
         if not rows:
@@ -285,7 +285,7 @@ class Runs(RunRecords):
     def rewrite_summary(self, run_id: str, summary: Mapping[str, Any]) -> None:
         """Replace the summary of a finished run, as the erasure of a user has to."""
         with self.transaction() as db:
-            self._whole(run_id)
+            self._get_undamaged(run_id)
             db.execute(
                 "UPDATE runs SET summary = ? WHERE id = ?", [to_json(summary, "summary"), run_id]
             )

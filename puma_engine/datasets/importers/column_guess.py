@@ -67,7 +67,7 @@ def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dic
     guess: dict[str, str] = {}
     for field, fits in (("outcome", _outcome), ("text", _text)):
         scores = {
-            name: fit + 2.0 * _named(name, field, by_name)
+            name: fit + 2.0 * _name_similarity(name, field, by_name)
             for name in _free(names, guess)
             if (fit := fits(columns[name])) > 0
         }
@@ -77,8 +77,8 @@ def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dic
     titles = columns.get(guess.get("text", ""))
     ids = [name for name in _free(names, guess) if _may_be_id(columns[name])]
     pairs = {
-        (user, item): _named(user, "user_id", by_name)
-        + _named(item, "item_id", by_name)
+        (user, item): _name_similarity(user, "user_id", by_name)
+        + _name_similarity(item, "item_id", by_name)
         + _has_one_title(columns[item], titles)
         - _has_one_title(columns[user], titles)
         for user in ids
@@ -91,7 +91,7 @@ def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dic
         # A table of items has one column of ids.
         guess["item_id"] = ids[0]
     for name in _free(names, guess):
-        if "time" not in guess and _is_time(columns[name], _named(name, "time", by_name)):
+        if "time" not in guess and _is_time(columns[name], _name_similarity(name, "time", by_name)):
             guess["time"] = name
     if (history := by_name.get("history")) in _free(names, guess):
         guess["history"] = str(history)
@@ -119,7 +119,7 @@ def _free(names: Sequence[str], guess: dict[str, str]) -> list[str]:
     return [name for name in names if name not in guess.values()]
 
 
-def _named(name: str, field: str, by_name: dict[str, str]) -> float:
+def _name_similarity(name: str, field: str, by_name: dict[str, str]) -> float:
     """Return how far a column's name speaks for a field, in [0, 1]."""
     if by_name.get(field) == name:
         return 1.0

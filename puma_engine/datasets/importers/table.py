@@ -350,7 +350,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         values=values,
         bad=bad,
         columns_read=columns_read,
-        unused=_unused(main),
+        unused=_unread_columns(main),
         rows=EncodedInteractions(user_ids, item_ids, user, item, outcome, seconds),
         written=written,
         times=times,
@@ -458,7 +458,7 @@ def _suggestion(
     return f" Did you mean {' '.join(options)}?" if suggested else ""
 
 
-def _unused(read: Columns) -> dict[str, str]:
+def _unread_columns(read: Columns) -> dict[str, str]:
     """Return columns that look like a time, a history or a split and were not read, by field."""
     rest = [name for name in read.names if name not in read.columns_read.values()]
     guess = {

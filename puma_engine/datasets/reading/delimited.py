@@ -83,20 +83,20 @@ def read_columns(
         indices = match_columns(path, names, columns, optional)
         chosen = [names[place] for place in indices.values()]
         table = read_parquet(path, chosen).select(chosen)
-        return _named(path, table, indices, names)
+        return _with_requested_names(path, table, indices, names)
     if plain_suffix(path) in JSON_LINES:
         names = json_head(path, 50)[0]
         indices = match_columns(path, names, columns, optional)
         of_ids = [names[place] for name, place in indices.items() if name in ids]
         table, bad = json_table(path, [names[place] for place in indices.values()], of_ids)
-        return _named(path, table, indices, names, bad)
+        return _with_requested_names(path, table, indices, names, bad)
     csv_file = open_csv(path, csv_format or CsvFormat())
     indices = match_columns(path, csv_file.names, columns, optional)
     table, bad = csv_file.read(list(indices.values()))
-    return _named(path, table, indices, csv_file.names, bad)
+    return _with_requested_names(path, table, indices, csv_file.names, bad)
 
 
-def _named(
+def _with_requested_names(
     path: Path,
     table: pa.Table,
     indices: dict[str, int],

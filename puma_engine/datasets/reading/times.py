@@ -98,13 +98,13 @@ def read_times(column: pa.ChunkedArray, unit: str | None = None) -> Times:
         texts = as_texts(column, "times")
         filled = np.array([bool(text.strip()) for text in texts.unique])[texts.codes]
         if 2 * finite.sum() <= filled.sum() or (unit is not None and "%" in unit):
-            seconds, written_as = _of_texts(texts.unique, unit)
+            seconds, written_as = _parse_texts(texts.unique, unit)
             return _in_range(seconds[texts.codes], written_as)
     if not finite.any():
         return Times(np.zeros(len(number), np.int64), finite, "nothing")
-    times = _of_numbers(number, unit)
+    times = _parse_numbers(number, unit)
     per = next((UNITS[u] for u, name in _UNIT_NAMES.items() if name == times.written_as), None)
-    step = 0.0 if per is None else _step(column, number) / per
+    step = 0.0 if per is None else _resolution(column, number) / per
     if step <= 1:
         return times
     return replace(
@@ -114,7 +114,7 @@ def read_times(column: pa.ChunkedArray, unit: str | None = None) -> Times:
     )
 
 
-def _step(column: pa.ChunkedArray, number: np.ndarray) -> float:
+def _resolution(column: pa.ChunkedArray, number: np.ndarray) -> float:
     """Return the smallest difference that a column of numbers can show, 0 where it rounds nothing."""
     kind = value_type(column)
     if is_text(kind):
@@ -129,7 +129,7 @@ def _step(column: pa.ChunkedArray, number: np.ndarray) -> float:
     return float(np.spacing(np.float32(median) if kind.bit_width == 32 else np.float16(median)))
 
 
-def _of_numbers(number: np.ndarray, unit: str | None) -> Times:
+def _parse_numbers(number: np.ndarray, unit: str | None) -> Times:
     known = number[np.isfinite(number)]
     median = float(np.median(known))
     likely_unit = next(
@@ -190,7 +190,7 @@ def _whole(value: float) -> str:
     return str(int(value)) if np.isfinite(value) and value == np.floor(value) else ""
 
 
-def _of_texts(texts: list[str], unit: str | None) -> tuple[np.ndarray, str]:
+def _parse_texts(texts: list[str], unit: str | None) -> tuple[np.ndarray, str]:
     """Return the seconds of dates as texts, [n] float64, NaN where unreadable, and the format."""
     if unit is not None and "%" in unit:
         return _date_seconds(_parse_dates(texts, unit)), unit
