@@ -377,7 +377,7 @@ class RemoteRun:
             if outcome is not None:
                 self.node.computing = False
                 break
-            self._pass_on(state["report"])
+            self._report_progress(state["report"])
             if not cancelled and self._is_cancelled():
                 cancelled = True
                 self._call("cancel")
@@ -395,9 +395,9 @@ class RemoteRun:
 
     def _announce(self, stage: str) -> None:
         self.execution.check_cancel(stage)
-        self._pass_on({"stage": stage})
+        self._report_progress({"stage": stage})
 
-    def _pass_on(self, report: dict[str, Any] | None) -> None:
+    def _report_progress(self, report: dict[str, Any] | None) -> None:
         if report is None or self.execution.progress is None:
             return
         known = {item.name for item in fields(StageProgress)}
@@ -466,7 +466,7 @@ class RemoteRun:
             if paths is not None:
                 current = fingerprint(self.ws, spec, revision)
                 models[spec] = {"spec": spec, "revision": revision, "fingerprint": current}
-        missing = self._call("lacks_models", list(models.values())) if models else []
+        missing = self._call("missing_models", list(models.values())) if models else []
         for spec in missing:
             paths, parts = model_files(spec) or [], find_parts(local_path(spec))
             hashes = {path.name: self.ws.file_hash(path) for path in paths}
@@ -479,12 +479,12 @@ class RemoteRun:
 
     def _send(self, files: dict[str, Path]) -> None:
         under_way: deque[Any] = deque()
-        for name in self._call("lacks", list(files)):
+        for name in self._call("missing_files", list(files)):
             size, start = files[name].stat().st_size, 0
             with files[name].open("rb") as file:
                 while True:
                     block = file.read(BLOCK)
-                    under_way.append(self.node.actor.put.remote(name, start, block, size))
+                    under_way.append(self.node.actor.write_block.remote(name, start, block, size))
                     start += len(block)
                     if len(under_way) >= UNDER_WAY:
                         self.cluster.get(under_way.popleft())
@@ -502,7 +502,7 @@ class RemoteRun:
             with target.open("wb") as out:
                 while starts or under_way:
                     while starts and len(under_way) < UNDER_WAY:
-                        read = self.node.actor.read.remote(name, starts.popleft(), BLOCK)
+                        read = self.node.actor.read_block.remote(name, starts.popleft(), BLOCK)
                         under_way.append(read)
                     out.write(self.cluster.get(under_way.popleft()))
         except OSError as error:

@@ -104,11 +104,11 @@ class NodeWorker:
         """Return what this node is; see `node_facts`."""
         return node_facts()
 
-    def lacks(self, hashes: Sequence[str]) -> list[str]:
+    def missing_files(self, hashes: Sequence[str]) -> list[str]:
         """Return those of some files that are not here, by their SHA-256."""
         return [name for name in hashes if not self._file(name).exists()]
 
-    def lacks_models(self, models: Sequence[Mapping[str, Any]]) -> list[str]:
+    def missing_models(self, models: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the specs of models whose files are not here, or differ."""
         from puma_engine.pipeline.backbones import fingerprint
 
@@ -122,7 +122,7 @@ class NodeWorker:
                 missing.append(model["spec"])
         return missing
 
-    def put(self, name: str, start: int, data: bytes, size: int) -> None:
+    def write_block(self, name: str, start: int, data: bytes, size: int) -> None:
         """Take bytes of a file from an offset; the last ones complete it. Raises StoreError."""
         file = self._scratch.file(name)
         part = file.with_name(f".{name}.part")
@@ -143,13 +143,13 @@ class NodeWorker:
                 )
             part.replace(file)
 
-    def read(self, name: str, start: int, count: int) -> bytes:
+    def read_block(self, name: str, start: int, count: int) -> bytes:
         """Return bytes of a file that is here."""
         with self._file(name).open("rb") as file:
             file.seek(start)
             return file.read(count)
 
-    def sizes(self, hashes: Sequence[str]) -> dict[str, int]:
+    def file_sizes(self, hashes: Sequence[str]) -> dict[str, int]:
         """Return the bytes of files that are here."""
         return {name: self._file(name).stat().st_size for name in hashes}
 
@@ -187,7 +187,7 @@ class NodeWorker:
         """Return the files of the checkpoint, to be read; None if they changed meanwhile."""
         before = self._checkpoint_state()
         try:
-            files = [self._offer(self.ws.work(self._run_id) / name) for name, *_ in before]
+            files = [self._snapshot(self.ws.work(self._run_id) / name) for name, *_ in before]
         except FileNotFoundError:
             return None
         return files if before == self._checkpoint_state() else None
@@ -210,7 +210,7 @@ class NodeWorker:
                     state.append((file.name, stat.st_ino, stat.st_mtime_ns))
         return state
 
-    def _offer(self, file: Path) -> tuple[str, str, int]:
+    def _snapshot(self, file: Path) -> tuple[str, str, int]:
         """Keep a file as it is now, so that it can be read by its hash."""
         link = self._scratch.new_link(file)
         name, size = sha256_file(link), link.stat().st_size
@@ -266,7 +266,7 @@ class NodeWorker:
             return []
         folder = self.ws.folder(self._run_id)
         names = [RECORD, *(row["file"] for row in self.ws.artifact_rows(self._run_id))]
-        return [self._offer(folder / name) for name in names]
+        return [self._snapshot(folder / name) for name in names]
 
     def _place_checkpoint(self, files: Mapping[str, str]) -> None:
         """Make the checkpoint of the run these files, by their name and SHA-256."""

@@ -55,13 +55,13 @@ class TrainingGroup(NodeWorker):
         self._task: dict[str, Any] = {}
         # The checkpoint: the SHA-256 of each file by its name, and their paths by that.
         self._checkpoint_files: dict[str, str] = {}
-        self._held: dict[str, Path] = {}
+        self._checkpoint_paths: dict[str, Path] = {}
 
-    def lacks_models(self, models: Sequence[Mapping[str, Any]]) -> list[str]:
+    def missing_models(self, models: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the specs of all models: a process takes those from here that its node lacks."""
         return [model["spec"] for model in models]
 
-    def enter(self, rank: int, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    def register(self, rank: int, facts: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take in a process, and return its task; None if it is to do nothing."""
         self._heard = time.monotonic()
         try:
@@ -80,7 +80,7 @@ class TrainingGroup(NodeWorker):
         """Return what that of a `NodeWorker` does, and what Ray Train has reserved for the processes."""
         return super().status(seen) | {"reserved": self._reserved}
 
-    def take(self, report: Mapping[str, Any] | None, lines: Sequence[str]) -> bool:
+    def receive(self, report: Mapping[str, Any] | None, lines: Sequence[str]) -> bool:
         """Take the first process's report and log; return whether the run was cancelled."""
         self._heard = time.monotonic()
         if report is not None:
@@ -94,7 +94,7 @@ class TrainingGroup(NodeWorker):
         for line in lines:
             self._log.add(line)
 
-    def save(self, files: Mapping[str, str]) -> None:
+    def save_checkpoint(self, files: Mapping[str, str]) -> None:
         """Make these files, which were put here, the checkpoint: the SHA-256 by name."""
         folder = self.ws.work(self._run_id)
         # All before the first rename: what is now under one name may be wanted under another.
@@ -106,24 +106,24 @@ class TrainingGroup(NodeWorker):
         for path in folder.iterdir():
             if path.name not in files:
                 path.unlink()
-        self._hold(files)
+        self._index_checkpoint(files)
         self.discard(list(files.values()))
 
-    def end(self, outcome: Mapping[str, Any]) -> None:
+    def finish(self, outcome: Mapping[str, Any]) -> None:
         """Take how the run ended; see `NodeWorker.status`. Its files were put here."""
         self._outcome = dict(outcome)
 
     def _file(self, name: str) -> Path:
-        return self._held.get(name) or super()._file(name)
+        return self._checkpoint_paths.get(name) or super()._file(name)
 
-    def _hold(self, files: Mapping[str, str]) -> None:
+    def _index_checkpoint(self, files: Mapping[str, str]) -> None:
         folder = self.ws.work(self._run_id)
         self._checkpoint_files = dict(files)
-        self._held = {file: folder / name for name, file in files.items()}
+        self._checkpoint_paths = {file: folder / name for name, file in files.items()}
 
     def _compute(self, task: Mapping[str, Any]) -> list[tuple[str, str, int]]:
         self._place_checkpoint(task["checkpoint"])
-        self._hold(task["checkpoint"])
+        self._index_checkpoint(task["checkpoint"])
         self._task = dict(task)
         each = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
         self._report = {"stage": f"waiting for {self.workers} processes with {each} each"}
@@ -161,7 +161,7 @@ class TrainingGroup(NodeWorker):
             return
         resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
         trainer = TorchTrainer(
-            take_part,
+            train_in_group,
             train_loop_config={"group": ray.get_runtime_context().current_actor, "gpus": self.gpus},
             scaling_config=train.ScalingConfig(
                 num_workers=self.workers,
@@ -181,7 +181,7 @@ class TrainingGroup(NodeWorker):
             self._log.add(str(error))
 
 
-def take_part(settings: Mapping[str, Any]) -> None:
+def train_in_group(settings: Mapping[str, Any]) -> None:
     """Train as one process of a group; Ray Train calls this in each, within a process group of torch.
 
     settings: the actor of the group, and the GPUs of each process. Raises what was not foreseen,
@@ -199,26 +199,26 @@ def take_part(settings: Mapping[str, Any]) -> None:
         return ray.get(getattr(group, method).remote(*arguments))
 
     reserved = ray.util.get_current_placement_group()
-    task = call("enter", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
+    task = call("register", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
     if task is None:
         return
     node = NodeWorker()
-    missing = node.lacks_models(task["models"])
+    missing = node.missing_models(task["models"])
     task["models"] = [model for model in task["models"] if model["spec"] in missing]
     owners = [*task["runs"], *task["models"], {"files": task["checkpoint"]}]
     needed = {file for owner in owners for file in owner["files"].values()}
-    for file, size in call("sizes", node.lacks(sorted(needed))).items():
-        _copy(file, size, lambda *part: call("read", *part), node.put)
+    for file, size in call("file_sizes", node.missing_files(sorted(needed))).items():
+        _copy(file, size, lambda *part: call("read_block", *part), node.write_block)
     node.start(task)
-    outcome = _follow(node, call) if rank == 0 else _wait(node, rank, call)
+    outcome = _watch_main_process(node, call) if rank == 0 else _watch(node, rank, call)
     if outcome.get("unexpected"):
         raise RuntimeError(outcome["error"])
     if rank == 0:
-        _hand_over(node, outcome.get("files", []), call)
-        call("end", outcome)
+        _upload(node, outcome.get("files", []), call)
+        call("finish", outcome)
 
 
-def _wait(node: NodeWorker, rank: int, call: Callable[..., Any]) -> dict[str, Any]:
+def _watch(node: NodeWorker, rank: int, call: Callable[..., Any]) -> dict[str, Any]:
     """Pass on what a process other than the first logs, and return how its work ended."""
     seen, outcome = 0, None
     while outcome is None:
@@ -231,7 +231,7 @@ def _wait(node: NodeWorker, rank: int, call: Callable[..., Any]) -> dict[str, An
     return dict(outcome)
 
 
-def _follow(node: NodeWorker, call: Callable[..., Any]) -> dict[str, Any]:
+def _watch_main_process(node: NodeWorker, call: Callable[..., Any]) -> dict[str, Any]:
     """Pass on what the first process reports and saves, until it ends; return how it ended."""
     seen, handed_over, due, outcome = 0, "", 0.0, None
     while outcome is None:
@@ -244,23 +244,23 @@ def _follow(node: NodeWorker, call: Callable[..., Any]) -> dict[str, Any]:
             started = time.monotonic()
             files = node.checkpoint()
             if files is not None:
-                _hand_over(node, files, call)
-                call("save", {name: file for name, file, _ in files})
+                _upload(node, files, call)
+                call("save_checkpoint", {name: file for name, file, _ in files})
                 node.discard([file for _, file, _ in files])
                 handed_over = state["checkpoint"]
             due = time.monotonic() + (time.monotonic() - started) / CHECKPOINT_SHARE
-        if call("take", state["report"], lines):
+        if call("receive", state["report"], lines):
             node.cancel()
     return dict(outcome)
 
 
-def _hand_over(
+def _upload(
     node: NodeWorker, files: Sequence[tuple[str, str, int]], call: Callable[..., Any]
 ) -> None:
     """Give files (name, SHA-256, bytes) to the group, as far as it lacks them."""
-    lacking = set(call("lacks", [file for _, file, _ in files]))
+    lacking = set(call("missing_files", [file for _, file, _ in files]))
     for file, size in {file: size for _, file, size in files if file in lacking}.items():
-        _copy(file, size, node.read, lambda *part: call("put", *part))
+        _copy(file, size, node.read_block, lambda *part: call("write_block", *part))
 
 
 def _copy(name: str, size: int, read: Callable[..., bytes], write: Callable[..., Any]) -> None:

@@ -25,10 +25,10 @@ def keep(group, contents):
     """Hand over files by name and content, as the first process does; return how many were sent."""
     files = {name: hashlib.sha256(text).hexdigest() for name, text in contents.items()}
     by_hash = {files[name]: text for name, text in contents.items()}
-    lacking = group.lacks(list(by_hash))
+    lacking = group.missing_files(list(by_hash))
     for name in lacking:
-        group.put(name, 0, by_hash[name], len(by_hash[name]))
-    group.save(files)
+        group.write_block(name, 0, by_hash[name], len(by_hash[name]))
+    group.save_checkpoint(files)
     return len(lacking)
 
 
@@ -45,5 +45,5 @@ def test_a_checkpoint_is_what_was_handed_over_last_and_known_files_are_not_sent_
     offered = group.checkpoint()
     assert [name for name, *_ in offered] == ["best", "weights"]
     for (_, file, size), text in zip(offered, (b"two", b"one"), strict=True):
-        assert group.sizes([file]) == {file: size}
-        assert group.read(file, 0, size) == text
+        assert group.file_sizes([file]) == {file: size}
+        assert group.read_block(file, 0, size) == text
