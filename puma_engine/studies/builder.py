@@ -49,7 +49,7 @@ class Builder:
         settings: dict[str, Any] | None = None,
         inputs: Inputs | None = None,
         settings_from: str | None = None,
-        facts: dict[str, Any] | None = None,
+        labels: dict[str, Any] | None = None,
         after: tuple[str, ...] = (),
     ) -> str:
         """Add one cell."""
@@ -58,7 +58,7 @@ class Builder:
             template = f"{self.task}{ORDERS[self.options.order]}"
             settings = {"template": template} | (settings or {})
         self.cells.append(
-            Cell(name, stage, settings or {}, inputs or {}, settings_from, facts or {}, after)
+            Cell(name, stage, settings or {}, inputs or {}, settings_from, labels or {}, after)
         )
         return name
 
@@ -91,8 +91,8 @@ class Builder:
         """Fit prompts on each backbone: sources for the others, scored as its full retraining."""
         tables = {backbone: self.prompts("source", backbone, seed) for backbone in backbones}
         for backbone, table in tables.items():
-            facts = {"origin": None, "target": backbone, "kind": "retrained"}
-            self.evaluate(table, method="retrained", seed=seed, **facts)
+            labels = {"origin": None, "target": backbone, "kind": "retrained"}
+            self.evaluate(table, method="retrained", seed=seed, **labels)
         return tables
 
     def select(
@@ -139,22 +139,22 @@ class Builder:
         name: str | None = None,
         settings: dict[str, Any] | None = None,
         /,
-        **facts: Any,
+        **labels: Any,
     ) -> str:
         """Score prompts on the test split.
 
         name: of the cell, where subjects are scored more than once. settings: of the evaluation.
         """
-        facts = {"dataset": self.dataset} | facts
+        labels = {"dataset": self.dataset} | labels
         name = f"score of {subject if name is None else name}"
-        return self.add(name, "evaluate", settings, {"subject": subject}, facts=facts)
+        return self.add(name, "evaluate", settings, {"subject": subject}, labels=labels)
 
     def evaluate_baselines(self) -> None:
         """Score the methods without a language model."""
         for name in BASELINES:
-            facts = {"dataset": self.dataset, "method": name, "kind": "baseline"}
+            labels = {"dataset": self.dataset, "method": name, "kind": "baseline"}
             data = {"dataset": self.data}
-            self.add(f"score of {name}", "evaluate", {"subject": name}, data, facts=facts)
+            self.add(f"score of {name}", "evaluate", {"subject": name}, data, labels=labels)
 
     def evaluate_blends(self, baseline: str, methods: Sequence[str]) -> None:
         """Score methods that were scored alone, blended with a baseline that was scored, too."""
@@ -165,9 +165,9 @@ class Builder:
             {"dataset": self.data},
         )
         prerequisites = f"{self.dataset}/score of {baseline}", on_validation
-        for scored in [cell for cell in self.cells if cell.facts.get("method") in methods]:
-            facts = scored.facts | {
-                "method": f"{scored.facts['method']}, {BLENDED}",
+        for scored in [cell for cell in self.cells if cell.labels.get("method") in methods]:
+            labels = scored.labels | {
+                "method": f"{scored.labels['method']}, {BLENDED}",
                 "kind": "blended",
             }
             name = f"{scored.name.removeprefix(f'{self.dataset}/')}, {BLENDED}"
@@ -178,7 +178,7 @@ class Builder:
                 settings,
                 scored.inputs,
                 None,
-                facts,
+                labels,
                 (scored.name, *prerequisites),
             )
 

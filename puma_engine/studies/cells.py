@@ -69,8 +69,8 @@ class Cell:
     it is the run among its `candidates` with the lowest validation value. settings: arguments of
     the stage. inputs: cells whose runs are arguments of the stage, by argument. settings_from: a
     cell whose run's training, prompt and adapter settings are used; those in `settings` take
-    precedence. facts: of an evaluation: what its row of the report says besides its scores. Rows
-    whose facts differ only in `seed` are repetitions of one method. after: cells whose runs the stage
+    precedence. labels: of an evaluation: what its row of the report says besides its scores. Rows
+    whose labels differ only in `seed` are repetitions of one method. after: cells whose runs the stage
     finds in the workspace, so that they must finish first.
     """
 
@@ -79,7 +79,7 @@ class Cell:
     settings: dict[str, Any] = field(default_factory=dict)
     inputs: Inputs = field(default_factory=dict)
     settings_from: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
 
     @property
@@ -96,8 +96,8 @@ class Study:
     """A named list of cells, and the reference that their rows are compared with.
 
     name: what `puma study` calls it. description: what it compares, in a few words. cells: makes
-    the cells for given options. reference: facts of the rows that all others of their data set are
-    compared with. within: facts that a row and its reference must also share. quick: options that
+    the cells for given options. reference: labels of the rows that all others of their data set are
+    compared with. within: labels that a row and its reference must also share. quick: options that
     `--quick` replaces.
     """
 

@@ -12,7 +12,7 @@ from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METR
 # Two trainings say little about how far trainings lie apart.
 MIN_TRAININGS = 3
 # What tells the rows of a report apart, besides the seed.
-FACTS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")
+LABELS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")
 WITHIN = ("share", "target")
 
 Report = dict[str, Any]
@@ -118,7 +118,7 @@ class PairedDifference:
 def paired_difference(report: Report, line: Row) -> PairedDifference | None:
     """Return a line of a report's differences with its scores; None if its rows are missing."""
     reference = {name: line.get(name) for name in ("dataset", *WITHIN)} | line["against"]
-    first = scores_by_seed(report, {name: line.get(name) for name in FACTS}, line["metric"])
+    first = scores_by_seed(report, {name: line.get(name) for name in LABELS}, line["metric"])
     second = scores_by_seed(report, reference, line["metric"])
     if not set(first) & set(second):
         return None
@@ -127,21 +127,21 @@ def paired_difference(report: Report, line: Row) -> PairedDifference | None:
     return PairedDifference(line["metric"], first, second, *bounds, int(line["users"]), over_users)
 
 
-def scores_by_seed(report: Report, facts: Row, name: str) -> dict[int, float]:
-    """Return one value of the rows with these facts, by seed."""
+def scores_by_seed(report: Report, labels: Row, name: str) -> dict[int, float]:
+    """Return one value of the rows with these labels, by seed."""
     return {
         row["seed"]: float(row[name])
-        for row in rows_with(report, facts)
+        for row in rows_with(report, labels)
         if row.get("seed") is not None and row.get(name) is not None
     }
 
 
-def rows_with(report: Report, facts: Row) -> list[Row]:
-    """Return the rows of a report with these facts."""
+def rows_with(report: Report, labels: Row) -> list[Row]:
+    """Return the rows of a report with these labels."""
     return [
         row
         for row in report["rows"]
-        if all(row.get(name) == value for name, value in facts.items())
+        if all(row.get(name) == value for name, value in labels.items())
     ]
 
 

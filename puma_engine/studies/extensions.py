@@ -169,8 +169,8 @@ def sizes(build: Builder) -> None:
             for trained_on, selection in selections.items():
                 name, source = f"{origin} to {target}, {trained_on}", tables[origin]
                 migrated = build.migrate(name, source, seed, selection=selection, target=target)
-                facts = {"origin": origin, "target": target, "kind": "migrated"}
-                build.evaluate(migrated, method=f"PUMA, {trained_on}", seed=seed, **facts)
+                labels = {"origin": origin, "target": target, "kind": "migrated"}
+                build.evaluate(migrated, method=f"PUMA, {trained_on}", seed=seed, **labels)
 
 
 @study("A cheap migration, then refining for some of the users", RETRAINED, quick=ONE_SEED)
@@ -225,8 +225,8 @@ def adapters(build: Builder) -> None:
             for method, settings in ADAPTERS.items():
                 name = f"{method}, {trained_on}"
                 migrated = build.migrate(name, source, seed, selection=selection, **settings)
-                facts = {"kind": "migrated", "trained_on": trained_on, "seed": seed}
-                build.evaluate(migrated, method=method, **facts)
+                labels = {"kind": "migrated", "trained_on": trained_on, "seed": seed}
+                build.evaluate(migrated, method=method, **labels)
 
 
 @study(
@@ -299,5 +299,5 @@ def _add_change(
         *((method, "migrated", table, {}) for method, table in migrated.items()),
     ]
     for method, kind, table, settings in rows:
-        facts = {"method": method, "kind": kind, "change": change, "seed": seed}
-        build.evaluate(table, f"{change}: {method} {seed}", settings, **facts)
+        labels = {"method": method, "kind": kind, "change": change, "seed": seed}
+        build.evaluate(table, f"{change}: {method} {seed}", settings, **labels)

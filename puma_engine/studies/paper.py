@@ -219,8 +219,8 @@ def table4(build: Builder) -> None:
                     continue
                 selected = build.select(source, strategy, share, seed)
                 few = build.migrate(f"{strategy} {share:g}", source, seed, selection=selected)
-                facts = {"strategy": strategy, "share": share, "kind": "migrated"}
-                build.evaluate(few, method=strategy, seed=seed, **facts)
+                labels = {"strategy": strategy, "share": share, "kind": "migrated"}
+                build.evaluate(few, method=strategy, seed=seed, **labels)
 
 
 @study(
@@ -235,8 +235,8 @@ def figure4(build: Builder) -> None:
         tables = build.source_and_retraining(FAMILIES, seed)
         for origin, target in permutations(FAMILIES, 2):
             migrated = build.migrate(f"{origin} to {target}", tables[origin], seed, target=target)
-            facts = {"origin": origin, "target": target, "kind": "migrated"}
-            build.evaluate(migrated, method="migrated", seed=seed, **facts)
+            labels = {"origin": origin, "target": target, "kind": "migrated"}
+            build.evaluate(migrated, method="migrated", seed=seed, **labels)
 
 
 @study(
@@ -252,17 +252,17 @@ def figure5(build: Builder) -> None:
         source = previous = build.prompts("source", first, seed)
         for hops, target in enumerate(rest, start=1):
             retrained = build.prompts("retrained", target, seed)
-            facts = {"target": target, "hops": 0, "kind": "retrained"}
-            build.evaluate(retrained, method="retrained", seed=seed, **facts)
+            labels = {"target": target, "hops": 0, "kind": "retrained"}
+            build.evaluate(retrained, method="retrained", seed=seed, **labels)
             direct = build.migrate(f"direct {target}", source, seed, target=target)
-            facts = {"target": target, "hops": 1, "kind": "migrated"}
-            build.evaluate(direct, method="direct", seed=seed, **facts)
+            labels = {"target": target, "hops": 1, "kind": "migrated"}
+            build.evaluate(direct, method="direct", seed=seed, **labels)
             if hops == 1:
                 previous = direct
                 continue
             previous = build.migrate(f"hop {hops}", previous, seed, target=target)
-            facts = {"target": target, "hops": hops, "kind": "migrated"}
-            build.evaluate(previous, method="chain", seed=seed, **facts)
+            labels = {"target": target, "hops": hops, "kind": "migrated"}
+            build.evaluate(previous, method="chain", seed=seed, **labels)
 
 
 @study("Several sources at once", RETRAINED, quick={"seeds": (0,)})
@@ -278,5 +278,5 @@ def figure6(build: Builder) -> None:
                 method = " + ".join(group)
                 sources = [tables[origin] for origin in group]
                 migrated = build.migrate(method, sources, seed, target=target)
-                facts = {"kind": "migrated", "sources": count}
-                build.evaluate(migrated, method=method, seed=seed, **facts)
+                labels = {"kind": "migrated", "sources": count}
+                build.evaluate(migrated, method=method, seed=seed, **labels)

@@ -19,9 +19,9 @@ from puma_engine.studies.shares import shares_of_rows
 
 COSTS = ("seconds", "users_trained", "flops")
 SCORES = tuple(METRICS)
-PROMPT_FACTS = ("participation_ratio",)
-MEASURED = (*SCORES, *PROMPT_FACTS, *COSTS)
-NOT_FACTS = {"run", "users", "rows", "device", "epochs", "examples", *MEASURED}
+PROMPT_METRICS = ("participation_ratio",)
+MEASURED = (*SCORES, *PROMPT_METRICS, *COSTS)
+NOT_LABELS = {"run", "users", "rows", "device", "epochs", "examples", *MEASURED}
 SIGNIFICANCE = 0.05
 # Parts of a report that are differences, and their metric for each task.
 COMPARED_METRICS = {
@@ -45,7 +45,7 @@ def collect(
     over_users: False: take intervals and p over trainings (`differences_over_trainings`) instead of
     over users, which needs no predictions. runs: ids of the runs of finished cells.
 
-    The parts are rows: one an evaluation, with its facts, scores and cost. summary: one a method,
+    The parts are rows: one an evaluation, with its labels, scores and cost. summary: one a method,
     means over seeds. differences: each method against the study's reference, in the mean over the
     seeds that both have, in the primary metric. Their intervals are 95 % percentile ones over
     resampled users, p is the normal approximation from them, and `real` says whether it is below
@@ -54,7 +54,7 @@ def collect(
     shares_kept: what each method keeps of full retraining's gain, where that is the study's
     reference (`shares_of_rows`). settings: what the "best" cells chose.
     """
-    evaluated = [cell for cell in cells if cell.facts and cell.name in runs]
+    evaluated = [cell for cell in cells if cell.labels and cell.name in runs]
     evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}
     rows = [_row(ws, cell, evaluations[cell.name]) for cell in evaluated]
     settings = {}
@@ -77,13 +77,13 @@ def collect(
 
 
 def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
-    row = cell.facts | {"run": run.id} | pipeline.pooled_metrics(ws, run)
+    row = cell.labels | {"run": run.id} | pipeline.pooled_metrics(ws, run)
     row |= {"users": run.summary["users"], "rows": run.summary["rows"]}
     if "prompts" in run.inputs:
         subject = ws.run(run.inputs["prompts"])
         row |= {"device": subject.device, "epochs": subject.cost.get("epochs")}
         row["examples"] = subject.cost.get("examples")
-        row |= {name: subject.summary[name] for name in PROMPT_FACTS if name in subject.summary}
+        row |= {name: subject.summary[name] for name in PROMPT_METRICS if name in subject.summary}
     return row | pipeline.method_cost(ws, run)
 
 
@@ -133,9 +133,9 @@ class _Predictions:
 
 
 def methods_of(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
-    """Return the facts of each method, and the indices of its rows, one a seed."""
+    """Return the labels of each method, and the indices of its rows, one a seed."""
     names = dict.fromkeys(
-        name for row in rows for name in row if name not in NOT_FACTS and name != "seed"
+        name for row in rows for name in row if name not in NOT_LABELS and name != "seed"
     )
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
@@ -149,8 +149,8 @@ def methods_of(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
 def summary(rows: Sequence[Row]) -> list[Row]:
     """Return mean and standard deviation over seeds of each method's scores and costs."""
     lines = []
-    for facts, group in methods_of(rows):
-        line = facts | {"seeds": len(group)}
+    for labels, group in methods_of(rows):
+        line = labels | {"seeds": len(group)}
         for name in MEASURED:
             values = [float(rows[i][name]) for i in group if rows[i].get(name) is not None]
             if values:
@@ -189,14 +189,14 @@ def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int,
     Methods without a seed, such as baselines, are paired with every seed of the other.
     """
     compared = []
-    for facts, group in methods_of(rows):
-        reference_facts = study.reference | {
-            name: facts.get(name) for name in ("dataset", *study.within)
+    for labels, group in methods_of(rows):
+        reference_labels = study.reference | {
+            name: labels.get(name) for name in ("dataset", *study.within)
         }
         reference_rows = [
             index
             for index, row in enumerate(rows)
-            if all(row.get(name) == value for name, value in reference_facts.items())
+            if all(row.get(name) == value for name, value in reference_labels.items())
         ]
         seeds = [row.get("seed") for row in rows]
         pairs = [
@@ -206,7 +206,7 @@ def _pairs(study: Study, rows: Sequence[Row]) -> list[tuple[Row, list[tuple[int,
             if None in (seeds[a], seeds[b]) or seeds[a] == seeds[b]
         ]
         if pairs and group[0] not in reference_rows:
-            compared.append((facts | {"against": study.reference, "seeds": len(pairs)}, pairs))
+            compared.append((labels | {"against": study.reference, "seeds": len(pairs)}, pairs))
     return compared
 
 
@@ -217,7 +217,7 @@ def _differences_over_users(
     metrics_by_task: Mapping[str, str],
 ) -> list[Row]:
     lines = []
-    for line, pairs in _pairs(study, [cell.facts for cell in cells]):
+    for line, pairs in _pairs(study, [cell.labels for cell in cells]):
         first = pairs[0][0]
         task = predictions.task(first)
         if task not in metrics_by_task:

@@ -66,7 +66,7 @@ def reuse_settings(cells: Sequence[Cell], settings: dict[str, dict[str, Any]]) -
     unused = {name for cell in cells if cell.name in dropped for name in cell.dependencies}
     while True:
         needed = {name for cell in remaining for name in cell.dependencies}
-        idle = [cell for cell in remaining if cell.name in unused - needed and not cell.facts]
+        idle = [cell for cell in remaining if cell.name in unused - needed and not cell.labels]
         if not idle:
             return remaining
         remaining = [cell for cell in remaining if cell not in idle]

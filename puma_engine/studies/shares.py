@@ -24,33 +24,33 @@ def shares_of_rows(
 ) -> list[Row]:
     """Return a line for each method, reference (random prompts, item mean) and aspect.
 
-    methods: the facts of each method with the indices of its rows, one a seed. sample: reads the
-    predictions of rows; without it, intervals are over trainings. A line has the facts, reference,
+    methods: the labels of each method with the indices of its rows, one a seed. sample: reads the
+    predictions of rows; without it, intervals are over trainings. A line has the labels, reference,
     aspect, metric, kept (the share), kept_low, kept_high, gain, gain_low, gain_high, over (what the
     interval of the gain is over, users or trainings), seeds and trainings (the interval of the
     share over three trainings or more, else None). Shares are those of means over the seeds that
     all have. A share is None unless the whole interval of the gain is positive.
     """
     compared = []
-    for facts, group in methods:
-        shared_facts = {name: facts.get(name) for name in ("dataset", *study.within)}
-        retrained = _rows_with(rows, shared_facts | study.reference | {"kind": "retrained"})
+    for labels, group in methods:
+        shared_labels = {name: labels.get(name) for name in ("dataset", *study.within)}
+        retrained = _rows_with(rows, shared_labels | study.reference | {"kind": "retrained"})
         if not retrained or group[0] in retrained:
             continue
-        baseline = {"dataset": facts["dataset"], "method": "item_mean", "kind": "baseline"}
+        baseline = {"dataset": labels["dataset"], "method": "item_mean", "kind": "baseline"}
         references = {
-            "random": _rows_with(rows, shared_facts | {"kind": "random"}),
+            "random": _rows_with(rows, shared_labels | {"kind": "random"}),
             "item_mean": _rows_with(rows, baseline),
         }
         for reference, of_reference in references.items():
             if of_reference and group[0] not in of_reference:
                 trainings = _common(rows, [group, retrained, of_reference])
                 if all(trainings):
-                    compared.append((facts | {"reference": reference}, trainings))
+                    compared.append((labels | {"reference": reference}, trainings))
     rows_of_dataset: dict[str, list[int]] = {}
-    for facts, trainings in compared:
+    for labels, trainings in compared:
         row_indices = {index for group in trainings for index in group}
-        dataset_rows = rows_of_dataset.setdefault(facts["dataset"], [])
+        dataset_rows = rows_of_dataset.setdefault(labels["dataset"], [])
         dataset_rows += sorted(row_indices - set(dataset_rows))
     samples = {}
     if sample is not None:
@@ -59,16 +59,16 @@ def shares_of_rows(
             names = [metric[task] for metric in ASPECTS.values()]
             samples[dataset] = sample(dataset_rows, names)
     lines = []
-    for facts, trainings in compared:
+    for labels, trainings in compared:
         sampled = None
         if sample is not None:
-            dataset_rows = rows_of_dataset[facts["dataset"]]
-            sampled = samples[facts["dataset"]].select(
+            dataset_rows = rows_of_dataset[labels["dataset"]]
+            sampled = samples[labels["dataset"]].select(
                 [dataset_rows.index(index) for group in trainings for index in group]
             )
         for aspect in ASPECTS:
             line = _line(rows, trainings, aspect, sampled)
-            lines += [] if line is None else [facts | {"aspect": aspect} | line]
+            lines += [] if line is None else [labels | {"aspect": aspect} | line]
     return lines
 
 
@@ -76,11 +76,11 @@ def _task(row: Row) -> str:
     return METRICS[primary_metric(row)].task
 
 
-def _rows_with(rows: Sequence[Row], facts: Row) -> list[int]:
+def _rows_with(rows: Sequence[Row], labels: Row) -> list[int]:
     return [
         index
         for index, row in enumerate(rows)
-        if all(row.get(name) == value for name, value in facts.items())
+        if all(row.get(name) == value for name, value in labels.items())
     ]
 
 

@@ -376,8 +376,8 @@ def real_cells(_options):
     all_users = films | {"method": ALL_USERS, "kind": "migrated"}
     return [
         Cell("data", "import_dataset", {"source": "movietweetings", "users": 60}),
-        Cell("again", "evaluate", {"subject": "global_mean"}, on, facts=again),
-        Cell("all", "evaluate", {"subject": "user_item_bias"}, on, facts=all_users),
+        Cell("again", "evaluate", {"subject": "global_mean"}, on, labels=again),
+        Cell("all", "evaluate", {"subject": "user_item_bias"}, on, labels=all_users),
     ]
 
 

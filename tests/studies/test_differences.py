@@ -40,8 +40,8 @@ def report(strategies, dataset="films"):
         for name in strategies
         for share in SHARES
     ]
-    facts = {"study": "table4", "command": "puma study table4", "date": "2026-01-01"}
-    return facts | {
+    labels = {"study": "table4", "command": "puma study table4", "date": "2026-01-01"}
+    return labels | {
         "rows": rows, "summary": summary, "differences": [], "missing": [], "failed": {},
     }  # fmt: skip
 
@@ -140,9 +140,9 @@ def test_the_table_shows_the_difference_over_budgets():
 def test_a_study_of_some_strategies_always_includes_random_users():
     options = Options(datasets=("goodbooks",), seeds=(3,), shares=(0.1,), strategies=("facility",))
     cells = get_study("table4").cells(options)
-    assert [cell.facts["strategy"] for cell in cells if cell.facts] == ["random", "facility"]
+    assert [cell.labels["strategy"] for cell in cells if cell.labels] == ["random", "facility"]
     whole = get_study("table4").cells(replace(options, strategies=()))
-    tried = [cell.facts["strategy"] for cell in whole if cell.facts]
+    tried = [cell.labels["strategy"] for cell in whole if cell.labels]
     assert sorted(tried) == sorted(set(STRATEGIES) - {"all"})
     with pytest.raises(SelectionError, match=r"no strategy 'best'.*facility"):
         get_study("table4").cells(replace(options, strategies=("best",)))

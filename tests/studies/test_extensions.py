@@ -75,7 +75,9 @@ def test_fixed_orders_are_fitted_without_candidates():
     cells = named("templates", Options(datasets=("movietweetings",), seeds=(0,), fixed=True))
     assert not [cell for cell in cells.values() if cell.settings_from or cell.stage == "best"]
     # An order has two fits, a selection and two migrations.
-    trained = [cell for cell in cells.values() if not cell.facts and cell.stage != "import_dataset"]
+    trained = [
+        cell for cell in cells.values() if not cell.labels and cell.stage != "import_dataset"
+    ]
     assert len(trained) == 5 * len(ORDERS)
 
 
@@ -182,13 +184,13 @@ def test_the_study_of_item_prompts_migrates_or_refits_them(tmp_path):
     cells = short_cells("items", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
-    scored = {cell.facts["method"]: cell for cell in cells if cell.facts}
+    scored = {cell.labels["method"]: cell for cell in cells if cell.labels}
     tokens = {
         method: ws.run(outcome.runs[cell.inputs["subject"]]).summary.get("item_tokens", 0)
         for method, cell in scored.items()
     }
     assert tokens == {method: int("item prompts" in method) for method in scored}
-    kinds = [scored[method].facts["kind"] for method in scored]
+    kinds = [scored[method].labels["kind"] for method in scored]
     assert kinds == ["source", "retrained"] * 2 + ["migrated"] * 2 + ["refined"]
     for method in ("PUMA, all users", "PUMA, all users, item prompts too"):
         moved = ws.run(outcome.runs[scored[method].inputs["subject"]])
@@ -222,10 +224,10 @@ def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_pa
     cells = [
         cell
         for cell in short_cells("adapters", options)
-        if cell.facts.get("kind") != "migrated" or cell.facts["method"] in chosen
+        if cell.labels.get("kind") != "migrated" or cell.labels["method"] in chosen
     ]
     needed = {name for cell in cells for name in cell.dependencies}
-    cells = [cell for cell in cells if cell.facts or cell.name in needed]
+    cells = [cell for cell in cells if cell.labels or cell.name in needed]
     ws = Workspace.open(tmp_path / "ws", create=True)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
@@ -238,9 +240,9 @@ def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_pa
         (method, who) for method, who in migrated if method != "default"
     }
     settings = {
-        cell.facts["method"]: ws.run(ws.run(outcome.runs[cell.name]).inputs["prompts"]).config
+        cell.labels["method"]: ws.run(ws.run(outcome.runs[cell.name]).inputs["prompts"]).config
         for cell in cells
-        if cell.facts.get("trained_on") == "7%"
+        if cell.labels.get("trained_on") == "7%"
     }
     default, averaged = (settings[method]["training"] for method in chosen)
     assert averaged == default | {"ema_decay": 0.98} and "ema_decay" not in default

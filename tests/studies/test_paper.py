@@ -41,15 +41,15 @@ def test_without_candidates_refining_uses_the_defaults():
 def test_table2_has_a_migration_from_predictions_for_every_seed():
     options = Options(datasets=("goodbooks",), seeds=(0, 3))
     cells = {cell.name: cell for cell in get_study("table2").cells(options)}
-    rows = [cell for cell in cells.values() if cell.facts.get("method") == WITHOUT_RECORDS]
-    assert [row.facts["seed"] for row in rows] == [0, 3]
+    rows = [cell for cell in cells.values() if cell.labels.get("method") == WITHOUT_RECORDS]
+    assert [row.labels["seed"] for row in rows] == [0, 3]
     for row in rows:
         migrated = cells[row.inputs["subject"]]
         assert migrated.settings["from_predictions"] == PAIRS_PER_USER
         assert migrated.settings_from is None and "selection" not in migrated.inputs
-        assert row.facts["kind"] == "migrated"
+        assert row.labels["kind"] == "migrated"
     # They follow the other migrations of their seed.
-    order = [cell.facts["method"] for cell in cells.values() if cell.facts.get("seed") == 3]
+    order = [cell.labels["method"] for cell in cells.values() if cell.labels.get("seed") == 3]
     migrations = [few_users("random"), WITHOUT_RECORDS, "shuffled control"]
     assert [method for method in order if method in migrations] == migrations
 
@@ -63,8 +63,8 @@ def test_table2_migrates_factors_of_every_seed_with_settings_of_the_first(datase
         (f"{few_users('kmeans-variance')}, {FROM_FACTORS}", grids.small_adapter),
         (f"{ALL_USERS}, {FROM_ITEMS_TOO}", grids.adapter),
     ):
-        rows = [cell for cell in cells.values() if cell.facts.get("method") == method]
-        assert [row.facts["seed"] for row in rows] == [2, 5]
+        rows = [cell for cell in cells.values() if cell.labels.get("method") == method]
+        assert [row.labels["seed"] for row in rows] == [2, 5]
         migrated = [cells[row.inputs["subject"]] for row in rows]
         factors = [cells[cell.inputs["sources"]] for cell in migrated]
         assert [cell.settings["seed"] for cell in factors] == [2, 5]
@@ -81,10 +81,10 @@ def test_table2_migrates_factors_of_every_seed_with_settings_of_the_first(datase
 def test_table2_blends_the_main_methods_with_matrix_factorisation():
     options = Options(datasets=("goodbooks",), seeds=(0, 3))
     cells = {cell.name: cell for cell in get_study("table2").cells(options)}
-    blended = [cell for cell in cells.values() if cell.facts.get("kind") == "blended"]
+    blended = [cell for cell in cells.values() if cell.labels.get("kind") == "blended"]
     methods = [ALL_USERS, few_users("kmeans-variance"), "retrained", "retrained, item prompts too"]
     methods += [f"{ALL_USERS}, refined", f"{ALL_USERS}, refined with item prompts"]
-    actual = sorted((cell.facts["method"], cell.facts["seed"]) for cell in blended)
+    actual = sorted((cell.labels["method"], cell.labels["seed"]) for cell in blended)
     assert actual == sorted((f"{name}, {BLENDED}", seed) for name in methods for seed in (0, 3))
     for cell in blended:
         assert cell.settings == {"blend": "matrix_factorisation"}
@@ -92,7 +92,7 @@ def test_table2_blends_the_main_methods_with_matrix_factorisation():
         alone, *baseline = (cells[name] for name in cell.after)
         assert set(cell.after) <= set(cell.dependencies)
         assert alone.inputs == cell.inputs and "blend" not in alone.settings
-        assert alone.facts["method"] == cell.facts["method"].removesuffix(f", {BLENDED}")
+        assert alone.labels["method"] == cell.labels["method"].removesuffix(f", {BLENDED}")
         assert [item.settings.get("split", "test") for item in baseline] == ["test", "validation"]
         assert {item.settings["subject"] for item in baseline} == {"matrix_factorisation"}
 

@@ -73,7 +73,7 @@ def test_files_are_named_as_their_import_names_them(home):
     options = Options(datasets=(f"rating={home}/own.csv",), seeds=(0,), users=9)
     data, *others = STUDIES["table3"].cells(options)
     assert data.settings == own.settings | {"users": 9}
-    assert {cell.facts["dataset"] for cell in others if cell.facts} == {"rating-own"}
+    assert {cell.labels["dataset"] for cell in others if cell.labels} == {"rating-own"}
 
 
 def test_a_table_never_has_the_name_of_a_shipped_data_set(home):

@@ -47,7 +47,7 @@ def test_reused_settings_remove_cells_that_only_served_the_choice():
         Cell("moved two", "migrate", {}, {"sources": "two"}),
         Cell("best", "best", {"of": "source_0"}, {"candidates": ["moved one", "moved two"]}),
         Cell("again", "fit_prompts", {}, {"dataset": "data"}, settings_from="best"),
-        Cell("score", "evaluate", {}, {"subject": "two"}, facts={"method": "two"}),
+        Cell("score", "evaluate", {}, {"subject": "two"}, labels={"method": "two"}),
     ]
     names = [cell.name for cell in reuse_settings(cells, {"best": CHOSEN})]
     assert names == ["data", "two", "again", "score"]
@@ -109,8 +109,8 @@ def test_a_study_with_reused_settings_is_complete_and_has_the_same_methods(name)
     names = {cell.name for cell in reused}
     assert best and not names & set(best)
     assert {needed for cell in reused for needed in cell.dependencies} <= names
-    assert [cell.facts for cell in reused if cell.facts] == [
-        cell.facts for cell in cells if cell.facts
+    assert [cell.labels for cell in reused if cell.labels] == [
+        cell.labels for cell in cells if cell.labels
     ]
     was = {cell.name: cell for cell in cells}
     for cell in reused:

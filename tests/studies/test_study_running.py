@@ -33,10 +33,10 @@ BACKBONE = "llama-small"
 def tiny_cells(_options):
     prompts = {"backbone": BACKBONE, "seed": 0}
     on = {"dataset": "data"}
-    facts = {"dataset": "films", "seed": 0}
+    labels = {"dataset": "films", "seed": 0}
     slow = {"training": {"epochs": 1, "batch_size": 64, "learning_rate": 1e-6}}
     return [
-        Cell("scored again", "evaluate", {}, {"subject": "again"}, facts=facts | {"method": "again", "kind": "retrained"}),
+        Cell("scored again", "evaluate", {}, {"subject": "again"}, labels=labels | {"method": "again", "kind": "retrained"}),
         Cell("data", "import_dataset", {"source": "movietweetings", "users": 8}),
         Cell("one", "fit_prompts", prompts | slow, on),
         Cell("two", "fit_prompts", prompts | {"training": SHORT["training"] | {"learning_rate": 0.02}}, on),
@@ -44,9 +44,9 @@ def tiny_cells(_options):
         Cell("again", "fit_prompts", prompts | {"role": "retrained"}, on, settings_from="best"),
         Cell("bad", "select", {"strategy": "nothing", "budget": 2}, {"prompts": "one"}),
         Cell("after bad", "migrate", {"target": BACKBONE}, {"sources": "one", "selection": "bad"}),
-        Cell("scored", "evaluate", {}, {"subject": "one"}, facts=facts | {"method": "one", "kind": "source"}),
+        Cell("scored", "evaluate", {}, {"subject": "one"}, labels=labels | {"method": "one", "kind": "source"}),
         Cell("factors", "vectors_from_baseline", {"factors": 2}, on),
-        Cell("mean", "evaluate", {"subject": "global_mean"}, on, facts={"dataset": "films", "method": "global_mean", "kind": "baseline"}),
+        Cell("mean", "evaluate", {"subject": "global_mean"}, on, labels={"dataset": "films", "method": "global_mean", "kind": "baseline"}),
     ]  # fmt: skip
 
 
@@ -85,11 +85,11 @@ def test_cells_of_every_study_have_unique_names_and_existing_dependencies(name):
     names = {cell.name for cell in cells}
     assert len(names) == len(cells)
     assert {expected for cell in cells for expected in cell.dependencies} <= names
-    facts = [cell.facts for cell in cells if cell.facts]
-    assert len({json.dumps(row, sort_keys=True) for row in facts}) == len(facts)
+    labels = [cell.labels for cell in cells if cell.labels]
+    assert len({json.dumps(row, sort_keys=True) for row in labels}) == len(labels)
     assert any(
         all(row.get(key) == value for key, value in STUDIES[name].reference.items())
-        for row in facts
+        for row in labels
     )
 
 
@@ -171,8 +171,8 @@ def test_rows_and_differences_equal_those_of_the_predictions(done):
 
 def test_shares_kept_are_over_the_users_of_the_predictions(done):
     ws, outcome, _ = done
-    facts = {"dataset": "films", "method": "item_mean", "kind": "baseline"}
-    mean = Cell("items", "evaluate", {"subject": "item_mean"}, {"dataset": "data"}, facts=facts)
+    labels = {"dataset": "films", "method": "item_mean", "kind": "baseline"}
+    mean = Cell("items", "evaluate", {"subject": "item_mean"}, {"dataset": "data"}, labels=labels)
     cells = [cell for cell in tiny_cells(None) if cell.name == "data"]
     runs = outcome.runs | run_cells(ws, [*cells, mean], device="cpu").runs
     report = collect(ws, TINY, [*tiny_cells(None), mean], runs)
@@ -227,8 +227,8 @@ def test_ranking_differences_over_trainings_follow_from_the_rows():
 
 def test_several_seeds_are_averaged_for_the_same_users(done):
     ws, outcome, _ = done
-    cells = [cell for cell in tiny_cells(None) if cell.facts]
-    more = [replace(c, name=c.name + "'", facts=c.facts | {"seed": 1}) for c in cells[:2]]
+    cells = [cell for cell in tiny_cells(None) if cell.labels]
+    more = [replace(c, name=c.name + "'", labels=c.labels | {"seed": 1}) for c in cells[:2]]
     runs = outcome.runs | {cell.name + "'": outcome.runs[cell.name] for cell in cells[:2]}
     once = collect(ws, TINY, cells, runs)["differences"]
     twice = collect(ws, TINY, [*cells, *more], runs)["differences"]
@@ -300,8 +300,8 @@ def until(happened):
 
 def test_tables_and_figures_need_only_the_report(done):
     *_, report = done
-    facts = {"study": "tiny", "command": "puma study tiny", "date": "2026-01-01"}
-    whole = json.loads(json.dumps(facts | report | {"missing": ["x"], "failed": {}}))
+    labels = {"study": "tiny", "command": "puma study tiny", "date": "2026-01-01"}
+    whole = json.loads(json.dumps(labels | report | {"missing": ["x"], "failed": {}}))
     text = markdown(whole)
     assert "1 cells were not run" in text and "| global mean | – |" in text
     line = next(difference for difference in report["differences"] if difference["method"] == "one")
