@@ -13,8 +13,8 @@ TERMS = {
     "soft prompt": "A few learned vectors that represent one user. They are inserted into the text "
     "that a language model reads, where a description of the user would be. The model itself is "
     "never changed.",
-    "backbone": "A model: a language model that is used as it is: its weights are never changed. All that "
-    "is personal is in the soft prompts.",
+    "backbone": "The language model, used as it is: its weights are never changed. Everything personal "
+    "is in the soft prompts.",
     "adapter": "A small network that maps the soft prompts of one backbone to soft prompts of "
     "another. It is trained on some users and then applied to all.",
     "migration": "Moving every user's soft prompt from an old backbone to a new one with an adapter, "
@@ -29,10 +29,10 @@ TERMS = {
     "records of all users. It is what a migration is meant to save.",
     "refined": "Soft prompts that were fitted further on the new backbone after the migration, for "
     "some users or for all.",
-    "random prompts": "Prompts that say nothing about anybody; only the prediction head is trained. "
+    "random prompts": "Prompts without information on users; only the prediction head is trained. "
     "A method that is no better has learned nothing personal.",
-    "shuffled control": "The check with prompts swapped between users: a migration in which every user is given somebody else's source prompt. What "
-    "the real migration gains over it is the information in the prompts.",
+    "shuffled control": "The check with prompts swapped between users: a migration in which every user gets another user's source prompt. The "
+    "gain of the real migration over it is the information in the prompts.",
     "baseline": "A prediction without any language model, such as the mean rating of an item, or "
     "user and item averages combined. Cheap, and not always worse.",
     "blended": "Predictions of prompts and of a baseline, weighted together. Validation records choose the "
@@ -46,18 +46,18 @@ TERMS = {
     "the summed variances of their principal components, divided by the sum of their squares. Near 1, "
     "prompts lie along a line, such as how generous a user is; more says that they can hold taste, "
     "too.",
-    "strategy": "The rule that picks the users on whom the adapter is trained.",
-    "budget": "The users who train it: how many users train the adapter. Everybody is migrated in the end.",
+    "strategy": "The rule that selects the users on whom the adapter is trained.",
+    "budget": "How many users train the adapter (pages say: users who train it). Everybody is migrated in the end.",
     "variance": "How much a user's own ratings differ from each other. Users who give every item "
     "the same rating teach an adapter little.",
     "cluster": "A group of users with similar source prompts, found by k-means.",
-    "anchor items": "A few items that every user's prompt is asked about, on every model: popular "
+    "anchor items": "A few items that are predicted for every user, on every model: popular "
     "ones whose mean ratings differ, chosen from the train records. Means and spreads of predictions "
     "are then over the same titles for everybody.",
     "held-out": "Records that nothing was trained on, reserved for measuring. All quality figures are "
     "measured on the test split unless another is named.",
-    "interval": "A 95 % interval: where the figure would lie in 95 of 100 repetitions with other "
-    "users of the same kind, from resampling the users.",
+    "interval": "A 95 % interval, from resampling the users: with other users of the same kind, 95 of 100 "
+    "such intervals contain the true figure.",
     "difference": "The difference from the reference, paired over users: both methods are compared on "
     "the same users. If its interval contains 0, no difference was measured.",
     "margin": "The error that you accept: how much worse than full retraining still counts as good. It is a choice; the verdict "
@@ -95,7 +95,7 @@ SETTINGS = {
     "items_path": "File of items",
     "method": "Way of drawing the map",
     "migrated": "Migrated prompts",
-    "most": "Most users drawn",
+    "most": "Maximum number of users drawn",
     "neighbours": "Neighbours that the layout keeps",
     "on": "Computed on the cluster",
     "path": "File",
@@ -103,7 +103,7 @@ SETTINGS = {
     "prompts": "Prompts",
     "reference": "Baseline",
     "retrain": "Retrain all users, too",
-    "role": "What for",
+    "role": "Purpose",
     "share": "Share of the users who train it",
     "source": "Source",
     "sources": "Prompts of the old model",
@@ -131,7 +131,7 @@ STEPS = {
     "shuffled": "Check: prompts swapped between users",
     "comparison": "Comparison and verdict",
 }
-_OF = {
+PREFIXES = {
     "evaluation of ": "Evaluate",
     "anchors of ": "Predict the same titles",
     "map of ": "Map by PCA",
@@ -151,7 +151,7 @@ def step_title(title: str) -> str:
         return STEPS[title]
     if title in BASELINES:
         return BASELINES[title].label
-    for beginning, description in _OF.items():
+    for beginning, description in PREFIXES.items():
         if title.startswith(beginning):
             rest = step_title(title.removeprefix(beginning))
             return f"{description}: {rest[:1].lower()}{rest[1:]}"
