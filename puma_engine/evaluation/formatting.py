@@ -116,6 +116,11 @@ def format_duration(seconds: float | None) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is not 1: 1 seed, 2,000 users."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_users(count: int) -> str:
     """Return a number of users: 1 user, 2,000 users."""
-    return f"{count:,} user" if count == 1 else f"{count:,} users"
+    return format_count(count, "user")

@@ -17,6 +17,7 @@ from puma_engine.defaults import (
     REAL_DEMO_USERS,
 )
 from puma_engine.evaluation.baselines import BASELINES
+from puma_engine.evaluation.formatting import format_duration
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
@@ -161,7 +162,7 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
     _log.info(
         "The demo on %s with %d users takes about %s from now on, less where parts of it are "
         "there already (measured: %s).",
-        *(target, users, _minutes(total), speed),
+        *(target, users, format_duration(total), speed),
     )
     parts = [stage.Part(title, weight, measured=False) for title, weight, _ in steps]
     overall = stage.OverallProgress(parts, execution.progress)
@@ -171,8 +172,8 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
     seconds_taken = time.monotonic() - measured
     _log.info(
         "It took %s, and measuring before it %s.",
-        _minutes(seconds_taken),
-        _minutes(measured - started),
+        format_duration(seconds_taken),
+        format_duration(measured - started),
     )
     return runs["comparison"]
 
@@ -207,8 +208,3 @@ def expected_seconds(speed: ModelSpeed, counts: DataCounts, recipe: Recipe) -> d
     unread = counts.items - counts.fitted_items
     seconds["evaluation of migrated few"] += speed.seconds(items=unread)
     return seconds
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

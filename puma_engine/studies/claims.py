@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from puma_engine.defaults import MARGIN, PAPER_STRATEGY
+from puma_engine.evaluation.formatting import format_count
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.studies.builder import ALL_USERS, SMALL_SHARE, few_users
 from puma_engine.studies.differences import (
@@ -76,7 +77,7 @@ class ClaimVerdict:
         if self.more_seeds is None:
             return "More seeds alone are unlikely to settle it."
         return (
-            f"About {_count(self.more_seeds, 'more seed')} would settle it, if their mean and spread stay "
+            f"About {format_count(self.more_seeds, 'more seed')} would settle it, if their mean and spread stay "
             "as measured."
         )
 
@@ -334,7 +335,7 @@ def assess_pairs(report: Report, dataset: str) -> ClaimVerdict | None:
     if verdict == "reproduced" and min(gains) < LOWEST_GAIN:
         verdict = "undecided"
     details = (
-        f"means of {_count(len(lines), 'pair')}, whose gains are {min(gains):.3f} to "
+        f"means of {format_count(len(lines), 'pair')}, whose gains are {min(gains):.3f} to "
         f"{max(gains):.3f}; {better} are better and {worse} worse by more than chance"
     )
     return _verdict(difference, verdict, "full retraining", details)
@@ -499,11 +500,7 @@ def _axis(difference: PairedDifference, reference: str) -> str:
 
 
 def _with_size(text: str, seeds: int, users: int) -> str:
-    return f"{text}; {_count(seeds, 'seed')}, {users:,} users"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{text}; {format_count(seeds, 'seed')}, {users:,} users"
 
 
 def _intervals(difference: PairedDifference) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_engine.errors import StoreError
-from puma_engine.evaluation.formatting import format_share_interval
+from puma_engine.evaluation.formatting import format_count, format_share_interval
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.shares_kept import ASPECTS, REFERENCES
 from puma_engine.files import parse_json, write_json
@@ -167,21 +167,17 @@ def label_of(line: Row) -> str:
     method: str = line["method"]
     name = METHODS.get(method, method)
     if line.get("hops"):
-        return f"{name}, {_count(line['hops'], 'hop')} to {line['target']}"
+        return f"{name}, {format_count(line['hops'], 'hop')} to {line['target']}"
     if line.get("origin"):
         pair = f"{line['origin']} → {line['target']}"
         return pair if method == "migrated" else f"{name}, {pair}"
     if line.get("tokens"):
-        return f"{name}, {_count(line['tokens'], 'token')}"
+        return f"{name}, {format_count(line['tokens'], 'token')}"
     if line.get("trained_on"):
         return f"{name}, trained on {line['trained_on']}"
     if line.get("change"):
         return f"{name}, {line['change']}"
     return f"{name} on {line['target']}" if line.get("target") else name
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def key_of(line: Row) -> tuple[Any, ...]:

@@ -288,7 +288,9 @@ def test_settings_and_steps_of_a_job_are_in_plain_words(ws, monkeypatch):
     assert_plain(app)
     facts = next(item.value for item in app.dataframe if "What" in item.value).set_index("What")
     shown = facts["Value"].to_dict()
-    assert shown["Maximum number of users drawn"] == "50,000" and shown["Maps by UMAP, too"] == "yes"
+    assert (
+        shown["Maximum number of users drawn"] == "50,000" and shown["Maps by UMAP, too"] == "yes"
+    )
     assert shown["Prompts of the old model"] == "0" * 16 and not set(args) & set(shown)
     assert app.expander[0].label == "8 steps"
     for words in (

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from puma_engine.evaluation.formatting import shortened
+from puma_engine.evaluation.formatting import format_count, shortened
 from puma_engine.evaluation.plan_summary import best_baseline
 
 
@@ -32,3 +32,8 @@ def test_the_best_method_without_a_language_model_is_the_one_that_keeps_most():
     assert best is not None and best["method"] == "Factorisation"
     assert best_baseline(plans.assign(kept=np.nan)) is None
     assert best_baseline(plans[plans["kind"] != "baseline"]) is None
+
+
+def test_nouns_are_in_the_plural_except_after_one():
+    counts = [format_count(number, "seed") for number in (0, 1, 2, 2000)]
+    assert counts == ["0 seeds", "1 seed", "2 seeds", "2,000 seeds"]
