@@ -220,19 +220,21 @@ def slider_end(ranges: tuple[DecisionRange, ...], requested: object) -> float:
     return round(100 * decision_texts.slider_max(ranges, percent / 100), 1)
 
 
-def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -> go.Figure:
+def decision_bar(ranges: tuple[DecisionRange, ...], share: float, max_share: float) -> go.Figure:
     """Draw the decisions over the accepted error as a bar under the slider.
 
     The borders of its parts have their values, the part of the slider's value is opaque.
     """
     figure = go.Figure()
     step = ranges[0].low
-    shown = [replace(part, high=min(part.high, most)) for part in ranges if part.low <= most]
+    shown = [
+        replace(part, high=min(part.high, max_share)) for part in ranges if part.low <= max_share
+    ]
     for part in shown:
         low, width = part.low - step / 2, part.high - part.low + step
         inside = low < share < low + width
         figure.add_bar(
-            x=[width - GAP * most],
+            x=[width - GAP * max_share],
             base=[low],
             y=[0],
             orientation="h",
@@ -241,17 +243,20 @@ def decision_bar(ranges: tuple[DecisionRange, ...], share: float, most: float) -
             showlegend=False,
         )
         label = decision_texts.decision_label(part)
-        if width / most * BAR_PIXELS > label_layout.CHARACTER * len(label) + 8:
+        if width / max_share * BAR_PIXELS > label_layout.CHARACTER * len(label) + 8:
             font = {"size": 12, "color": "white" if inside else text_colour()}
             text = f"<b>{plotly_text(label)}</b>" if inside else plotly_text(label)
             figure.add_annotation(x=low + width / 2, y=0, text=text, font=font, showarrow=False)
     borders: list[float] = []
     for part in shown[1:]:
         # Values of borders that are close to each other would overlap: the first one is written.
-        if not borders or (part.low - borders[-1]) / most * BAR_PIXELS > label_layout.CHARACTER * 6:
+        if (
+            not borders
+            or (part.low - borders[-1]) / max_share * BAR_PIXELS > label_layout.CHARACTER * 6
+        ):
             borders.append(part.low)
     figure.update_xaxes(
-        range=[step, most],
+        range=[step, max_share],
         tickvals=borders,
         ticktext=[summary.format_percent(value) for value in borders],
         showgrid=False,

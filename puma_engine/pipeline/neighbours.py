@@ -61,7 +61,7 @@ class Space:
         return np.divide(dots, scale, out=np.zeros_like(dots), where=scale > 0)
 
 
-def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.DataFrame:
+def neighbours(first: Space, second: Space, user: str, limit: int = 10) -> pd.DataFrame:
     """Return the users nearest to a user in either of two spaces, joined by user id.
 
     Columns: user_id, and for each space (first, second) the cosine and place (rank; 1 is the
@@ -80,7 +80,7 @@ def neighbours(first: Space, second: Space, user: str, most: int = 10) -> pd.Dat
         top = np.zeros(0, np.int64)
         if similarity is not None:
             similarity[space.rows.row_of(user)] = -np.inf  # the user is no neighbour
-            count = min(most, len(similarity) - 1)
+            count = min(limit, len(similarity) - 1)
             if count:
                 top = np.argpartition(-similarity, count - 1)[:count]
                 top = top[np.lexsort((top, -similarity[top]))]

@@ -119,7 +119,7 @@ def add_published(ws: Workspace, path: str | Path, *, most_mib: float = ADDED_MI
     a size of 0 or less.
     """
     _check_size(most_mib)
-    return add_archive(ws, Path(path), required=PUBLISHED, most_bytes=round(most_mib * MIB))
+    return add_archive(ws, Path(path), required=PUBLISHED, max_bytes=round(most_mib * MIB))
 
 
 def published_comparisons(ws: Workspace) -> list[Run]:

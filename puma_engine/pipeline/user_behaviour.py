@@ -35,13 +35,13 @@ class Behaviour:
 
 
 def behaviour_of_evaluations(
-    ws: Workspace, evaluations: Sequence[str], most: int
+    ws: Workspace, evaluations: Sequence[str], max_users: int
 ) -> Behaviour | None:
-    """Return the behaviour of at most `most` users, over anchor items if all methods have them.
+    """Return the behaviour of at most `max_users` users, over anchor items if all methods have them.
 
     None if predictions are gone or too many.
     """
-    held_out = read_behaviour(ws, evaluations, most)
+    held_out = read_behaviour(ws, evaluations, max_users)
     anchors = _anchors_of(ws, evaluations)
     if held_out is None or not anchors:
         return None if held_out is None else Behaviour(held_out, 0)
@@ -80,28 +80,28 @@ def read_anchor_behaviour(ws: Workspace, anchors: Sequence[str]) -> pd.DataFrame
 
 
 def read_behaviour(
-    ws: Workspace, evaluations: Sequence[str], most: int | None = None
+    ws: Workspace, evaluations: Sequence[str], max_users: int | None = None
 ) -> pd.DataFrame | None:
     """Return the behaviour of users under evaluations, see `puma_engine.maps.behaviour`.
 
-    most: the largest number of users, drawn with a fixed seed before their rows are read. None if
+    max_users: the largest number of users, drawn with a fixed seed before their rows are read. None if
     predictions are gone or there are more than MAX_ROWS rows.
     """
     try:
         if any(ws.run(name).summary.get("rows", 0) > MAX_ROWS for name in evaluations):
             return None
-        users = None if most is None else _drawn_users(ws, evaluations, most)
+        users = None if max_users is None else _drawn_users(ws, evaluations, max_users)
         return behaviour([read_predictions(ws, name, users=users) for name in evaluations])
     except (StoreError, DataError):
         return None
 
 
-def _drawn_users(ws: Workspace, evaluations: Sequence[str], most: int) -> list[str]:
-    """Draw at most `most` of the users with two rows or more in each evaluation."""
+def _drawn_users(ws: Workspace, evaluations: Sequence[str], max_users: int) -> list[str]:
+    """Draw at most `max_users` of the users with two rows or more in each evaluation."""
     several = []
     for name in evaluations:
         rows = read_predictions(ws, name, columns=["user_id"])["user_id"].value_counts()
         several.append(rows.index[rows > 1])
     users = reduce(pd.Index.intersection, several).sort_values()
-    draws = np.random.default_rng(0).choice(len(users), min(most, len(users)), replace=False)
+    draws = np.random.default_rng(0).choice(len(users), min(max_users, len(users)), replace=False)
     return [str(user) for user in users[np.sort(draws)]]

@@ -92,11 +92,11 @@ def runs_of(path: Path) -> set[str]:
 
 
 def add_archive(
-    ws: Workspace, path: Path, *, most_bytes: int, required: str | None = None
+    ws: Workspace, path: Path, *, max_bytes: int, required: str | None = None
 ) -> AddedRuns:
     """Add the runs of an archive to a workspace as finished runs, and return their ids.
 
-    Runs that are finished here stay as they are. most_bytes: what the archive may unpack to.
+    Runs that are finished here stay as they are. max_bytes: what the archive may unpack to.
     required: a key of facts, a JSON object, that the summary of every run must have. Everything is
     checked before anything is added. Raises StoreError for a file that is no archive, is damaged, is
     too large or has no room here, and where a process works on one of its runs.
@@ -105,7 +105,7 @@ def add_archive(
     staging = ws.root / f".archive.{secrets.token_hex(4)}.tmp"
     staging.mkdir(mode=0o700)
     try:
-        subject, records = _unpack(path, staging, most_bytes)
+        subject, records = _unpack(path, staging, max_bytes)
         for run_id, record in records.items():
             if required and not _has_facts(record, required):
                 raise StoreError(
@@ -154,7 +154,7 @@ def add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -
         locks.release(ws.lock(run_id))
 
 
-def _unpack(path: Path, staging: Path, most_bytes: int) -> tuple[str, dict[str, dict[str, Any]]]:
+def _unpack(path: Path, staging: Path, max_bytes: int) -> tuple[str, dict[str, dict[str, Any]]]:
     """Unpack an archive to staging/<run id>/ and check it; return its subject and records.
 
     The records come inputs first.
@@ -163,9 +163,9 @@ def _unpack(path: Path, staging: Path, most_bytes: int) -> tuple[str, dict[str, 
     with _opened(path) as archive:
         subject, members = _manifest(path, archive)
         need = sum(info.file_size for info in archive.infolist())
-        if need > most_bytes:
+        if need > max_bytes:
             raise StoreError(
-                f"The archive {path} unpacks to {_mib(need)} MiB, more than the {_mib(most_bytes)} allowed; "
+                f"The archive {path} unpacks to {_mib(need)} MiB, more than the {_mib(max_bytes)} allowed; "
                 f"allow more (--max-mib) if it comes from somebody you trust, or {ADVICE}."
             )
         free = shutil.disk_usage(staging).free

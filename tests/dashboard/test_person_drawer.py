@@ -219,7 +219,7 @@ def test_neighbours_join_by_id_whatever_the_order(tmp_path, monkeypatch):
         spaces.append(Space(pipeline.PromptTableReader(ws, run.id)))
     lost = sorted(set(ids) - set(spaces[1].rows.user_ids.to_pylist()))
     user = next(user_id for user_id in ids if user_id not in lost)
-    frame = neighbours(*spaces, user, most=39).set_index("user_id")
+    frame = neighbours(*spaces, user, limit=39).set_index("user_id")
     assert len(frame) == 39 and frame.loc[lost, "second_cosine"].isna().all()
     assert sorted(frame["first_place"]) == list(range(1, 40))
     assert sorted(frame["second_place"].dropna()) == list(range(1, 35))
