@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from puma_engine.errors import Cancelled, JobError
+from puma_engine.errors import Cancelled, JobError, PumaError
 from puma_engine.jobs.node_worker import (
     BLOCK,
     NodeWorker,
@@ -30,8 +30,12 @@ from puma_engine.store.records import checked_file_name
 POLL_SECONDS = 0.5
 # A group that says nothing for so long is starting, or was lost: then it is cancelled from outside.
 SILENT_SECONDS = 30.0
+# How long an error of a process other than the first waits for the first one's, which says more of the run.
+ALONE_SECONDS = 3.0
 # How long Ray Train may take to end the processes in order, which frees what it has reserved for them.
 END_SECONDS = 30.0
+# What of it processes may take to leave their group of torch: those that wait for a lost one do not.
+LEAVE_SECONDS = 5
 # A run whose node, or process of a group, is lost so often fails: it is likely to be the reason.
 MAX_LOST = 3
 # Handing checkpoints over takes at most this share of the first process's time.
@@ -41,7 +45,8 @@ CHECKPOINT_SHARE = 0.1
 class TrainingGroup(NodeWorker):
     """Has a run trained by several processes, each with `cpus` CPUs and `gpus` GPUs.
 
-    A process that is lost ends the others, too; all begin again at the last checkpoint, MAX_LOST times.
+    A process that is lost ends the others, too; all begin again at the last checkpoint, MAX_LOST times. An
+    error that one of them foresaw, such as a full disk, ends the run.
     """
 
     def __init__(self, workers: int, cpus: int, gpus: int) -> None:
@@ -51,6 +56,8 @@ class TrainingGroup(NodeWorker):
         self._reserved: Any = None
         self._heard = float("-inf")
         self._outcome: dict[str, Any] | None = None
+        # The error of a process other than the first, and when it came.
+        self._failed: tuple[float, dict[str, Any]] | None = None
         self._failure = ""
         self._task: dict[str, Any] = {}
         # The checkpoint: the SHA-256 of each file by its name, and their paths by that.
@@ -80,19 +87,20 @@ class TrainingGroup(NodeWorker):
         """Return what that of a `NodeWorker` does, and what Ray Train has reserved for the processes."""
         return super().status(seen) | {"reserved": self._reserved}
 
-    def receive(self, report: Mapping[str, Any] | None, lines: Sequence[str]) -> bool:
-        """Take the first process's report and log; return whether the run was cancelled."""
+    def receive(self, report: Mapping[str, Any] | None, lines: Sequence[str]) -> dict[str, bool]:
+        """Take the first process's report and log; return whether the run was cancelled, and is over."""
         self._heard = time.monotonic()
         if report is not None:
             names = [self._names[rank] for rank in sorted(self._names)]
             self._report = {**report, "node": ", ".join(dict.fromkeys(names))}
-        self.add_lines(lines)
-        return self._cancelled.is_set()
+        over = self.add_lines(lines)
+        return {"cancelled": self._cancelled.is_set(), "over": over}
 
-    def add_lines(self, lines: Sequence[str]) -> None:
-        """Add lines to the log of the run."""
+    def add_lines(self, lines: Sequence[str]) -> bool:
+        """Add lines to the log of the run, and return whether it is over."""
         for line in lines:
             self._log.add(line)
+        return self._outcome is not None
 
     def save_checkpoint(self, files: Mapping[str, str]) -> None:
         """Make these files, which were put here, the checkpoint: the SHA-256 by name."""
@@ -109,9 +117,19 @@ class TrainingGroup(NodeWorker):
         self._index_checkpoint(files)
         self.discard(list(files.values()))
 
-    def finish(self, outcome: Mapping[str, Any]) -> None:
-        """Take how the run ended; see `NodeWorker.status`. Its files were put here."""
-        self._outcome = dict(outcome)
+    def finish(self, rank: int, outcome: Mapping[str, Any]) -> None:
+        """Take how a process ended; see `NodeWorker.status`. The first one's files were put here.
+
+        How the first ended is how the run did. So is an error of another, unless the first ends, too: it
+        would wait for the other's gradients, for half an hour.
+        """
+        if rank == 0:
+            self._outcome = self._outcome or dict(outcome)
+        elif "error" in outcome and outcome["type"] != Cancelled.__name__ and not self._failed:
+            text = (
+                f"{outcome['error']} (process {rank + 1} of {self.workers}, on {self._names[rank]})"
+            )
+            self._failed = time.monotonic(), {**outcome, "error": text}
 
     def _file(self, name: str) -> Path:
         return self._checkpoint_paths.get(name) or super()._file(name)
@@ -133,6 +151,8 @@ class TrainingGroup(NodeWorker):
             silent = time.monotonic() - self._heard > SILENT_SECONDS
             if self._cancelled.is_set() and silent:
                 raise Cancelled(f"Cancelled before training {task['name']}.")
+            if self._failed and time.monotonic() - self._failed[0] > ALONE_SECONDS:
+                self._outcome = self._outcome or self._failed[1]
             training.join(POLL_SECONDS)
         if self._outcome is None:
             raise JobError(
@@ -151,6 +171,7 @@ class TrainingGroup(NodeWorker):
 
         try:
             from ray import train
+            from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
             from ray.train.torch import TorchTrainer
         except ImportError as error:
             text = (
@@ -159,6 +180,7 @@ class TrainingGroup(NodeWorker):
             )
             self._outcome = {"error": text, "type": "JobError"}
             return
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(LEAVE_SECONDS))
         resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
         trainer = TorchTrainer(
             train_in_group,
@@ -196,12 +218,32 @@ def train_in_group(settings: Mapping[str, Any]) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
     def call(method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(group, method).remote(*arguments))
+        try:
+            return ray.get(getattr(group, method).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, PumaError):
+                raise type(error.cause)(str(error.cause)) from None
+            raise
 
     reserved = ray.util.get_current_placement_group()
     task = call("register", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
     if task is None:
         return
+    try:
+        outcome = _run_task(task, rank, call)
+    except PumaError as error:
+        outcome = {"error": str(error), "type": type(error).__name__}
+    if outcome is not None:
+        if outcome.get("unexpected"):
+            raise RuntimeError(outcome["error"])
+        call("finish", rank, outcome)
+
+
+def _run_task(task: dict[str, Any], rank: int, call: Callable[..., Any]) -> dict[str, Any] | None:
+    """Fetch what the node lacks, train, and return how that ended; None if the run is over before.
+
+    Of a run that is over, the thread that trains may wait for another process; it ends with this one.
+    """
     node = NodeWorker()
     missing = node.missing_models(task["models"])
     task["models"] = [model for model in task["models"] if model["spec"] in missing]
@@ -210,31 +252,32 @@ def train_in_group(settings: Mapping[str, Any]) -> None:
     for file, size in call("file_sizes", node.missing_files(sorted(needed))).items():
         _copy(file, size, lambda *part: call("read_block", *part), node.write_block)
     node.start(task)
-    outcome = _watch_main_process(node, call) if rank == 0 else _watch(node, rank, call)
-    if outcome.get("unexpected"):
-        raise RuntimeError(outcome["error"])
-    if rank == 0:
+    if rank:
+        return _watch(node, rank, call)
+    outcome = _watch_main_process(node, call)
+    if outcome is not None:
         _upload(node, outcome.get("files", []), call)
-        call("finish", outcome)
+    return outcome
 
 
-def _watch(node: NodeWorker, rank: int, call: Callable[..., Any]) -> dict[str, Any]:
-    """Pass on what a process other than the first logs, and return how its work ended."""
-    seen, outcome = 0, None
-    while outcome is None:
+def _watch(node: NodeWorker, rank: int, call: Callable[..., Any]) -> dict[str, Any] | None:
+    """Pass on what a process other than the first logs, until it ends or the run is over."""
+    seen = 0
+    while True:
         time.sleep(POLL_SECONDS)
         state = node.status(seen)
         seen, lines = state["lines"]
-        outcome = state["ended"]
-        if lines:
-            call("add_lines", [f"process {rank + 1}: {line}" for line in lines])
-    return dict(outcome)
+        over = call("add_lines", [f"process {rank + 1}: {line}" for line in lines])
+        if state["ended"] is not None:
+            return dict(state["ended"])
+        if over:
+            return None
 
 
-def _watch_main_process(node: NodeWorker, call: Callable[..., Any]) -> dict[str, Any]:
-    """Pass on what the first process reports and saves, until it ends; return how it ended."""
-    seen, handed_over, due, outcome = 0, "", 0.0, None
-    while outcome is None:
+def _watch_main_process(node: NodeWorker, call: Callable[..., Any]) -> dict[str, Any] | None:
+    """Pass on what the first process reports and saves, until it ends or the run is over."""
+    seen, handed_over, due = 0, "", 0.0
+    while True:
         time.sleep(POLL_SECONDS)
         state = node.status(seen)
         seen, lines = state["lines"]
@@ -249,9 +292,13 @@ def _watch_main_process(node: NodeWorker, call: Callable[..., Any]) -> dict[str,
                 node.discard([file for _, file, _ in files])
                 handed_over = state["checkpoint"]
             due = time.monotonic() + (time.monotonic() - started) / CHECKPOINT_SHARE
-        if call("receive", state["report"], lines):
+        run = call("receive", state["report"], lines)
+        if outcome is not None:
+            return dict(outcome)
+        if run["over"]:
+            return None
+        if run["cancelled"]:
             node.cancel()
-    return dict(outcome)
 
 
 def _upload(

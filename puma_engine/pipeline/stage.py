@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_NAME_LENGTH = 150
+# How long a process that failed waits for the first one, which fails a moment later if all fail alike.
+FAILURE_SECONDS = 10.0
 PROMPT_KINDS = ("prompts", "migration")
 Reference: TypeAlias = Run | str
 
@@ -118,15 +121,28 @@ def _follow(ws: Workspace, compute: Compute) -> Run:
         try:
             compute(message["compute"], folder, Clock(folder))
         except PumaError as error:
-            # The first process failed in the same way and records it; if not, this says why all wait.
+            # The first process failed in the same way and records it; if not, this says why all end.
             if not isinstance(error, Cancelled):
                 _log.info("A process that trains with others failed: %s", error)
-            distributed.broadcast(None)
+            _wait_for_failure()
             raise
         message = distributed.broadcast(None)
     if "error" in message:
         raise (Cancelled if message["cancelled"] else StoreError)(message["error"])
     return ws.run(message["done"])
+
+
+def _wait_for_failure() -> None:
+    """Wait for the first process to say that it failed, too; not longer, since it may be training."""
+
+    def wait() -> None:
+        # Where it is training, messages do not match.
+        with contextlib.suppress(Exception):
+            distributed.broadcast(None)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(FAILURE_SECONDS)
 
 
 def _compute(

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 from cluster_worlds import cluster_world, execute, execute_here
+from failing_groups import FailingGroup
 
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, ConfigError
@@ -94,6 +95,19 @@ def test_a_training_of_two_nodes_is_cancelled_loses_a_process_and_ends_like_that
     assert min(step for _, step in steps if step) >= stopped
     assert min(step for begun, step in steps if step and begun == 6) >= lost[0]
     assert_close(world, there, alone)
+
+
+def test_a_process_that_fails_alone_ends_the_others(world, source, processes, monkeypatch):
+    monkeypatch.setattr(clusters, "TrainingGroup", FailingGroup)
+    request = MigrationRequest(sources=(source.id,), target=str(world.large), adapter=ADAPTER)
+    with pytest.raises(ConfigError) as error:
+        execute(world, "migrate", request)
+    # Nothing began again.
+    assert [number for number, *_ in sorted(processes())] == [1, 2]
+    words = r"The device 'cuda' is not here; .* \(process 2 of 2, on \S+\)"
+    assert re.fullmatch(words, str(error.value))
+    (run,) = (run for run in world.there.runs(kind="migration") if run.status == "failed")
+    assert run.error == str(error.value)
 
 
 def assert_close(world, run, other):

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from puma_engine.jobs import node_worker
 from puma_engine.jobs.training_group import TrainingGroup
 from puma_engine.store import scratch
 
@@ -47,3 +48,31 @@ def test_a_checkpoint_is_what_was_handed_over_last_and_known_files_are_not_sent_
     for (_, file, size), text in zip(offered, (b"two", b"one"), strict=True):
         assert group.file_sizes([file]) == {file: size}
         assert group.read_block(file, 0, size) == text
+
+
+def facts(**software):
+    there = node_worker.software() | software
+    return {"software": there, "name": "one", "id": "1", "pid": 1, "reserved": None}
+
+
+def test_the_error_of_another_process_says_whose_it_is_and_a_cancelled_one_waits_for_the_first(
+    group,
+):
+    for rank in (0, 1):
+        group.register(rank, facts())
+    group.finish(1, {"error": "Cancelled.", "type": "Cancelled"})
+    assert group._failed is None and not group.add_lines([])
+    group.finish(1, {"error": "The disk is full.", "type": "StoreError"})
+    group.finish(1, {"error": "Later.", "type": "StoreError"})
+    expected = {"error": "The disk is full. (process 2 of 2, on one)", "type": "StoreError"}
+    assert group._failed[1] == expected
+    # The first one's outcome comes first.
+    group.finish(0, {"files": []})
+    assert group._outcome == {"files": []} and group.receive(None, [])["over"]
+
+
+def test_a_process_with_other_versions_ends_the_run(group):
+    assert group.register(0, facts()) is not None
+    assert group.register(1, facts(torch="1.0")) is None
+    assert "other versions" in group._outcome["error"]
+    assert group.receive(None, [])["over"]

@@ -1,0 +1,11 @@
+"""Training groups one of whose processes fails alone, while the first one waits for its gradients."""
+
+from puma_engine.jobs.training_group import TrainingGroup
+
+
+class FailingGroup(TrainingGroup):
+    """The second process gets a device that there is not."""
+
+    def register(self, rank, facts):
+        task = super().register(rank, facts)
+        return task | {"device": "cuda"} if rank == 1 else task
