@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from cluster_worlds import assert_same, cluster_world, execute
 from job_helpers import wait_for
+from ray_clusters import TOKEN
 from small_runs import QUICK, SMALL
 from tiny import tiny_backbone_folder
 from waiting_nodes import MANY, WaitingWorker, job_command
@@ -224,6 +225,11 @@ def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, waitin
     steps = [step for trace in done.progress["trace"].values() for step, _ in trace]
     assert all(step >= MANY for step in steps)
     assert f"{running.progress['node']}: CPU" in jobs.read_log(ws, job.id)
+    # This process, the job's and the nodes have a token of Ray in their environment.
+    assert os.environ["RAY_AUTH_TOKEN"] == TOKEN
+    stored = [file for file in ws.root.rglob("*") if file.is_file()]
+    assert any(file.name == "puma.db" for file in stored)
+    assert not [file for file in stored if TOKEN.encode() in file.read_bytes()]
 
 
 def test_two_at_once_and_the_same_twice(world, source):
@@ -356,10 +362,12 @@ def test_an_address_at_which_nothing_answers_is_refused_at_once(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = f"from puma_engine.jobs.cluster import Cluster; Cluster('ray://127.0.0.1:{port}')"
+    secret = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=secret
     )
     assert f"Nothing answers at ray://127.0.0.1:{port} (" in ended.stderr
+    assert TOKEN not in ended.stderr
 
 
 def test_nothing_imports_ray_unless_asked():

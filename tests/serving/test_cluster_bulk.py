@@ -1,10 +1,12 @@
 """Mapping of shards on a Ray cluster: the files of one machine, also when nodes, actors and drivers are lost."""
 
+import importlib.metadata
 import json
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +34,7 @@ from puma_engine.migration.adapter import Adapter
 from puma_engine.pipeline import Execution
 from puma_engine.selection import clustering
 from puma_engine.serving.bulk import migrate_stream, select_stream
-from puma_engine.serving.bulk_evaluation import evaluate_stream
+from puma_engine.serving.bulk_evaluation import evaluate_stream, scores_of
 from puma_engine.serving.cluster_bulk import (
     PromptsOnCluster,
     ShardMapping,
@@ -41,7 +43,7 @@ from puma_engine.serving.cluster_bulk import (
 )
 from puma_engine.serving.mapper import Mapper
 
-SHARDS, ROWS = 6, 40
+SHARDS, ROWS, NODES = 6, 40, 3
 KINDS = {"tensors": tensor_shards, "parquet": parquet_shards}
 
 
@@ -53,7 +55,7 @@ def adapter_file():
 
 @pytest.fixture(scope="module")
 def ray():
-    with ray_cluster(nodes=2) as cluster:
+    with ray_cluster(NODES) as cluster:
         yield cluster
 
 
@@ -83,8 +85,8 @@ def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name[0] != "."}
 
 
-def times(folder):
-    return {file.name: file.stat().st_mtime_ns for file in folder.glob("p-*")}
+def times(folder, pattern="p-*"):
+    return {file.name: file.stat().st_mtime_ns for file in folder.glob(pattern)}
 
 
 def lose_node(ray):
@@ -113,7 +115,8 @@ def test_a_lost_actor_or_node_changes_no_file_and_no_shard_is_mapped_twice(
     def report(*args):
         seen.append(args)
         if len(seen) == 1:
-            finished.update(times(target))
+            # What is there and was not reported may be of the lost node, and made again.
+            finished[args[0]] = times(target)[args[0]]
             lose(ray)
 
     mapping = ShardsOnCluster(cluster, mapper, Execution())
@@ -175,6 +178,37 @@ def test_a_killed_command_goes_on_at_the_first_unfinished_shard_of_storage(ray, 
         assert pq.read_table(target / name).equals(pq.read_table(source.parent / "out" / name))
 
 
+def test_two_mappings_at_once_in_a_full_object_store(cluster, mapper, folders, tmp_path):
+    import ray
+
+    # The store of a simulated node has 150 MiB.
+    others = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
+
+    def mapped(kind):
+        mapping = ShardsOnCluster(cluster, mapper, Execution())
+        arguments = {"chunk_rows": 16, "map_shards": mapping}
+        return migrate_stream(mapper, folders[kind][0], tmp_path / kind, **arguments)["users"]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(mapped, KINDS)) == [SHARDS * ROWS] * 2
+    for kind, (_, plain) in folders.items():
+        assert contents(tmp_path / kind) == plain
+    assert len(others) == 4
+
+
+def test_other_versions_are_refused_before_anything_is_done(
+    cluster, mapper, folders, tmp_path, monkeypatch
+):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9" if name == "ray" else version(name)
+    )
+    mapping = ShardsOnCluster(cluster, mapper, Execution())
+    with pytest.raises(JobError, match=r"other versions .*ray .* there and 9\.9 here"):
+        migrate_stream(mapper, folders["tensors"][0], tmp_path / "out", map_shards=mapping)
+    assert contents(tmp_path / "out") == {}
+
+
 def test_a_piece_that_ends_its_process_each_time_is_given_up(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_stream, "MAX_LOST", 1)
     pieces = [{"file": str(tmp_path / "tries")}]
@@ -192,8 +226,23 @@ class Deadly:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_users_that_nodes_read_are_selected_as_by_one_machine(
-    cluster, folders, tmp_path, monkeypatch
+class LosingNode(PromptsOnCluster):
+    """Prompts that nodes read, one of which is lost behind the first shard."""
+
+    def __init__(self, *arguments, ray, **options):
+        super().__init__(*arguments, **options)
+        self.ray = ray
+
+    def projected_shards(self, *arguments):
+        for number, part in super().projected_shards(*arguments):
+            if self.ray is not None:
+                lose_node(self.ray)
+                self.ray = None
+            yield number, part
+
+
+def test_users_that_nodes_read_are_selected_as_by_one_machine_also_where_one_is_lost(
+    ray, cluster, folders, tmp_path, monkeypatch
 ):
     source, options = folders["parquet"][0], {"budget": 30, "strategy": "kmeans-pca"}
     options |= {"clusters": 3, "min_cluster": 1}
@@ -201,21 +250,39 @@ def test_users_that_nodes_read_are_selected_as_by_one_machine(
     monkeypatch.setattr(clustering, "MAX_IN_MEMORY", 100)
     monkeypatch.setattr(clustering, "SAMPLE", 64)
     select_stream(source, tmp_path / "here", **options)
-    opened = partial(PromptsOnCluster, cluster=cluster, execution=Execution())
+    opened = partial(LosingNode, cluster=cluster, execution=Execution(), ray=ray)
     select_stream(source, tmp_path / "there", **options, open_prompts=opened)
+    assert len(ray.worker_nodes) == NODES - 1
+    ray.add_node(num_cpus=1)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     # Single users are read by nodes where the shards are not on a disk.
     rows = np.array([SHARDS * ROWS - 1, 3, 77])
-    taken = opened(folder_of(f"shared://{source}")).take(rows)
-    np.testing.assert_array_equal(taken, PromptShards(source).take(rows))
+    prompts = PromptsOnCluster(folder_of(f"shared://{source}"), cluster, Execution())
+    np.testing.assert_array_equal(prompts.take(rows), PromptShards(source).take(rows))
 
 
-def test_scores_that_nodes_compute_are_those_of_one_machine(cluster, tmp_path):
+def test_scores_that_nodes_compute_are_those_of_one_machine_also_where_one_is_lost(
+    ray, cluster, tmp_path
+):
     world = scored_shards(tmp_path)
     arguments = (world.ws, world.shards)
     here = evaluate_stream(*arguments, tmp_path / "here", "moved", device="cpu")
-    scored = ShardsScoredOnCluster(cluster, Execution())
-    there = evaluate_stream(*arguments, tmp_path / "there", "moved", do_pieces=scored)
+    scored, begun, finished = ShardsScoredOnCluster(cluster, Execution()), [], []
+
+    def report(name, done, _total):
+        begun.append((name, done))
+        if len(begun) == 1:
+            finished.append(times(tmp_path / "there", scores_of(name)))
+            lose_node(ray)
+
+    there = evaluate_stream(
+        *arguments, tmp_path / "there", "moved", do_pieces=scored, report=report
+    )
+    ray.add_node(num_cpus=1)
+    # No shard is counted twice, and none that was reported is scored again.
+    assert [done for _, done in begun] == list(range(1, there["shards"] + 1))
+    assert len(dict(begun)) == there["shards"]
+    assert finished == [times(tmp_path / "there", scores_of(begun[0][0]))]
     # The sums of a float depend on the number of threads, and a node takes its own.
     assert list(there) == list(here)
     for name, value in here.items():
