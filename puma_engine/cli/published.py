@@ -39,7 +39,7 @@ def add(
         float, typer.Option("--max-mib", min=0.1, help="MiB that the archive may unpack to.")
     ] = ADDED_MIB,
 ) -> None:
-    """Add a published comparison: to look at, compare and export, marked as published."""
+    """Add a published comparison, which can be viewed, compared and exported, marked as published."""
     from puma_engine.pipeline import add_published
 
     ws = session.open(create=True)

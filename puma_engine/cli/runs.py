@@ -66,7 +66,8 @@ def delete(
     run: Reference,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cascade: Annotated[
-        bool, typer.Option("--cascade", help="Delete what was made from it, too; shown first.")
+        bool,
+        typer.Option("--cascade", help="Also delete all runs made from it, after listing them."),
     ] = False,
 ) -> None:
     """Delete a run and its files; refused while other runs depend on it, unless they go with it."""

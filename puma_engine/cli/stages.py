@@ -216,7 +216,7 @@ def project(
 
 @with_options(
     users="Number of goodbooks users (default: 600; 60 with --real).",
-    real="Migrate to SmolLM2, a pre-trained language model: minutes, told before.",
+    real="Migrate to SmolLM2, a pre-trained language model; the log says first how many minutes it takes.",
 )
 def demo(users: int | None = None, real: bool = False, device: str | None = None) -> None:
     """Run a whole migration on shipped data; runs that exist are reused.
