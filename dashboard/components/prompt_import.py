@@ -4,8 +4,8 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.components import (
-    awaited_import,
     formatting,
+    import_jobs,
     page_states,
     query_params,
     upload_box,
@@ -71,5 +71,5 @@ def file(dataset: str, model: str | None) -> None:
         page_states.failed("The import was not started.", error)
         return
     upload_box.forget(*BOXES)
-    query_params.write(awaited_import.PROMPTS, job.id)
+    query_params.write(import_jobs.PROMPTS, job.id)
     st.rerun()

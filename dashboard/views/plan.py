@@ -7,11 +7,11 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import (
-    awaited_import,
     cluster_nodes,
     dataset_import,
     figures,
     flow_steps,
+    import_jobs,
     job_cards,
     page_states,
     plan_costs,
@@ -85,15 +85,15 @@ def _flow() -> None:
 def _data(_start: Start) -> None:
     """Choose a data set, or import one and go on when the import is finished."""
     runs = engine.runs("dataset") if engine.has_workspace() else []
-    importing = awaited_import.awaited(awaited_import.DATA)
+    importing = import_jobs.job_of(import_jobs.DATA)
     if importing is not None:
         if importing.status == "finished" and importing.run_id is not None:
             query_params.forget("dataset", "from")
             query_params.write("dataset", importing.run_id)
-            query_params.write(awaited_import.DATA, None)
+            query_params.write(import_jobs.DATA, None)
             flow_steps.go_to("models")
             st.rerun()
-        awaited_import.watch(importing, awaited_import.DATA, "Choose other data")
+        import_jobs.watch(importing, import_jobs.DATA, "Choose other data")
         return
     origins = {name: ORIGINS[name] for name in (("here",) if runs else ())}
     origins |= {name: ORIGINS[name] for name in ("file", "shipped")}
@@ -105,7 +105,7 @@ def _data(_start: Start) -> None:
         return
     job = dataset_import.file() if origin == "file" else dataset_import.shipped()
     if job is not None:
-        query_params.write(awaited_import.DATA, job.id)
+        query_params.write(import_jobs.DATA, job.id)
         st.rerun()
 
 
@@ -156,13 +156,13 @@ def _models(start: Start) -> None:
 
 def _prompts(start: Start) -> None:
     """Choose the prompts of each old model: a table that exists, a file, or fitting them first."""
-    importing = awaited_import.awaited(awaited_import.PROMPTS)
+    importing = import_jobs.job_of(import_jobs.PROMPTS)
     if importing is not None:
         if importing.status == "finished" and importing.run_id is not None:
             plan_start.take_imported(engine.run(importing.run_id), start)
-            query_params.write(awaited_import.PROMPTS, None)
+            query_params.write(import_jobs.PROMPTS, None)
             st.rerun()
-        awaited_import.watch(importing, awaited_import.PROMPTS, "Choose other prompts")
+        import_jobs.watch(importing, import_jobs.PROMPTS, "Choose other prompts")
         return
     several = start.topology == "merge"
     chosen = []

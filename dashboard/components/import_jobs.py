@@ -1,4 +1,4 @@
-"""New migration: the import that a step waits for. The address names its job."""
+"""New migration: the import job of a step, which the address names."""
 
 import streamlit as st
 
@@ -8,7 +8,7 @@ from dashboard.components import job_cards, query_params
 DATA, PROMPTS = "import", "import-prompts"
 
 
-def awaited(key: str) -> engine.Job | None:
+def job_of(key: str) -> engine.Job | None:
     """Return the job that the address names under a key; None without one, or where it is gone."""
     job_id = st.query_params.get(key)
     if job_id is None or not engine.has_workspace():
