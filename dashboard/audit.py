@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "workspace"
-        # The socket of a what-if process is no file to copy.
+        # The socket of a what-if process is not a file to copy.
         shutil.copytree(args.workspace, copy, ignore=shutil.ignore_patterns("whatif"))
         with serving(copy) as url:
             for name in args.pages:

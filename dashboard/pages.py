@@ -59,7 +59,7 @@ def navigation(first: str | None = None) -> st.Page:
         # Streamlit's default page has no address of its own, so it leads to one that has.
         home = st.Page(lambda: go("overview"), title="PUMA", default=True, visibility="hidden")
         hidden.append(home)
-    # Streamlit's own list of pages is no valid list for screen readers once it has sections.
+    # Streamlit's own list of pages is not a valid list for screen readers once it has sections.
     return st.navigation(sections | {"": hidden}, position="hidden")
 
 

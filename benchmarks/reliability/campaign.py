@@ -288,7 +288,7 @@ def run_sessions(args: argparse.Namespace, work: Path, _deadline: float) -> dict
         command = [sys.executable, "-m", "puma_engine.cli", "demo", "-w", str(place)]
         subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     else:
-        # The socket of a what-if process is no file to copy.
+        # The socket of a what-if process is not a file to copy.
         shutil.copytree(args.workspace, place, ignore=shutil.ignore_patterns("whatif"))
     return {"rows": sessions.measure(place, args.sessions)}
 

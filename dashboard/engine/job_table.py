@@ -78,7 +78,7 @@ def arguments(job: Job) -> dict[str, str]:
 
 
 def _text(value: Any, name: str = "") -> str:
-    """Return the value of a setting as text. name: of the setting; a seed is no amount."""
+    """Return the value of a setting as text. name: of the setting; a seed is not an amount."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name == "seed":

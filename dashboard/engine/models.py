@@ -166,7 +166,7 @@ def checked_spec(spec: str, revision: str | None) -> tuple[str, str | None]:
         return spec, None
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise BackboneError(
-            f"{revision[:60]!r} is no revision; give a branch, a tag or a commit of the model."
+            f"{revision[:60]!r} is not a revision; give a branch, a tag or a commit of the model."
         )
     folder = Path(spec).expanduser()
     if folder.is_absolute() or spec.startswith((".", "~")):

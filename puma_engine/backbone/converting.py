@@ -36,7 +36,7 @@ def convert_model(
 
     spec: as for `FrozenBackbone.load`; a GGUF file is dequantised. precision: of the stored weights.
     round_to: one of BLOCK_TYPES, to whose values the matrices are rounded before, so that the folder
-    computes what a file of that type does; matrices whose rows are no whole blocks stay as they are.
+    computes what a file of that type does; matrices whose rows are not whole blocks stay as they are.
     Raises BackboneError; StoreError if there is something at the folder.
     """
     if precision not in PRECISIONS:

@@ -27,7 +27,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def is_hub_id(spec: str) -> bool:
-    """Whether a name that is no folder has the form owner/name."""
+    """Whether a name that is not a folder has the form owner/name."""
     return spec.count("/") == 1 and not spec.startswith((".", "/", "~"))
 
 
@@ -137,7 +137,7 @@ def explained_errors(spec: str, revision: str | None) -> Iterator[None]:
         errors.EntryNotFoundError: f"{spec} has no config.json at {revision or 'main'}, so it holds no "
         "model in the format of Hugging Face; choose another, or if it has GGUF files, download one and "
         "give its path.",
-        errors.HFValidationError: f"{spec!r} is no hub id; write owner/name.",
+        errors.HFValidationError: f"{spec!r} is not a hub id; write owner/name.",
     }
     try:
         yield

@@ -75,7 +75,7 @@ COMPILED_PARAMETERS = 300_000_000
 # The check compares logits of this many tokens for rows of unequal length.
 CHECKED_LOGITS = 64
 CHECKED_LENGTHS = (5, 3)
-# Half precision rounds far more on a pre-trained model where a row is no text that it knows.
+# Half precision rounds far more on a pre-trained model where a row is not a text that it knows.
 CHECKED_TEXTS = ("A long story of a journey", "This book was read")
 # Compiled kernels suit the number of rows that they are compiled for.
 COMPILED_ROWS = 1024
@@ -524,7 +524,7 @@ class FrozenBackbone:
                 self.in_place = False
 
     def _check_soft_prompt(self) -> None:
-        """Raise BackboneError for a model that cannot read, or learn, vectors that are no tokens.
+        """Raise BackboneError for a model that cannot read, or learn, vectors that are not tokens.
 
         Models with embeddings of their own in every layer look tokens up by their embedding.
         """

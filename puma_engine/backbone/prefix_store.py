@@ -96,7 +96,7 @@ class PrefixStore:
     def write(
         self, ids: Sequence[int], start: int, layers: Sequence[Tensor], seconds: float
     ) -> None:
-        """Store what `read` returns, and how long it took to compute; a full disk is no failure.
+        """Store what `read` returns, and how long it took to compute; a full disk is not a failure.
 
         One object writes no more than the budget, since more would only displace its own files.
         """

@@ -64,7 +64,7 @@ def auth_settings() -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read ({error}); correct it.") from error
         if not isinstance(section, dict):
-            raise ConfigError(f"auth in {path} is no section; write it as [auth].")
+            raise ConfigError(f"auth in {path} is not a section; write it as [auth].")
         settings |= section
     return settings
 

@@ -191,7 +191,7 @@ def _tuned_settings(selected: Study, report: Path | None) -> dict[str, Any]:
     settings = loaded.get("settings")
     valid = isinstance(settings, dict) and all(isinstance(v, dict) for v in settings.values())
     if loaded["study"] != selected.name or not valid:
-        raise ConfigError(f"{report} is no report of the study {selected.name}; {remedy}.")
+        raise ConfigError(f"{report} is not a report of the study {selected.name}; {remedy}.")
     return dict(loaded["settings"])
 
 

@@ -205,7 +205,7 @@ def data_root() -> Path:
         root = Path(named).expanduser()
         if not root.is_dir():
             raise DataError(
-                f"{DATA_VARIABLE} names {root}, which is no folder; set it to the folder data/ of "
+                f"{DATA_VARIABLE} names {root}, which is not a folder; set it to the folder data/ of "
                 "a checkout, or unset it."
             )
         return root

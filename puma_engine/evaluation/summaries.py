@@ -24,7 +24,7 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
     Both frames have user_id, n and the metric of each user (auc for uauc), and are joined
     by user id. The ratio is reference / other where lower is better, else other / reference.
     The interval is normal on the log scale, by the delta method from each user's influence.
-    Raises DataError if the metric is no sum over users, or fewer than two users are in both.
+    Raises DataError if the metric is not a sum over users, or fewer than two users are in both.
     """
     column = METRICS[metric].user_column or metric
     if metric in ("auc", "ndcg", "accuracy") or column not in reference or column not in other:

@@ -43,7 +43,7 @@ def read_packed(folder: Path) -> PromptFile:
         ).astype({"row": np.int64})
     except (DataError, KeyError, ValueError) as error:
         raise DataError(
-            f"The index {folder / INDEX} is no whole Parquet file with user_id, shard and row "
+            f"The index {folder / INDEX} is not a whole Parquet file with user_id, shard and row "
             f"({error}); export the prompts again."
         ) from error
     metadata = read_json(folder / ABOUT, "export the prompts again")

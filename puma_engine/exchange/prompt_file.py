@@ -79,7 +79,7 @@ def as_float32(path: Path | str, vectors: np.ndarray) -> np.ndarray:
 
 
 def checked_ids(path: Path | str, ids: Sequence[Any], owner: Owner = "user") -> list[str]:
-    """Return ids as text. Raises DataError, which names `path`, for what is no id of a data set.
+    """Return ids as text. Raises DataError, which names `path`, for what is not an id of a data set.
 
     An id is a text or a whole number of 1 to MAX_ID_LENGTH characters, none a control character.
     """

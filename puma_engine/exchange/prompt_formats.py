@@ -163,12 +163,12 @@ def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
             numbers.append(values.cast(pa.float64()).to_numpy())
         except (pa.ArrowException, ValueError) as error:
             raise DataError(
-                f"The column {name!r} of {path} holds something that is no number ({error}); beside "
+                f"The column {name!r} of {path} holds something that is not a number ({error}); beside "
                 f"{column}, every column is one number of the vectors."
             ) from error
         if _numbers_rows(name, numbers[-1]):
             raise DataError(
-                f"The column {name!r} of {path} numbers the rows; it is no part of the vectors. Remove "
+                f"The column {name!r} of {path} numbers the rows; it is not part of the vectors. Remove "
                 f"it: beside {column}, every column is one number of the vectors."
             )
     if not numbers:

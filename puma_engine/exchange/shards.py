@@ -215,7 +215,7 @@ def shards_of(folder: Folder) -> dict[str, Entry]:
 
 
 def metadata_of(folder: Folder, name: str) -> dict[str, str]:
-    """Return the metadata of a shard; none of a file that is no whole shard."""
+    """Return the metadata of a shard; none of a file that is not a whole shard."""
     try:
         if name.endswith(TENSORS):
             with _tensor_header(folder, name) as file:

@@ -269,7 +269,7 @@ def folder_of(location: str | Path) -> Folder:
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or ".." in path.split("/"):
         raise ConfigError(
-            f"{location} is no folder of this machine; write file:///FOLDER without '..'."
+            f"{location} is not a folder of this machine; write file:///FOLDER without '..'."
         )
     return DiskFolder(Path(path))
 

@@ -31,7 +31,7 @@ def checked_address(on: str) -> str:
     """Return the address of a cluster. Raises JobError if it is none."""
     if not _ADDRESS.fullmatch(on):
         raise JobError(
-            f"{on!r} is no address of a cluster; leave it out for this machine, or give ray, ray://HOST:PORT or "
+            f"{on!r} is not an address of a cluster; leave it out for this machine, or give ray, ray://HOST:PORT or "
             "HOST:PORT for a Ray cluster."
         )
     return on

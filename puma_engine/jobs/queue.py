@@ -73,7 +73,7 @@ class Job:
 def enqueue(ws: Workspace, command: str, args: Mapping[str, Any], *, title: str) -> Job:
     """Add a command to the queue. Raises JobError for arguments that JSON cannot hold."""
     if not _COMMAND.fullmatch(command):
-        raise JobError(f"{command!r} is no name of a command; it is like 'fit_prompts'.")
+        raise JobError(f"{command!r} is not a name of a command; it is like 'fit_prompts'.")
     if not title.strip() or not title.isprintable():
         raise JobError("A job needs a title of printable characters.")
     job_id = secrets.token_hex(4)
@@ -129,7 +129,9 @@ def _without_relative_models(ws: Workspace, value: Any, *, runs: bool) -> Any:
 def jobs(ws: Workspace, status: str | None = None, limit: int | None = None) -> list[Job]:
     """Return jobs, the newest first. Raises JobError for an unknown status."""
     if status is not None and status not in JOB_STATUSES:
-        raise JobError(f"{status!r} is no status of jobs; it is one of {', '.join(JOB_STATUSES)}.")
+        raise JobError(
+            f"{status!r} is not a status of jobs; it is one of {', '.join(JOB_STATUSES)}."
+        )
     rows = ws.query(f"{_SELECT} ORDER BY created DESC, rowid DESC")
     return [item for row in rows if status in (None, (item := _job(ws, row)).status)][:limit]
 

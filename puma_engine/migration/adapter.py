@@ -186,7 +186,7 @@ def load_adapter(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
     """Rebuild an adapter, in eval mode, from its stored tensors and shape.
 
     tensors: as `adapter_tensors` returns them; meta: d_in, d_out, hidden, depth and dropout.
-    Raises KeyError where meta lacks one of these, ConfigError where one is no such number, and
+    Raises KeyError where meta lacks one of these, ConfigError where one is not such a number, and
     RuntimeError where the tensors do not fit them.
     """
     config = AdapterConfig(hidden=meta["hidden"], depth=meta["depth"], dropout=meta["dropout"])

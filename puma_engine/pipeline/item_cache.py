@@ -27,7 +27,7 @@ def item_store(ws: Workspace, run: Run, backbone: FrozenBackbone) -> PrefixStore
     """Return where the keys and values of items of a model are kept, or None if they are not.
 
     They are kept for models of MIN_LAYER_WEIGHTS weights and more on a CPU, within the budget of
-    PUMA_ITEM_CACHE_MIB (0: nowhere). Raises ConfigError for a budget that is no number.
+    PUMA_ITEM_CACHE_MIB (0: nowhere). Raises ConfigError for a budget that is not a number.
     """
     from puma_engine.backbone.prefix_store import PrefixStore, store_key
 

@@ -79,7 +79,7 @@ def neighbours(first: Space, second: Space, user: str, limit: int = 10) -> pd.Da
     for space, similarity in zip(spaces, cosines, strict=True):
         top = np.zeros(0, np.int64)
         if similarity is not None:
-            similarity[space.rows.row_of(user)] = -np.inf  # the user is no neighbour
+            similarity[space.rows.row_of(user)] = -np.inf  # the user is not a neighbour
             count = min(limit, len(similarity) - 1)
             if count:
                 top = np.argpartition(-similarity, count - 1)[:count]

@@ -29,7 +29,7 @@ def render_report(ws: Workspace, comparison: stage.Reference, *, margin: float =
     """Return a comparison as one self-contained HTML page (see puma_engine.report.html_report).
 
     margin: a share of the full retraining's value. Raises ConfigError for a margin outside
-    (0, 1), NotFoundError or StoreError for a run that is no finished comparison.
+    (0, 1), NotFoundError or StoreError for a run that is not a finished comparison.
     """
     from puma_engine.report.html_report import Report, render
     from puma_engine.report.theme import rank

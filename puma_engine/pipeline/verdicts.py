@@ -30,7 +30,7 @@ def judge_comparison(
     """Return the verdict on a comparison; margin is a share of the full retraining's value.
 
     Raises ConfigError for a margin outside (0, 1), NotFoundError or StoreError for a run
-    that is no finished comparison.
+    that is not a finished comparison.
     """
     return judge(comparison_data(ws, comparison, margin=margin))
 

@@ -41,7 +41,7 @@ class AllowedHosts:
         wrong = [name for name in self.added if not _ENTRY.fullmatch(name)]
         if wrong:
             raise ConfigError(
-                f"{wrong[0]!r} is no name of a host; give names such as puma.example or "
+                f"{wrong[0]!r} is not a name of a host; give names such as puma.example or "
                 f"puma.example:8443, separated by commas, in --allowed-hosts or {VARIABLE}."
             )
         self.names = {*LOOPBACK, address.lower()} - set(WILDCARDS)

@@ -113,7 +113,7 @@ class WhatIfService:
         except ValueError as error:
             raise RequestError(422, f"The body is no JSON ({error}); send an object.") from error
         if not isinstance(body, dict):
-            raise RequestError(422, "The body is no JSON object; send one.")
+            raise RequestError(422, "The body is not a JSON object; send one.")
         return body
 
     async def _call(self, function: Callable[[], Any]) -> Any:

@@ -98,7 +98,7 @@ def add_archive(
 
     Runs that are finished here stay as they are. max_bytes: what the archive may unpack to.
     required: a key of facts, a JSON object, that the summary of every run must have. Everything is
-    checked before anything is added. Raises StoreError for a file that is no archive, is damaged, is
+    checked before anything is added. Raises StoreError for a file that is not an archive, is damaged, is
     too large or has no room here, and where a process works on one of its runs.
     """
     ws.check_writable()
@@ -217,7 +217,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, Any]
     names = archive.namelist()
     if MANIFEST not in names or archive.getinfo(MANIFEST).file_size > MAX_MANIFEST:
         raise StoreError(
-            f"The file {path} is no archive of runs; give one that `puma publish` wrote."
+            f"The file {path} is not an archive of runs; give one that `puma publish` wrote."
         )
     try:
         manifest = parse_json(archive.read(MANIFEST))
@@ -242,7 +242,9 @@ def _place(path: Path, name: str) -> tuple[str, str]:
     """Return the run and the file that a member belongs to; anything else is refused."""
     parts = name.split("/")
     if len(parts) != 3 or parts[0] != "runs":
-        raise StoreError(f"The archive {path} holds {name!r}, which is no file of a run; {ADVICE}.")
+        raise StoreError(
+            f"The archive {path} holds {name!r}, which is not a file of a run; {ADVICE}."
+        )
     return checked_run_id(parts[1]), checked_file_name(parts[2])
 
 

@@ -57,7 +57,7 @@ def plain_errors(path: Path) -> Iterator[None]:
         with suppress(OSError):
             free_bytes = shutil.disk_usage(path.parent).free
         if "not a database" in text or "malformed" in text:
-            text = f"The file {path} is no working database ({text}); restore it from a backup."
+            text = f"The file {path} is not a working database ({text}); restore it from a backup."
         elif "locked" in text:
             text = f"The database {path} stayed locked for {BUSY_SECONDS:.0f} seconds; try again."
         elif "full" in text or ("disk I/O" in text and free_bytes < MIN_FREE_BYTES):

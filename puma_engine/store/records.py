@@ -105,7 +105,7 @@ def plain(value: Any, label: str) -> Any:
 def checked_run_id(run_id: str) -> str:
     """Return a run id, or raise StoreError: ids are parts of paths."""
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
-        raise StoreError(f"{run_id!r} is no run id; an id has 16 hexadecimal digits.")
+        raise StoreError(f"{run_id!r} is not a run id; an id has 16 hexadecimal digits.")
     return run_id
 
 
@@ -132,7 +132,7 @@ def checked_name(name: str) -> str:
 def checked_member(value: str, allowed: tuple[str, ...], label: str) -> str:
     """Return a value that is one of those allowed, or raise StoreError."""
     if value not in allowed:
-        raise StoreError(f"{value!r} is no {label}; it is one of {', '.join(allowed)}.")
+        raise StoreError(f"{value!r} is not a {label}; it is one of {', '.join(allowed)}.")
     return value
 
 

@@ -89,7 +89,7 @@ def results_root() -> Path | None:
     configured = os.environ.get(ENVIRONMENT)
     if configured and not Path(configured).expanduser().is_dir():
         raise StudyError(
-            f"{ENVIRONMENT} names {configured}, which is no folder; set it, or unset it."
+            f"{ENVIRONMENT} names {configured}, which is not a folder; set it, or unset it."
         )
     package = Path(__file__).resolve().parents[1]
     candidates = (package.parent / "docs" / "results", package / "shipped" / "results")

@@ -70,7 +70,7 @@ def load_report(file: Path, remedy: str) -> Report:
         content = file.read_bytes()
         report = parse_json(content)
         if not isinstance(report, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         missing = [part for part in PARTS if part not in report]
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")

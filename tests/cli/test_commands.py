@@ -23,7 +23,7 @@ ROOT = typer.main.get_command(app)
 
 
 def commands(command, path=("puma",)):
-    """Every command that is no group, with its full name."""
+    """Every command that is not a group, with its full name."""
     if not hasattr(command, "commands"):
         return [(" ".join(path), command)]
     return [

@@ -56,7 +56,7 @@ def serve(folder, *options):
     [
         ("auth = [broken", "secrets.toml cannot be read"),
         ("auth = " + "[" * 200_000, "nested too deep"),
-        ("auth = 1", "auth in .* is no section"),
+        ("auth = 1", "auth in .* is not a section"),
     ],
 )
 def test_a_damaged_file_of_secrets_ends_in_a_sentence(tmp_path, monkeypatch, content, words):

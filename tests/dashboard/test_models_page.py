@@ -143,7 +143,7 @@ def test_hub_ids_folders_and_revisions_are_accepted(tmp_path, monkeypatch):
     )
     assert models.checked_spec(str(tmp_path), None) == (str(tmp_path.resolve()), None)
     for revision in ("../x", "a b", "-x", "x" * 200):
-        with pytest.raises(BackboneError, match="is no revision"):
+        with pytest.raises(BackboneError, match="is not a revision"):
             models.checked_spec("owner/name", revision)
 
 

@@ -517,7 +517,7 @@ def test_the_page_says_where_a_migration_gives_people_more_alike_orders(
     shown = plain(open_page("users", copied.root, monkeypatch, method=runs[1], map="behaviour"))
     assert "gives people more alike orders of these titles: 1.00, against 0." in shown
     assert "after retraining, where 1 is the same order" in shown
-    # The retraining is no migration, and its orders differ.
+    # The retraining is not a migration, and its orders differ.
     shown = words(open_page("users", copied.root, monkeypatch, method=runs[2], map="behaviour"))
     assert "more alike" not in shown
 

@@ -316,7 +316,7 @@ def test_a_published_study_is_shown_like_a_local_one(tmp_path, monkeypatch, publ
     assert not app.warning and app.selectbox[0].value == "table2"
     shown = app.dataframe[0].value.set_index("method")["rmse"]
     assert shown["PUMA, all users"] == pytest.approx(0.8201)
-    # Another study has other data sets, which is no wrong address.
+    # Another study has other data sets, which is not a wrong address.
     app.selectbox[0].select("films/table2").run()
     assert_plain(app)
     assert not app.warning and app.selectbox[1].value == HOSTILE[1]
@@ -332,7 +332,7 @@ def test_a_wrong_data_set_in_the_address_is_reported(tmp_path, monkeypatch):
 def test_without_published_studies_the_page_says_where_to_find_them(tmp_path, monkeypatch):
     ws = with_reports(tmp_path)
     (tmp_path / "bare").mkdir()
-    for folder, said in (("bare", "No published studies here"), ("none", "which is no folder")):
+    for folder, said in (("bare", "No published studies here"), ("none", "which is not a folder")):
         monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / folder))
         app = open_page("studies", ws.root, monkeypatch, **{"from": "published"})
         assert not app.exception and said in texts(app)

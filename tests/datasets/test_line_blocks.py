@@ -51,7 +51,7 @@ def test_the_fast_and_the_line_by_line_json_readers_agree(
         # As text, so that NaN equals NaN.
         return repr(table.to_pylist()), counts.repaired, counts.rows
 
-    # A line that is no object forces the careful reading of all lines.
+    # A line that is not an object forces the careful reading of all lines.
     alone, mended, count = parsed()
     beside, mended_too, count_too = parsed(b"null\n")
     assert alone == beside and mended == mended_too and count == count_too - 1

@@ -111,7 +111,7 @@ def test_a_unit_that_does_not_fit_is_refused_and_counts_keep_their_order() -> No
     assert "only their order is used. If they are dates, pass time_unit" in str(times.note)
     named = read_times(column([2019, 2020]), "ms").note
     assert named == (
-        "The times (one is 2019) are no dates between 1995 and 2100 in milliseconds; only their order "
+        "The times (one is 2019) are not dates between 1995 and 2100 in milliseconds; only their order "
         "is used."
     )
 

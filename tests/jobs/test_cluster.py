@@ -323,7 +323,7 @@ def test_a_gpu_that_the_cluster_lacks_is_refused(world):
 
 
 def test_places_and_commands_that_there_are_not(world, monkeypatch):
-    with pytest.raises(JobError, match="is no address of a cluster"):
+    with pytest.raises(JobError, match="is not an address of a cluster"):
         dispatch.run_command(world.there, "evaluate", on="the moon", subject="x")
     with pytest.raises(JobError, match="on this machine alone; a cluster takes chain"):
         dispatch.run_command(world.there, "compare", on="ray", evaluations=[])

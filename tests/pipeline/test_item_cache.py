@@ -1,4 +1,4 @@
-"""Items that a model read are kept in the workspace between runs, and are no part of its results."""
+"""Items that a model read are kept in the workspace between runs, and are not part of its results."""
 
 import os
 import time

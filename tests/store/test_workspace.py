@@ -233,7 +233,7 @@ def test_no_name_escapes_the_workspace(ws, bad):
 
 def test_bad_runs_are_refused_with_the_reason(ws):
     for arguments, words in (
-        ({"kind": "model"}, "'model' is no kind of run"),
+        ({"kind": "model"}, "'model' is not a kind of run"),
         ({"name": " "}, "name"),
         ({"name": "a\x1b[2J"}, "printable"),
         ({"name": "a" * 201}, "200"),

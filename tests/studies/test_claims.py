@@ -336,7 +336,7 @@ def test_the_results_folder_can_be_set_by_the_environment(tmp_path, monkeypatch)
     monkeypatch.setenv("PUMA_RESULTS", str(tmp_path))
     assert results_root() == tmp_path
     monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / "none"))
-    with pytest.raises(StudyError, match="which is no folder"):
+    with pytest.raises(StudyError, match="which is not a folder"):
         results_root()
 
 

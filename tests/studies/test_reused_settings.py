@@ -127,11 +127,11 @@ REPORT |= {"rows": [], "summary": [], "differences": [], "failed": {}, "missing"
     [
         (None, "cannot be read (No such file"),
         ("{", "give the NAME.json that `puma study table2` wrote"),
-        ("[]", "it is no JSON object"),
+        ("[]", "it is not a JSON object"),
         (json.dumps({"study": "table2", "settings": {}}), "it has no command"),
-        (json.dumps(REPORT | {"study": "table3"}), "is no report of the study table2"),
-        (json.dumps(REPORT | {"settings": []}), "is no report of the study table2"),
-        (json.dumps(REPORT | {"settings": {"best": 3}}), "is no report of the study table2"),
+        (json.dumps(REPORT | {"study": "table3"}), "is not a report of the study table2"),
+        (json.dumps(REPORT | {"settings": []}), "is not a report of the study table2"),
+        (json.dumps(REPORT | {"settings": {"best": 3}}), "is not a report of the study table2"),
     ],
 )
 def test_settings_from_other_files_are_refused(tmp_path, text, said):

@@ -413,7 +413,7 @@ def _read(source: Source, request: ImportRequest) -> Dataset:
     )
     split = np.full(len(rows), SPLITS.index("test"))
     split[train] = late
-    # The last entry, for -1, is no item.
+    # The last entry, for -1, is not an item.
     ids = np.append(item_ids, "").astype(object)
     history: list[list[str]] = []
     for start in range(0, len(rows), _BATCH_ROWS):

@@ -118,7 +118,7 @@ def parquet_file(
 
 @contextmanager
 def parquet_errors(path: Path | str) -> Iterator[None]:
-    """Raise DataError, which names `path`, for what pyarrow raises of a file that is no whole Parquet."""
+    """Raise DataError, which names `path`, for what pyarrow raises of a file that is not a whole Parquet."""
     try:
         yield
     except FileNotFoundError as error:

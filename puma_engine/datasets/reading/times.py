@@ -166,7 +166,7 @@ def _parse_numbers(number: np.ndarray, unit: str | None) -> Times:
         )
     usable = np.isfinite(number) & (number >= 0)
     seconds = np.floor(np.where(usable, number / per, 0.0)).astype(np.int64)
-    shown = f"The times (one is {known[0]:.15g}) are no dates between 1995 and 2100 in "
+    shown = f"The times (one is {known[0]:.15g}) are not dates between 1995 and 2100 in "
     note = (
         f"{shown}any unit; only their order is used. If they are dates, pass time_unit (--time-unit)."
         if unit is None
@@ -284,7 +284,7 @@ def _parse_dates(texts: list[str] | np.ndarray, date_format: str) -> pd.Series:
     try:
         return pd.to_datetime(stripped, format=date_format, errors="coerce", utc=True)
     except ValueError as error:
-        raise DataError(f"{date_format!r} is no format of dates ({error}).") from error
+        raise DataError(f"{date_format!r} is not a format of dates ({error}).") from error
 
 
 def _date_seconds(dates: pd.Series) -> np.ndarray:
