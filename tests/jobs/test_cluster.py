@@ -144,31 +144,6 @@ def long_fit(world):
     return FitRequest(dataset=world.data.name, backbone=str(world.small), training=LONG)
 
 
-def test_the_run_of_a_lost_node_goes_on_from_its_checkpoint(world, waiting, long_run):
-    reports, started = [], []
-    nodes = {node.node_id: node for node in world.ray.worker_nodes}
-
-    def lose_node(report):
-        reports.append(report)
-        if report.saved_step >= MANY and len(nodes) == 2:
-            at_work = started[-1].id
-            world.ray.remove_node(nodes.pop(at_work), allow_graceful=False)
-
-    ready = world.cluster.ready
-    world.cluster.ready = lambda actor: started.append(ready(actor)) or started[-1]
-    try:
-        there = execute(world, "fit_prompts", long_fit(world), progress=lose_node)
-    finally:
-        del world.cluster.ready
-        if len(nodes) == 1:
-            world.ray.add_node(num_cpus=1)
-    assert len(nodes) == 1 and started[-1].id in nodes
-    number = next(n for n, report in enumerate(reports) if report.saved_step >= MANY)
-    after = [report.step for report in reports[number + 1 :] if report.step]
-    assert min(after) >= reports[number].saved_step
-    assert_same(world, there, long_run)
-
-
 def test_a_cancelled_run_goes_on_from_its_checkpoint(world, waiting, long_run):
     steps = [0]
 

@@ -288,8 +288,8 @@ def test_a_killed_stream_resumes_at_the_first_unfinished_shard(folder, tmp_path)
     for name in done:
         with safe_open(target / name, framework="np") as file:
             assert file.get_slice("vectors").get_shape() == [600, 2, 12]
-    command[-1] = "500"
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    again = CliRunner().invoke(app, [*command[len(PUMA) : -1], "500"])
+    assert again.exit_code == 0, again.output
     report = json.loads(again.stdout)
     assert report["skipped"] == len(done) and report["users"] == 600 * (40 - len(done))
     assert all((target / name).stat().st_mtime_ns == time for name, time in done.items())

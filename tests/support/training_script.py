@@ -44,9 +44,9 @@ class Small(nn.Module):
         return ((predicted - self.y[rows]) ** 2).sum()
 
 
-def main() -> None:
+def main(*arguments: object) -> None:
     """Train and write the weights."""
-    out, folder, *rest = sys.argv[1:]
+    out, folder, *rest = map(str, arguments)
     dropout, kill_at, stop_at = (*map(float, rest), *(0.3, 0.0, 0.0)[len(rest) :])
     if stop_at:
         steps = itertools.count(1)
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

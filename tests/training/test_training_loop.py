@@ -27,19 +27,19 @@ def command(out, folder, *options):
 
 @pytest.mark.timeout(120)
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    subprocess.run(command(tmp_path / "whole.st", tmp_path / "a"), check=True)
+    training_script.main(tmp_path / "whole.st", tmp_path / "a")
     # In the second epoch, so that at least the first one's checkpoint is there.
     killed = subprocess.run(command(tmp_path / "cut.st", tmp_path / "b", 0.3, 20), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "b" / checkpoint.RECORD).exists() and not (tmp_path / "cut.st").exists()
-    subprocess.run(command(tmp_path / "cut.st", tmp_path / "b"), check=True)
+    training_script.main(tmp_path / "cut.st", tmp_path / "b")
     whole, cut = load_file(tmp_path / "whole.st"), load_file(tmp_path / "cut.st")
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
 
 
 @pytest.mark.timeout(180)
 def test_two_processes_that_stop_within_an_epoch_and_go_on_train_like_one(tmp_path):
-    subprocess.run(command(tmp_path / "one.st", tmp_path / "a", 0), check=True)
+    training_script.main(tmp_path / "one.st", tmp_path / "a", 0)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     # An epoch has 14 steps.
     python, *line = command(tmp_path / "two.st", tmp_path / "b", 0, 0, 10)
