@@ -44,7 +44,7 @@ def paused_job(ws, title, pause_at, *, steps, **args):
     return jobs.enqueue(ws, "count", args, title=title), release
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if value := condition():
