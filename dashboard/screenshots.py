@@ -101,7 +101,10 @@ def in_state(state: str, filled: Path) -> Iterator[str]:
             model = ["--backbone", newest["inputs"]["backbone"]]
             _puma(root, "prompts", "fit", *fit, *model, "--batch-size", "1", "--queue")
             worker = [sys.executable, "-m", "puma_engine.cli", "worker", "--once"]
-            stack.enter_context(_running(worker, os.environ | {"PUMA_WORKSPACE": str(root)}))
+            process = stack.enter_context(
+                _running(worker, os.environ | {"PUMA_WORKSPACE": str(root)})
+            )
+            stack.callback(_stop_jobs, root, process)
         elif state == "failed":
             table = Path(folder) / "ratings.csv"
             table.write_text("user,item,rating\n1,1,5\n")
@@ -114,6 +117,14 @@ def in_state(state: str, filled: Path) -> Iterator[str]:
                 path.chmod(0o555 if path.is_dir() else 0o444)
             stack.callback(_make_writable, everything)
         yield stack.enter_context(serving(root))
+
+
+def _stop_jobs(root: Path, worker: subprocess.Popen[bytes]) -> None:
+    """Cancel the unfinished jobs, which would outlive their worker and write into a removed folder."""
+    for job in json.loads(_puma(root, "jobs", "list", "--json")):
+        if job["status"] in ("queued", "running"):
+            _puma(root, "jobs", "cancel", job["id"])
+    worker.wait(120)
 
 
 def _make_writable(paths: Iterable[Path]) -> None:

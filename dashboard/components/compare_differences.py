@@ -56,9 +56,9 @@ def kept_sentence(task: str, row: pd.Series) -> str:
 
 def cost_sentence(row: pd.Series, base: pd.Series) -> str:
     """Say what a migration costs: arithmetic first, then seconds."""
-    label, value, text = decision_texts.cost_tile(row, base)
-    measure = "arithmetic" if label.startswith("Arithmetic") else "time"
-    return f"It takes {value} of full retraining's {measure}; {text}."
+    _, value, text = decision_texts.cost_tile(row, base)
+    whose = text.replace("of its", "of full retraining's", 1)
+    return f"It takes {value} {whose}."
 
 
 def people_sentence(run: Run, evaluation: str) -> str:

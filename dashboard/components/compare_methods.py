@@ -14,6 +14,8 @@ from dashboard.components.glossary import term
 from dashboard.components.theme import KINDS, difference_texts, marker, rank
 from dashboard.engine import METRICS, Run, comparisons
 
+TIME, OF_BASELINE = "Time (s)", "Time, of the baseline's"
+
 
 def show(run: Run) -> None:
     """Draw the view of a comparison."""
@@ -30,10 +32,10 @@ def show(run: Run) -> None:
         intervals = st.toggle("Intervals", value=True, key="intervals", bind="query-params")
     columns = {METRICS[name].heading: TextColumn(help=term(name)) for name in metrics}
     columns |= {
-        "Time": TextColumn(help="Seconds as a share of the pinned baseline's seconds."),
+        OF_BASELINE: TextColumn(help="Seconds as a share of the pinned baseline's seconds."),
         "Users trained": NumberColumn(help=term("budget")),
         "Method": TextColumn(width=340),
-        "Seconds": NumberColumn(
+        TIME: NumberColumn(
             format="%.1f",
             help="Measured seconds. For fitted prompts: training. For a migration: selection, "
             "training of the adapter and mapping. Without a language model: prediction.",
@@ -157,8 +159,8 @@ def metric_table(
         row = {"Method": item.method, "Pinned": "baseline" if item.is_baseline else ""}
         texts = {METRICS[name].heading: cell(cells.get((item.method, name))) for name in metrics}
         first = METRICS[metrics[0]].heading
-        row |= {first: texts.pop(first), "Seconds": float(item.seconds)}
-        row["Time"] = f"{item.seconds / baseline.iloc[0]:.0%}" if len(baseline) else ""
+        row |= {first: texts.pop(first), TIME: float(item.seconds)}
+        row[OF_BASELINE] = f"{item.seconds / baseline.iloc[0]:.0%}" if len(baseline) else ""
         row |= texts | {"Users trained": _whole(item.users_trained)}
         row |= {"Model": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
         rows.append(row)
@@ -229,4 +231,4 @@ def score_columns(metric: str) -> dict[str, Any]:
     """Return the column configuration of a metric, its interval and seconds."""
     value = NumberColumn(format="%.4f")
     columns = dict.fromkeys((metric, "95 % from", "95 % to"), value)
-    return columns | {"Seconds": NumberColumn(format="%.1f")}
+    return columns | {TIME: NumberColumn(format="%.1f")}

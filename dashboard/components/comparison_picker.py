@@ -59,7 +59,7 @@ def pick() -> Run | None:
             evaluated = evaluated.loc[[*request.methods, *request.baselines]]
             st.subheader("Evaluated so far", divider="gray")
             shown = evaluated[["label", "name", "value", "low", "high", "seconds"]]
-            labels = ["Method", "Run", metric, "95 % from", "95 % to", "Seconds"]
+            labels = ["Method", "Run", metric, "95 % from", "95 % to", "Time (s)"]
             tables.show(shown.set_axis(labels, axis=1), score_columns(metric))
         return None
     if run.status == "running":

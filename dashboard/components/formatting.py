@@ -6,9 +6,19 @@ import re
 import textwrap
 from datetime import UTC, datetime
 
-from dashboard.engine import duration, shortened
+from dashboard.engine import capitalised, duration, shortened
 
-__all__ = ["ago", "count", "duration", "duration_range", "escaped", "plotly_text", "short", "size"]
+__all__ = [
+    "ago",
+    "capitalised",
+    "count",
+    "duration",
+    "duration_range",
+    "escaped",
+    "plotly_text",
+    "short",
+    "size",
+]
 
 
 def duration_range(low: float, high: float) -> str:
@@ -77,8 +87,8 @@ def escaped(text: str, limit: int = 80) -> str:
 
 
 def unbroken(text: str) -> str:
-    """Return a text in which a number and its percent sign stay on one line."""
-    return text.replace(" %", "\u00a0%")
+    """Return a text in which a number and its percent sign, or its seconds, stay on one line."""
+    return re.sub(r"(?<=\d) (?=(%|s\b))", "\u00a0", text)
 
 
 def plotly_lines(text: str, width: int = 34, lines: int = 3) -> str:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import formatting, page_states
-from dashboard.components.formatting import escaped, short
+from dashboard.components.formatting import capitalised, escaped, short
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 
@@ -77,7 +77,7 @@ def card(job: engine.Job, *, log_lines: int = 15) -> None:
     """Show one job: title, status, progress, buttons and the end of its log."""
     with st.container(border=True, gap="small"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"**{escaped(job.title, 100)}**", width="stretch")
+            st.markdown(f"**{escaped(capitalised(job.title), 100)}**", width="stretch")
             result_link(job)
             status(job)
             buttons(job)

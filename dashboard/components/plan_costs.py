@@ -24,6 +24,7 @@ from dashboard.engine import plans
 from dashboard.engine.plans import Costs, Plan
 
 MOST_PRICE = 1e6
+SETTINGS = "Device, price and settings of the training"
 MILLION = 1_000_000
 
 
@@ -78,25 +79,26 @@ def choose_users(start: Start, place: DeltaGenerator) -> Plan:
     return start.plan(strategy, budget, pairs)
 
 
-def show(plan: Plan, start: Start, device: str, price: float) -> dict[str, Any] | None:
-    """Show what a plan costs and may keep; return what is stored with its job, None if unknown."""
+def show(plan: Plan, start: Start, device: str, price: float | None) -> dict[str, Any] | None:
+    """Show what a plan costs and may keep; return what is stored with its job, None if unknown.
+
+    price: of an hour on the device; None where none is set.
+    """
     costs = plans.costs(plan, device)
     left, right = st.columns(2, gap="medium")
     with left, st.container(border=True, height="stretch"):
         st.markdown("### What it will cost")
-        tables.show(table(costs, price), height="content", alt="Predicted cost of both ways")
+        tables.show(table(costs, price), height="content", alt="Predicted cost of both options")
+        if price is None:
+            st.caption(f"No money: no price is set. Set it below, in *{SETTINGS}*.")
         st.text(sentence(costs))
         if costs.trained < costs.users:
             st.caption(
                 f"At a million users the same {costs.trained:,} train. Mapping everybody's prompt takes "
                 "little and is not in it."
             )
-        for name, predicted in (("migration", costs.migration), ("retraining", costs.retraining)):
-            if predicted is not None and predicted.mismatches:
-                st.markdown(
-                    f":orange[:material/warning:] The time of the {name} is a guess: it was measured with "
-                    f"{' and '.join(predicted.mismatches)}."
-                )
+        for text in guesses(costs):
+            st.markdown(f":orange[:material/warning:] {text}")
         warning = disturbed(costs)
         if warning:
             st.warning(warning, icon=":material/speed:")
@@ -155,8 +157,11 @@ def show_stages(plan: Plan, device: str) -> None:
     st.markdown("\n".join(["**One job does all of it:**", *lines]))
 
 
-def table(costs: Costs, price: float) -> pd.DataFrame:
-    """Retraining and migration: predicted time, its range, money, and the time at a million users."""
+def table(costs: Costs, price: float | None) -> pd.DataFrame:
+    """Retraining and migration: predicted time, its range, money, and the time at a million users.
+
+    Without a price there is no money.
+    """
     predictions = {
         f"Retrain all {costs.users:,} users": costs.retraining,
         f"This migration ({costs.trained:,} users train)": costs.migration,
@@ -164,17 +169,18 @@ def table(costs: Costs, price: float) -> pd.DataFrame:
     rows = []
     at_million = plans.at_users(costs, MILLION)
     for (name, item), many in zip(predictions.items(), at_million, strict=True):
-        texts = ["unknown"] * 4
+        texts = ["unknown"] * (3 if price is None else 4)
         if item is not None:
             spread = formatting.duration_range(item.low, item.high)
             texts = [
                 formatting.duration(item.seconds),
                 spread if len(item.evidence) > 1 else "of one run",
-                amount(plans.money(item.seconds, price)),
+                *([] if price is None else [amount(plans.money(item.seconds, price))]),
                 formatting.duration(many),
             ]
         rows.append([name, *texts])
-    names = ["Approach", "Time", "Range", "Cost (currency)", "At a million users"]
+    money = [] if price is None else [f"Money (at {price:,g} an hour)"]
+    names = ["Option", "Time", "Range", *money, "Time at a million users"]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -198,6 +204,21 @@ def sentence(costs: Costs) -> str:
     if costs.trained == costs.users:
         return f"{text} All users train the adapter, so this holds for any number of users."
     return f"{text} With this many users who train it, migrating is cheaper from {costs.break_even:,} users on."
+
+
+def guesses(costs: Costs) -> list[str]:
+    """Say which predicted times are guesses, and why; once where both have the same reason."""
+    reasons = {
+        name: " and ".join(predicted.mismatches)
+        for name, predicted in (("migration", costs.migration), ("retraining", costs.retraining))
+        if predicted is not None and predicted.mismatches
+    }
+    if len(reasons) == 2 and len(set(reasons.values())) == 1:
+        return [f"Both times are guesses: they were measured with {reasons['migration']}."]
+    return [
+        f"The time of the {name} is a guess: it was measured with {reason}."
+        for name, reason in reasons.items()
+    ]
 
 
 def _evidence(costs: Costs) -> None:

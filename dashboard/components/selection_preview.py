@@ -79,6 +79,9 @@ def show(user_map: UserMap, selected: np.ndarray | None, strategy: str, budget: 
             "The strategy is applied to the drawn users, with the number of users in proportion. A migration "
             "selects among all users."
         )
+    if selected.all():
+        # Every cell would say the same.
+        return
     figures.show(
         map_figures.coverage_figure(groups, STRATA),
         groups.assign(cluster=groups["cluster"] + 1),

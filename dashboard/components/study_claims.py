@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import pages
 from dashboard.components import figures, page_states, query_params, verdicts
-from dashboard.components.formatting import escaped, unbroken
+from dashboard.components.formatting import capitalised, escaped, unbroken
 from dashboard.components.theme import NEUTRAL, marker
 from dashboard.engine import studies
 from dashboard.engine.studies import claims, evidence
@@ -46,7 +46,7 @@ def show(
     # page.css puts the details below the matrix where there is no room beside it.
     with st.container(key="claims"):
         matrix, details = st.columns([width, max(1108 - width, 340)], gap="medium")
-    with matrix, st.container(gap="xxsmall"):
+    with matrix, st.container(gap="xxsmall", key="claim-matrix"):
         _matrix(columns, claim, column)
     with details:
         _details(columns[column][claim], column, address, study_param)
@@ -103,7 +103,10 @@ def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, c
 
 
 def _row(text: str, cells: int) -> DeltaGenerator:
-    """Draw the first cell of a row; return the container of the others, below it in a narrow window."""
+    """Draw the first cell of a row; return the container of the others, below it in a narrow window.
+
+    page.css makes those as narrow there as the window asks for.
+    """
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="center"):
         st.markdown(text, width=CLAIM_WIDTH)
         return st.container(
@@ -169,7 +172,7 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
             x=f"{studies.plain(axis)}<br>({unit}" if unit else axis,
             height=AXES_HEIGHT + ROW_HEIGHT * len(rows),
         )
-    st.text(unbroken(studies.plain(assessed.figures)))
+    st.text(unbroken(capitalised(studies.plain(assessed.figures))))
     if assessed.outlook:
         st.text(assessed.outlook)
 

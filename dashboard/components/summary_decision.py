@@ -23,17 +23,25 @@ from dashboard.engine.summary import (
 ABOUT_COST = (
     "Arithmetic: operations of the trainings, which do not depend on how busy the machine is. "
     "Time: measured seconds, with selection and mapping. Source prompts exist before both. Money: "
-    "the measured seconds at the price of an hour that you set."
+    "the measured seconds at the price of a device hour, which *Price* above sets."
 )
 # The bar under the slider: its width in a narrow window, and where the slider's track begins.
 BAR_PIXELS, BAR_MARGIN = 330, 8
 GAP = 0.004  # between its parts, as a share of its width
+# The colour of each decision in it; colour and name in the legend below it.
 BAR_COLOURS = {
     "migrate": KINDS["migrated"].colour,
     "refine": KINDS["refined"].colour,
     "retrain": KINDS["retrained"].colour,
     "undecided": NEUTRAL,
     "incomplete": NEUTRAL,
+}
+LEGEND = {
+    "migrate": ("green", "migrate"),
+    "refine": ("violet", "migrate, refine some users"),
+    "retrain": ("orange", "retrain"),
+    "undecided": ("gray", "not settled"),
+    "incomplete": ("gray", "not settled"),
 }
 
 
@@ -74,7 +82,7 @@ def price() -> float | None:
     """Draw the price of an hour of the device, which is in the address; None where none is set."""
     with st.popover("Price", icon=":material/payments:", type="tertiary"):
         value = st.number_input(
-            "Price of an hour on the device",
+            "Price of a device hour",
             min_value=0.0,
             max_value=100_000.0,
             value=None,
@@ -157,7 +165,8 @@ def _show_tile(
 ) -> None:
     with column.container(border=True, gap="xxsmall", height="stretch"):  # type: ignore[attr-defined]
         st.metric(tile.label, tile.value, help=hint)
-        st.caption(f"{':orange[:material/warning:] ' if warns else ''}{tile.text}")
+        mark = ":orange[:material/warning:] " if warns else ""
+        st.caption(f"{mark}{unbroken(tile.text)}")
 
 
 def fine_print(run: Run, plans: pd.DataFrame, setup: ComparisonSetup, verdict: Verdict) -> str:
@@ -202,10 +211,17 @@ def accepted(run: Run, ranges: tuple[DecisionRange, ...]) -> float:
         st.plotly_chart(
             figure, key="decision-bar", config=config, alt=decision_texts.ranges_text(ranges)
         )
+        st.caption(bar_legend(ranges, most / 100))
     st.caption(
         unbroken(escaped(brief, 500)), help=unbroken(escaped(text, 2000)) if text != brief else None
     )
     return share
+
+
+def bar_legend(ranges: tuple[DecisionRange, ...], most: float) -> str:
+    """Return what the colours of the bar mean, as markdown, in the order in which they appear."""
+    shown = dict.fromkeys(LEGEND[part.decision] for part in ranges if part.low <= most)
+    return " · ".join(f":{colour}[■]\u00a0{name}" for colour, name in shown)
 
 
 def slider_end(ranges: tuple[DecisionRange, ...], requested: object) -> float:

@@ -1,5 +1,7 @@
 """Summary: cost against kept quality of every plan, and the behaviour of users, as pictures."""
 
+import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from dashboard.components.theme import KINDS, NEUTRAL, amounts, marker
 from dashboard.engine import Run, summary
 from dashboard.engine.summary import decision_texts, label_layout
 
-HEIGHT = 285
+HEIGHT = 232
 
 
 def show_costs(run: Run, plans: pd.DataFrame, chosen: str | None) -> None:
@@ -68,17 +70,15 @@ def cost_figure(
     x_range = [-5.0, max(114.0, 114 * float(rows["cost"].max()))]
     labels = [plotly_text(decision_texts.plan_label(row), 26) for row in rows.itertuples()]
     points = rows[["cost", "kept", "kept_low", "kept_high"]]
-    if published is not None and len(published) > 1:
-        labels.append(PUBLISHED)
-        points = pd.concat([points, published[["cost", "kept"]].tail(1)])
-    obstacles = _error_bars(points, x_range, y_range)
+    obstacles, curve = _error_bars(points, x_range, y_range), list[label_layout.Box]()
     if best is not None:
         obstacles += _draw_line(figure, best, points, obstacles, x_range, y_range)
-    positions = label_layout.place_labels(
-        _in_pixels(points, x_range, y_range), labels, PLOT_WIDTH, PLOT_HEIGHT, obstacles
-    )
     if published is not None and len(published) > 1:
-        _draw_published(figure, published, positions[-1])
+        curve, names = _draw_published(figure, published, points, obstacles, x_range, y_range)
+        obstacles += names
+    positions = label_layout.place_labels(
+        _in_pixels(points, x_range, y_range), labels, PLOT_WIDTH, PLOT_HEIGHT, obstacles, curve
+    )
     for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
         chosen = (rows["kind"] == kind).to_numpy()
         of_kind = rows[chosen]
@@ -113,12 +113,21 @@ def cost_figure(
     return figure
 
 
-def _draw_published(figure: go.Figure, published: pd.DataFrame, position: str | None) -> None:
-    """Draw the curve of a published study as a faint line, its last point named where there is room."""
-    x, y = 100 * published["cost"], 100 * published["kept"]
+def _draw_published(
+    figure: go.Figure,
+    published: pd.DataFrame,
+    points: pd.DataFrame,
+    obstacles: list[label_layout.Box],
+    x_range: list[float],
+    y_range: list[float],
+) -> tuple[list[label_layout.Box], list[label_layout.Box]]:
+    """Draw the curve of a published study as a faint line with its name at a border of the chart.
+
+    Returns the rectangles that the line covers, and that of the name where it has room.
+    """
     figure.add_scatter(
-        x=x,
-        y=y,
+        x=100 * published["cost"],
+        y=100 * published["kept"],
         mode="lines+markers",
         line={"color": NEUTRAL, "width": 5},
         marker={"size": 9, "color": NEUTRAL},
@@ -127,21 +136,31 @@ def _draw_published(figure: go.Figure, published: pd.DataFrame, position: str | 
         hovertemplate=f"{PUBLISHED}, %{{customdata}}: keeps %{{y:.1f}} % at %{{x:.1f}} % of the cost"
         "<extra></extra>",
     )
-    if position is not None:
-        figure.add_scatter(
-            x=x.tail(1),
-            y=y.tail(1),
-            mode="text",
-            text=[PUBLISHED],
-            textposition=position,
-            textfont={"size": 11, "color": NEUTRAL},
-            hoverinfo="skip",
-        )
+    ends = _in_pixels(published, x_range, y_range)
+    line = [box for pair in pairwise(ends) for box in _along(*pair)]
+    occupied = [*_marks(points, x_range, y_range), *obstacles, *line]
+    text = f"━ {PUBLISHED}"
+    place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, occupied)
+    if place is None:
+        return line, []
+    _write(figure, text, place, x_range, y_range, hoverinfo="skip")
+    return line, [place]
+
+
+def _along(
+    start: tuple[float, float], end: tuple[float, float], half: float = 4.0
+) -> list[label_layout.Box]:
+    """Return rectangles that cover a line between two points, in pixels; half: of its thickness."""
+    steps = max(1, math.ceil(math.dist(start, end) / (2 * half)))
+    return [
+        label_layout.Box(x - half, y - half, x + half, y + half)
+        for x, y in np.linspace(start, end, steps + 1)
+    ]
 
 
 PUBLISHED = "Published study"
 # The area of the chart in a window of 1,280 pixels, with some room to spare.
-PLOT_WIDTH, PLOT_HEIGHT = 380.0, 190.0
+PLOT_WIDTH, PLOT_HEIGHT = 390.0, 144.0
 
 
 def _pixels(values: Any, bounds: list[float], size: float) -> Any:
@@ -189,12 +208,7 @@ def _draw_line(
     height = float(_pixels(value, y_range, PLOT_HEIGHT))
     figure.add_hline(y=value, line=figures.REFERENCE_LINE)
     line = label_layout.Box(0, height - 1, PLOT_WIDTH, height + 1)
-    mark = label_layout.MARK
-    marks = [
-        label_layout.Box(x - mark, y - mark, x + mark, y + mark)
-        for x, y in _in_pixels(points, x_range, y_range)
-    ]
-    occupied = [*marks, *obstacles]
+    occupied = [*_marks(points, x_range, y_range), *obstacles]
     name = f"{short(str(best['method']), 30)}, no language model"
     text, place = name, label_layout.place_on_line(height, name, PLOT_WIDTH, PLOT_HEIGHT, occupied)
     if place is None:
@@ -203,6 +217,31 @@ def _draw_line(
         place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, [*occupied, line])
     if place is None:
         return [line]
+    hover = f"{plotly_text(name)}: {value:.0f} %<extra></extra>"
+    _write(figure, text, place, x_range, y_range, hovertemplate=hover)
+    return [line, place]
+
+
+def _marks(
+    points: pd.DataFrame, x_range: list[float], y_range: list[float]
+) -> list[label_layout.Box]:
+    """Return the rectangles of the points' marks."""
+    mark = label_layout.MARK
+    return [
+        label_layout.Box(x - mark, y - mark, x + mark, y + mark)
+        for x, y in _in_pixels(points, x_range, y_range)
+    ]
+
+
+def _write(
+    figure: go.Figure,
+    text: str,
+    place: label_layout.Box,
+    x_range: list[float],
+    y_range: list[float],
+    **hover: str,
+) -> None:
+    """Write a text into a rectangle of the chart."""
     figure.add_scatter(
         x=[x_range[0] + place.left / PLOT_WIDTH * (x_range[1] - x_range[0])],
         y=[y_range[0] + (place.bottom + place.top) / 2 / PLOT_HEIGHT * (y_range[1] - y_range[0])],
@@ -210,10 +249,9 @@ def _draw_line(
         text=[plotly_text(text, 60)],
         textposition="middle right",
         textfont={"size": 11, "color": NEUTRAL},
-        hovertemplate=f"{plotly_text(name)}: {value:.0f} %<extra></extra>",
         showlegend=False,
+        **hover,
     )
-    return [line, place]
 
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:

@@ -7,8 +7,8 @@ import streamlit as st
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import DEFAULT_STRATEGIES, DEMO_USERS
 from puma_engine.errors import NotFoundError, PumaError, StoreError
+from puma_engine.evaluation.formatting import capitalised, shortened
 from puma_engine.evaluation.formatting import format_duration as duration
-from puma_engine.evaluation.formatting import shortened
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
 from puma_engine.pipeline.demo import demo_seconds
@@ -33,6 +33,7 @@ __all__ = [
     "PumaError",
     "Run",
     "StoreError",
+    "capitalised",
     "demo_seconds",
     "duration",
     "heading",

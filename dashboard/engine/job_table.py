@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dashboard import engine
+from puma_engine.evaluation.formatting import capitalised
 from puma_engine.jobs import JOB_STATUSES, Job
 from puma_engine.jobs.time_left import share_done
 from puma_engine.report import glossary
@@ -39,7 +40,7 @@ def frame(jobs: list[Job]) -> pd.DataFrame:
         rows.append(
             {
                 "status": job.status,
-                "title": job.title,
+                "title": capitalised(job.title),
                 "share": None if share is None else 100.0 * share,
                 "device": job.device,
                 "created": pd.to_datetime(job.created),

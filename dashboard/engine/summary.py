@@ -170,21 +170,21 @@ def seeds_outlook(run: Run, verdict: Verdict, share: float) -> str:
         evaluation,
         higher_is_better=METRICS[verdict.metric].higher_is_better,
     )
-    question = f"a training is on average within the {format_percent(share)} that you accept"
+    about = f"whether trainings are within {format_percent(share)} on average"
     if len(losses) < 2:
         return (
-            f"How many more seeds would settle whether {question} cannot be told from one; train the "
-            "migration and full retraining with a second one."
+            f"How many more seeds would tell {about} cannot be known from one; train the migration "
+            "and full retraining with a second one."
         )
     needed = seeds_to_decide(losses, verdict.margin)
     if needed is None:
-        return f"More seeds alone are unlikely to settle whether {question}."
+        return f"More seeds alone are unlikely to tell {about}."
     more = max(needed - len(losses), 0)
     if not more:
-        return f"On these users, {len(losses)} seeds settle whether {question}; other users may differ."
+        return f"On these users, {len(losses)} seeds tell {about}; other users may differ."
     return (
-        f"On these users, about {more} more seed{'' if more == 1 else 's'} would settle whether {question}, if "
-        f"the mean and spread of the {len(losses)} measured stay."
+        f"On these users, about {more} more seed{'' if more == 1 else 's'} would tell {about} "
+        f"({len(losses)} so far)."
     )
 
 

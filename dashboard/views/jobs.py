@@ -13,7 +13,7 @@ from dashboard.components import (
     query_params,
     tables,
 )
-from dashboard.components.formatting import escaped, short
+from dashboard.components.formatting import capitalised, escaped, short
 from dashboard.components.glossary import show_glossary
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
@@ -84,7 +84,7 @@ def _live(statuses: list[str], text: str) -> None:
 def _detail(job: engine.Job) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"## {escaped(job.title, 120)}", width="stretch")
+            st.markdown(f"## {escaped(capitalised(job.title), 120)}", width="stretch")
             job_cards.status(job)
             job_cards.buttons(job)
         job_cards.state(job)

@@ -152,14 +152,14 @@ def _decision(
         question.title(summary_decision.title(setup))
         published.mark(last)
         context = st.container()
-        with st.container(border=True):
-            left, right = st.columns([5, 6], gap="large")
+        with st.container(border=True, key="decision"):
+            left, right = st.columns([2, 3], gap="large")
             with left, st.container(gap="xxsmall"):
                 share = summary_decision.accepted(last, ranges)
-                verdict = comparisons.verdict(engine.root(), last.id, share)
-                summary_decision.show_outlook(last, verdict, share)
+            verdict = comparisons.verdict(engine.root(), last.id, share)
             with right, st.container(gap="xsmall"):
                 summary_decision.strip(verdict)
+                summary_decision.show_outlook(last, verdict, share)
         with context:
             hour = summary_decision.context(last, setup, share)
         newer = comparisons.newer_evaluations(last, evaluations)
@@ -171,7 +171,8 @@ def _decision(
         if verdict.method is None:
             return
         summary_decision.tiles(last, plans, verdict, hour)
-        left, right = st.columns(2, gap="medium")
+        with st.container(key="summary-pictures"):
+            left, right = st.columns(2, gap="medium")
         with left:
             summary_figures.show_costs(last, plans, verdict.method)
         with right:

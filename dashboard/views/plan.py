@@ -20,6 +20,7 @@ from dashboard.components import (
     prompt_import,
     query_params,
 )
+from dashboard.components.formatting import capitalised
 from dashboard.components.glossary import show_glossary
 from dashboard.components.plan_start import Start
 from dashboard.engine import plans
@@ -222,11 +223,14 @@ def _users(start: Start) -> None:
     st.caption("It runs as one job, which continues when you close the page.")
 
 
-def _settings(plan: Plan) -> tuple[Plan, str, float]:
-    """Let people change device, price and training; what they leave empty has its default."""
+def _settings(plan: Plan) -> tuple[Plan, str, float | None]:
+    """Let people change device, price and training; what they leave empty has its default.
+
+    The price is None where none is set.
+    """
     settings = plans.settings(plan)
     training, adapter = settings.training, settings.adapter
-    with st.expander("Device, price and settings of the training", icon=":material/tune:"):
+    with st.expander(plan_costs.SETTINGS, icon=":material/tune:"):
         left, right = st.columns(2)
         with left:
             device = query_params.choose(
@@ -239,10 +243,11 @@ def _settings(plan: Plan) -> tuple[Plan, str, float]:
             "Price of a device hour",
             min_value=0.0,
             max_value=plan_costs.MOST_PRICE,
-            value=2.0,
+            value=None,
             step=0.1,
             key="price",
             bind="query-params",
+            placeholder="none: no money is shown",
             help="In your currency; what your provider or your own accounting charges.",
         )
         epochs, batch, rate, hidden = st.columns(4)
@@ -259,7 +264,7 @@ def _settings(plan: Plan) -> tuple[Plan, str, float]:
             f"({settings.trained:,} of {settings.users:,}). Retraining is predicted with "
             f"{settings.retraining.epochs} epochs at batch size {settings.retraining.batch_size}."
         )
-    return replace(plan, training=changed, adapter=width), device, float(price)
+    return replace(plan, training=changed, adapter=width), device, float(price) if price else None
 
 
 def _setting(
@@ -290,7 +295,10 @@ def _watch_launched() -> None:
             icon=":material/route:",
         )
         return
-    labels = {job.id: f"{job.title} ({job.created[:16].replace('T', ' ')})" for job in launched}
+    labels = {
+        job.id: f"{capitalised(job.title)} ({job.created[:16].replace('T', ' ')})"
+        for job in launched
+    }
     st.header("Progress", divider="gray")
     chosen = query_params.choose("Migration", list(labels), "job", labels=labels)
     job = next(job for job in launched if job.id == chosen)

@@ -42,12 +42,20 @@ def round_up_percent(share: float) -> float:
 
 
 def format_change(
-    loss: float, low: float, high: float, base: float, *, noun: str, higher_is_better: bool
+    loss: float,
+    low: float,
+    high: float,
+    base: float,
+    *,
+    noun: str,
+    higher_is_better: bool,
+    reference: str = "",
 ) -> str:
     """Return a loss and its interval relative to a base value, in words.
 
     Such as 0.3 % more error (between 0.5 % less and 1.1 % more). noun: what there is more or less
-    of. higher_is_better: whether a loss means less of it.
+    of. higher_is_better: whether a loss means less of it. reference: what has the base value, which
+    the words then end with.
     """
 
     def amount(value: float) -> str:
@@ -56,8 +64,11 @@ def format_change(
     def direction(value: float) -> str:
         return "more" if (value > 0) != higher_is_better else "less"
 
-    changes = " and ".join(f"{amount(value)} {direction(value)}" for value in (low, high))
-    return f"{amount(loss)} {direction(loss)} {noun} (between {changes})"
+    ends = " and ".join(f"{amount(value)} {direction(value)}" for value in (low, high))
+    same = amount(loss) == "0 %"
+    change = f"the same {noun}" if same else f"{amount(loss)} {direction(loss)} {noun}"
+    end = f" {'as' if same else 'than'} {reference}" if reference else ""
+    return f"{change} (between {ends}){end}"
 
 
 def method_names(labels: Iterable[str]) -> dict[str, str]:

@@ -79,7 +79,8 @@ def source_change(
     best = of_primary.loc[order.idxmin(), "source"]
     several = table["source"].nunique() > 1
     changes_by_aspect: dict[str, Change] = {}
-    parts = []
+    # What is said alike of level and ranking is said once: words, then where and how much.
+    said: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for aspect, metrics in ASPECTS.items():
         rows = table[(table["source"] == best) & (table["metric"] == metrics[task])]
         losses = _losses(rows, _sign(metrics[task])).dropna()
@@ -96,9 +97,15 @@ def source_change(
         where = aspect_label(task, aspect).partition(" (")[0]
         name = plans[nearest["method"]]
         subject = f"the best, {name[:1].lower()}{name[1:]}," if len(losses) > 1 else "it"
-        parts.append(f"{_words(changes_by_aspect[aspect], losses, where)}: {subject} has {amount}")
-    if not parts:
+        said.setdefault((*_words(changes_by_aspect[aspect], losses), subject), []).append(
+            (where, amount)
+        )
+    if not said:
         return None
+    parts = []
+    for (claim, doubt, subject), measured in said.items():
+        wheres, amounts = (" and ".join(texts) for texts in zip(*measured, strict=True))
+        parts.append(f"{claim} in {wheres}{doubt}: {subject} has {amounts}")
     old = (
         f"the best of the old models ({method_names([best])[best]})" if several else "the old model"
     )
@@ -128,15 +135,16 @@ def _change(losses: pd.DataFrame) -> Change:
     return "ahead" if (losses["loss"] < 0).all() else "mixed"
 
 
-def _words(change: Change, losses: pd.DataFrame, where: str) -> str:
+def _words(change: Change, losses: pd.DataFrame) -> tuple[str, str]:
+    """Return what a change is in words, up to where it is measured, and a doubt that follows."""
     count = len(losses)
     every = "every plan is" if count > 1 else "the only plan is"
     if change in ("worse", "better"):
-        return f"{every} surely {change} in {where}"
+        return f"{every} surely {change}", ""
     if change in ("behind", "ahead"):
-        return f"{every} {change} in {where}, which may be chance{' for some' if count > 1 else ''}"
+        return f"{every} {change}", f", which may be chance{' for some' if count > 1 else ''}"
     numbers = {"better": int((losses["high"] < 0).sum()), "worse": int((losses["low"] > 0).sum())}
     some = [f"{number} surely {word}" for word, number in numbers.items() if number]
     if not some:
-        return f"no plan is surely better or worse in {where}"
-    return f"of {count} plans, {' and '.join(some)} in {where}"
+        return "no plan is surely better or worse", ""
+    return f"of {count} plans, {' and '.join(some)}", ""

@@ -428,6 +428,7 @@ class _Judge:
             self.base.value,
             noun=noun,
             higher_is_better=metric.higher_is_better,
+            reference="full retraining",
         )
 
     def difference(self, row: MethodScore) -> str:
@@ -472,7 +473,7 @@ class _Judge:
     def migrate(self, pick: MethodScore) -> str:
         """The migration is as good and cheaper."""
         return (
-            f"Migrate: {self.name(pick.method)} has {self.change(pick)} than full retraining, within "
+            f"Migrate: {self.name(pick.method)} has {self.change(pick)}, within "
             f"the {format_percent(self.data.margin)} that you accept, and took "
             f"{self.cost_in_words(pick)}."
         )
@@ -484,7 +485,7 @@ class _Judge:
         beginning = f"Migrate all and refine {format_users(len(refine))}: {name}"
         if pick.loss_high <= self.margin:
             return (
-                f"{beginning} has {self.change(pick)} than full retraining, but {len(refine):,} of "
+                f"{beginning} has {self.change(pick)}, but {len(refine):,} of "
                 f"{users} surely regress; together {cost}."
             )
         return (
@@ -498,7 +499,7 @@ class _Judge:
         ratio = (best.loss_high - best.loss) / (self.margin - best.loss)
         needed = int(np.ceil(ratio**2 * self.data.users))
         return (
-            f"Not settled yet: {self.name(best.method)} has {self.change(best)} than full retraining, "
+            f"Not settled yet: {self.name(best.method)} has {self.change(best)}, "
             f"against {format_percent(self.data.margin)} that you accept. It would be settled by "
             f"measuring about {format_users(needed)}, or by accepting "
             f"{format_percent(round_up_percent(best.loss_high / abs(self.base.value)))}."
@@ -521,8 +522,8 @@ class _Judge:
         )
         costs_more = not self.is_cheaper(pick)
         return (
-            f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)} than full "
-            f"retraining, {certainty} more of a loss than the {format_percent(self.data.margin)} that you "
+            f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)}, "
+            f"{certainty} more of a loss than the {format_percent(self.data.margin)} that you "
             f"accept{f', and took {cost}' if costs_more else ''}."
         )
 
@@ -589,7 +590,7 @@ class _Judge:
         sentences = [
             f"{self.label} {pick.interval} migrated against {base.interval} retrained, over "
             f"{format_users(data.users)} and {data.rows:,} rows.",
-            f"The migration has {self.change(pick)} than full retraining: "
+            f"The migration has {self.change(pick)}: "
             f"{self.difference(pick)}, paired over users. "
             f"The margin is {self.margin:.4f}, the {format_percent(data.margin)} that you accept. It is "
             f"{RELATIONS[pick.relation(self.margin)]}.",

@@ -11,8 +11,8 @@ import pandas as pd
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.formatting import (
     capitalised,
-    format_duration,
     format_percent,
+    format_seconds,
 )
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.evaluation.plan_summary import ComparisonSetup
@@ -25,7 +25,7 @@ PERSONAL_BASELINES = [BASELINES[name].label for name in ("user_item_bias", "matr
 # Largest accepted errors of a scale, as shares.
 SCALE_ENDS = (0.05, 0.10, MAX_MARGIN)
 # Plans that the line below a scale names; the rest are counted.
-MOST_NAMED = 4
+MOST_NAMED = 3
 
 
 class Tile(NamedTuple):
@@ -63,10 +63,10 @@ def kept_tile(task: str, plan: pd.Series, aspect: str) -> Tile:
     """Return what a plan keeps of full retraining's gain in an aspect, with its interval."""
     prefix = "kept" if aspect == "level" else "ranking"
     over = REFERENCES.get(plan["reference"], "")
-    text = f"against {over}" if over else "no sure gain to keep a share of"
+    text = f"of retraining's gain over {over}" if over else "no sure gain to keep a share of"
     low, high = plan[f"{prefix}_low"], plan[f"{prefix}_high"]
     if not math.isnan(low):
-        text = f"{100 * low:.0f} to {100 * high:.0f} %, {text}"
+        text = f"{100 * low:.0f} to {100 * high:.0f} % {text}"
     return Tile(f"{capitalised(aspect_name(task, aspect))} kept", percent(plan[prefix]), text)
 
 
@@ -80,15 +80,21 @@ def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Ti
 
     base: the full retraining. hour: the price of an hour of the device.
     """
-    seconds = f"{format_duration(plan['seconds'])} against {format_duration(base['seconds'])}"
+    seconds = f"{format_seconds(plan['seconds'])} against {format_seconds(base['seconds'])}"
     if hour is not None:
-        plan_money, base_money = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
-        seconds += f"; {plan_money:,.2g} against {base_money:,.2g} in money"
-    time = percent(plan["seconds"] / base["seconds"])
+        own, whole = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
+        seconds += f"; {own:,.2g} against {whole:,.2g} in money"
+    label, time = "Cost against retraining", plan["seconds"] / base["seconds"]
     if pd.isna(plan["flops"]) or pd.isna(base["flops"]) or not base["flops"] > 0:
-        return Tile("Time, of full retraining's", time, seconds)
-    share = percent(plan["flops"] / base["flops"])
-    return Tile("Arithmetic, of full retraining's", share, f"{time} of its time: {seconds}")
+        return Tile(label, percent(time), f"of its time{_saved(time)}: {seconds}")
+    share = plan["flops"] / base["flops"]
+    text = f"of its arithmetic{_saved(share)}; {percent(time)} of its time: {seconds}"
+    return Tile(label, percent(share), text)
+
+
+def _saved(share: float) -> str:
+    """Say how much of a cost is saved, "" where nothing is."""
+    return f", {percent(1 - share)} saved" if round(100 * share) < 100 else ""
 
 
 def worse_off_tile(effects: UserEffects | None) -> Tile:
@@ -189,15 +195,22 @@ def fine_print(
     simple = plans[plans["method"].isin(PERSONAL_BASELINES) & plans["value"].notna()]
     simple = simple.sort_values("value", ascending=not metric.higher_is_better)
     level, ranking = (aspect_name(task, aspect) for aspect in ("level", "ranking"))
-    parts = []
+    parts: list[str] = []
+    both = bool(len(simple)) and bool(simple[["kept", "ranking"]].notna().all(axis=None))
     for row in simple.itertuples():
-        reaches = f"{row.method} reaches {metric.label} {row.value:.4f}"
-        shares_kept = [
-            f"{percent(share)} of the {name}"
-            for share, name in ((row.kept, level), (row.ranking, ranking))
+        reached = f"{metric.label} {row.value:.4f}"
+        name = f"{row.method[:1].lower()}{row.method[1:]}"
+        kept = [
+            f"{percent(share)} of the {aspect}"
+            for share, aspect in ((row.kept, level), (row.ranking, ranking))
             if not pd.isna(share)
         ]
-        parts.append(f"{reaches} and keeps {' and '.join(shares_kept)}" if shares_kept else reaches)
+        if both and parts:  # The first one says of what.
+            parts.append(f"{name} {percent(row.kept)} and {percent(row.ranking)} ({reached})")
+        elif kept:
+            parts.append(f"{name} keeps {' and '.join(kept)} ({reached})")
+        else:
+            parts.append(f"{name} reaches {reached}")
     text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
     scope = "One seed" if seeds <= 1 and spread is None else "Each figure is of one training"
     text += f"{scope}: intervals are over users, not over trainings."
@@ -207,8 +220,8 @@ def fine_print(
         count, trained, most = spread
         plans_text = "One plan was" if count == 1 else f"{count} plans were"
         text += (
-            f" {plans_text} trained with {trained} seeds, which are up to {format_percent(most)} apart"
-            f" in {metric.label}."
+            f" {plans_text} trained with {trained} seeds, up to {format_percent(most)} apart in "
+            f"{metric.label}."
         )
     if published:
         methods = "1 method was" if published == 1 else f"{published} methods were"

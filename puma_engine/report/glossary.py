@@ -115,7 +115,7 @@ SETTINGS = {
 }
 # The same name says something else in some commands.
 SETTINGS_OF = {
-    "import_dataset": {"source": "Kind of data"},
+    "import_dataset": {"source": "Kind of data, or file"},
     "project": {"source": "Prompts of the old model"},
     "evaluate": {"method": "Method"},
 }

@@ -14,7 +14,7 @@ POSITIONS = {
     "top left": (-1, 1),
     "bottom left": (-1, -1),
 }
-CHARACTER, LINE, MARK = 6.6, 15.0, 7.0  # pixels: width of a letter, height, half of a mark
+CHARACTER, LINE, MARK = 6.6, 13.0, 7.0  # pixels: width of a letter, height, half of a mark
 
 
 class Box(NamedTuple):
@@ -51,23 +51,30 @@ def place_labels(
     width: float,
     height: float,
     obstacles: Sequence[Box] = (),
+    faint: Sequence[Box] = (),
 ) -> list[str | None]:
     """Return a position of POSITIONS for each label, None for those that have no room.
 
     points: in pixels from the lower left corner of a chart of this width and height. Labels that come
-    first are placed first. obstacles: what else no label may cover, such as error bars.
+    first are placed first. obstacles: what else no label may cover, such as error bars. faint: what a
+    label covers only where it has no other room.
     """
     occupied = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points] + list(obstacles)
     placed: list[str | None] = []
     for (x, y), text in zip(points, texts, strict=True):
-        free = None
-        for position in POSITIONS:
-            box = label_box(x, y, text, position)
-            inside = box.left >= 0 and box.right <= width and box.bottom >= 0 and box.top <= height
-            if inside and not any(box.meets(other) for other in occupied):
-                free, occupied = position, [*occupied, box]
-                break
-        placed.append(free)
+        boxes = {position: label_box(x, y, text, position) for position in POSITIONS}
+        position = next(
+            (
+                position
+                for avoided in (faint, ())
+                for position, box in boxes.items()
+                if _is_free(box, width, height, [*occupied, *avoided])
+            ),
+            None,
+        )
+        if position is not None:
+            occupied.append(boxes[position])
+        placed.append(position)
     return placed
 
 
@@ -108,8 +115,9 @@ def place_in_corner(
 def _first_free(
     places: Sequence[Box], width: float, top: float, obstacles: Sequence[Box]
 ) -> Box | None:
-    for box in places:
-        inside = box.left >= 0 and box.right <= width and box.bottom >= 0 and box.top <= top
-        if inside and not any(box.meets(other) for other in obstacles):
-            return box
-    return None
+    return next((box for box in places if _is_free(box, width, top, obstacles)), None)
+
+
+def _is_free(box: Box, width: float, height: float, obstacles: Sequence[Box]) -> bool:
+    inside = box.left >= 0 and box.right <= width and box.bottom >= 0 and box.top <= height
+    return inside and not any(box.meets(other) for other in obstacles)

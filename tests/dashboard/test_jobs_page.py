@@ -308,4 +308,4 @@ def test_every_setting_of_every_job_has_words():
     for name in raw:
         assert glossary.setting(name).lower() not in (name, name.replace("_", " "))
     assert glossary.setting("learning_rate") == "Learning rate"
-    assert glossary.setting("source", "import_dataset") == "Kind of data"
+    assert glossary.setting("source", "import_dataset") == "Kind of data, or file"

@@ -124,7 +124,9 @@ def test_the_summary_asks_about_the_models_and_shows_what_is_kept(measured, monk
     # No training counted its operations, so seconds are compared.
     seconds = {"Migration trained on all users": 8.0, "Migration trained on 30 users": 2.5}
     name = method_names([verdict.method])[verdict.method]
-    assert values["Time, of full retraining's"] == f"{100 * seconds[name] / 40:.0f} %"
+    assert values["Cost against retraining"] == f"{100 * seconds[name] / 40:.0f} %"
+    saved = f"of its time, {100 - 100 * seconds[name] / 40:.0f} % saved: {seconds[name]} s against"
+    assert saved in texts(app)
     assert int(values["People surely worse off"]) <= 60
     # The bar of decisions under the slider, cost against quality, and behaviour.
     assert len(app.get("plotly_chart")) == 3
@@ -150,7 +152,7 @@ def test_the_first_screen_says_what_moving_changes_for_users(measured, monkeypat
     ws, run = measured
     source = judge_comparison(ws, run).source
     assert source.sentence.startswith("Against the old model, which users have now, ")
-    assert "rating accuracy" in source.sentence and "in ranking" in source.sentence
+    assert "in rating accuracy" in source.sentence and "ranking: " in source.sentence
     assert escaped(source.sentence, 500) in texts(open_page("overview", ws.root, monkeypatch))
 
 
@@ -184,6 +186,22 @@ def test_the_bar_ends_where_the_slider_does(measured):
     ends = [bar.base[0] + bar.x[0] + summary_decision.GAP * 0.05 for bar in figure.data]
     assert ends[:-1] == pytest.approx([bar.base[0] for bar in figure.data[1:]])
     assert ends[-1] == pytest.approx(0.0505)
+
+
+def test_the_legend_of_the_bar_names_each_of_its_decisions_once():
+    decisions = ("undecided", "refine", "migrate", "refine", "retrain")
+    ranges = tuple(
+        DecisionRange(0.01 * number, 0.01 * number + 0.009, decision, "Moved")
+        for number, decision in enumerate(decisions, start=1)
+    )
+    legend = summary_decision.bar_legend(ranges, 0.04).replace("\u00a0", " ")
+    assert legend == (
+        ":gray[■] not settled · :violet[■] migrate, refine some users · :green[■] migrate"
+    )
+    assert legend + " · :orange[■] retrain" == summary_decision.bar_legend(ranges, 0.05).replace(
+        "\u00a0", " "
+    )
+    assert set(summary_decision.LEGEND) == set(summary_decision.BAR_COLOURS)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +321,7 @@ def test_seeds_of_one_plan_are_compared(tmp_path, monkeypatch):
     assert summary.seed_spread(comparison, plans) == (1, 2, pytest.approx(far))
     text = texts(open_page("overview", ws.root, monkeypatch)).replace("\\", "")
     assert "Each figure is of one training" in text and "One seed" not in text
-    assert f"One plan was trained with 2 seeds, which are up to {format_percent(far)} apart" in text
+    assert f"One plan was trained with 2 seeds, up to {format_percent(far)} apart" in text
 
 
 def test_a_verdict_that_is_not_settled_says_how_many_seeds_would_settle_it(tmp_path, monkeypatch):
@@ -317,7 +335,7 @@ def test_a_verdict_that_is_not_settled_says_how_many_seeds_would_settle_it(tmp_p
         comparisons.verdict(str(ws.root), comparison.id),
         decision="undecided", method=name, metric="rmse", margin=0.05 * base,
     )  # fmt: skip
-    assert "cannot be told from one" in summary.seeds_outlook(comparison, verdict, 0.05)
+    assert "cannot be known from one" in summary.seeds_outlook(comparison, verdict, 0.05)
     moved = ws.run(few.inputs["prompts"])
     source, selection = (ws.run(moved.inputs[role]) for role in ("source_0", "selection"))
     new = ws.run(moved.inputs["backbone"])
@@ -338,7 +356,7 @@ def test_a_verdict_that_is_not_settled_says_how_many_seeds_would_settle_it(tmp_p
     needed = seeds_to_decide(losses, verdict.margin)
     sentence = summary.seeds_outlook(comparison, verdict, 0.05)
     assert needed is not None and needed > 3
-    assert f"about {needed - 3} more seed" in sentence and "the 3 measured stay" in sentence
+    assert f"about {needed - 3} more seed" in sentence and "(3 so far)" in sentence
     assert summary.seeds_outlook(comparison, replace(verdict, decision="retrain"), 0.05) == ""
 
 
@@ -358,11 +376,16 @@ def test_the_fine_print_says_what_methods_without_a_language_model_reach(measure
     scores = ws.get_table(run.id, "comparison")
     values = scores[scores["metric"] == "rmse"].set_index("method")["value"]
     shares = comparison_shares(ws, run).set_index(["method", "reference", "aspect"])["share"]
-    for label in ("Matrix factorisation", "User + item bias"):
-        kept = shares[label, "random", "level"]
-        assert (
-            f"{label} reaches RMSE {values[label]:.4f} and keeps {100 * kept:.0f} % of the rating"
-        ) in text
+    first, second = sorted(("Matrix factorisation", "User + item bias"), key=values.get)
+    level, ranking = (
+        [f"{100 * shares[label, 'random', aspect]:.0f} %" for label in (first, second)]
+        for aspect in ("level", "ranking")
+    )
+    assert (
+        f"Without any language model, {first.lower()} keeps {level[0]} of the rating accuracy and "
+        f"{ranking[0]} of the ranking (RMSE {values[first]:.4f}); {second.lower()} {level[1]} and "
+        f"{ranking[1]} (RMSE {values[second]:.4f})."
+    ) in text
 
 
 def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypatch):

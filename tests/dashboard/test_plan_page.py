@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from dashboard_pages import open_page, press, words
+from dashboard_pages import open_page, press, texts, words
 from measured_runs import ran
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
@@ -231,6 +231,35 @@ def test_the_address_restores_device_price_and_edited_numbers(world, monkeypatch
     assert (numbers["Epochs"], numbers["Learning rate"]) == (7, 0.002)
 
 
+def test_money_is_shown_where_a_price_is_set_and_the_page_says_where_to_set_it(world, monkeypatch):
+    opened = {
+        price: open_page("plan", world[0].root, monkeypatch, target=world[2].id, **query)
+        for price, query in (("none", {}), ("2", {"price": "2"}))
+    }
+    said = {price: "no price is set" in texts(app) for price, app in opened.items()}
+    assert said == {"none": True, "2": False}
+    settings = [expander.label for expander in opened["none"].expander]
+    assert plan_costs.SETTINGS in settings and plan_costs.SETTINGS in texts(opened["none"])
+    columns = {
+        price: [name for table in app.dataframe for name in table.value if "Money" in str(name)]
+        for price, app in opened.items()
+    }
+    assert columns == {"none": [], "2": ["Money (at 2 an hour)"]}
+
+
+def test_a_reason_that_both_times_share_is_said_once():
+    guess = replace(predict_training_time(1000, 1, 256, [ran(10)]), other_batches=True)
+    both = Costs(guess, guess, 100, 1000, 50)
+    assert plan_costs.guesses(both) == [
+        "Both times are guesses: they were measured with another batch size."
+    ]
+    assert plan_costs.guesses(replace(both, retraining=None)) == [
+        "The time of the migration is a guess: it was measured with another batch size."
+    ]
+    other = replace(guess, other_templates=True)
+    assert len(plan_costs.guesses(replace(both, retraining=other))) == 2
+
+
 @pytest.mark.parametrize(
     "query", [{"price": "-1"}, {"price": "inf"}, {"epochs": "0"}, {"device": "<b>tpu</b>"}]
 )
@@ -382,10 +411,11 @@ def test_costs_are_formatted_with_units():
     assert "never cheaper" in plan_costs.sentence(replace(costs, break_even=None))
     assert "a full retraining" in plan_costs.sentence(replace(costs, retraining=None))
     table = plan_costs.table(costs, 36.0)
-    assert table["Cost (currency)"].tolist() == ["1.00", "0.1"]
+    assert table["Money (at 36 an hour)"].tolist() == ["1.00", "0.1"]
+    assert not [name for name in plan_costs.table(costs, None) if "Money" in name]
     assert not list(columns_without_unit(table))
     # Retraining grows with the users; 50 of them train the adapter of any number.
-    assert table["At a million users"].tolist() == ["27 h 46 min", "10 s"]
+    assert table["Time at a million users"].tolist() == ["27 h 46 min", "10 s"]
     everybody = plans.at_users(replace(costs, trained=1000), 2000)
     assert everybody == (200.0, 20.0)
 

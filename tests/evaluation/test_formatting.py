@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from puma_engine.evaluation.formatting import format_count, shortened
+from puma_engine.evaluation.formatting import format_change, format_count, shortened
 from puma_engine.evaluation.plan_summary import best_baseline
 
 
@@ -37,3 +37,17 @@ def test_the_best_method_without_a_language_model_is_the_one_that_keeps_most():
 def test_nouns_are_in_the_plural_except_after_one():
     counts = [format_count(number, "seed") for number in (0, 1, 2, 2000)]
     assert counts == ["0 seeds", "1 seed", "2 seeds", "2,000 seeds"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (0.003, "0.3 % more error (between 1 % less and 2 % more) than retraining"),
+        (-0.003, "0.3 % less error (between 1 % less and 2 % more) than retraining"),
+        (0.0004, "the same error (between 1 % less and 2 % more) as retraining"),
+    ],
+)
+def test_a_difference_that_rounds_to_nothing_is_none_in_words(loss, words):
+    change = {"low": -0.01, "high": 0.02, "base": 1.0, "noun": "error", "higher_is_better": False}
+    assert format_change(loss, **change, reference="retraining") == words
+    assert format_change(loss, **change) == words.rpartition(")")[0] + ")"

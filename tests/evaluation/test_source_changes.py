@@ -58,9 +58,20 @@ def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking()
         "behind in ranking, which may be chance for some: the best, migration trained on all users, has 1 % "
         "less pair accuracy (between 1 % more and 2 % less)."
     )
+    # What holds alike of both is said once.
+    same = changes(
+        rmse=[(0.012, 0.004, 0.020), (0.008, 0.004, 0.016)],
+        pair_accuracy=[(-0.012, -0.018, -0.006), (-0.006, -0.012, -0.003)],
+    )
+    assert source_change(same, PLANS, "rmse").sentence == (
+        "Against the old model, which users have now, every plan is surely worse in rating accuracy and "
+        "ranking: the best, full retraining, has 1 % more error (between 0.5 % more and 2 % more) and 1 % "
+        "less pair accuracy (between 0.5 % less and 2 % less)."
+    )
     alone = {"Again": PLANS["Again"]}
-    assert "the only plan is surely worse in rating accuracy: it has 1 % more error" in (
-        source_change(table, alone, "rmse").sentence
+    assert (
+        "the only plan is surely worse in rating accuracy and ranking: it has 1 % more error"
+        in (source_change(table, alone, "rmse").sentence)
     )
 
 

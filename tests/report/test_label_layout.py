@@ -41,6 +41,15 @@ def test_a_label_without_room_is_left_out_and_the_first_one_has_its_place():
     assert place_labels([(195.0, 50.0)], ["at the border"], 200, 100) == ["middle left"]
 
 
+def test_a_faint_line_is_covered_only_where_there_is_no_other_room():
+    point, text = (100.0, 50.0), "a plan"
+    faint = [label_box(*point, text, "middle right")]
+    assert place_labels([point], [text], 200, 100, (), faint) == ["middle left"]
+    others = [label_box(*point, text, position) for position in POSITIONS]
+    assert place_labels([point], [text], 200, 100, (), others) == ["middle right"]
+    assert place_labels([point], [text], 200, 100, others) == [None]
+
+
 def test_every_position_is_one_that_plotly_knows():
     import plotly.graph_objects as go
 
