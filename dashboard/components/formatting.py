@@ -38,9 +38,12 @@ def size(count: float) -> str:
     """Return bytes as text in powers of 1024: 812 B, 10.3 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+            break
         count /= 1024
-    return f"{count:.1f} TiB"
+    else:
+        unit = "TiB"
+    digits = 0 if unit == "B" else 1
+    return f"{f'{count:.{digits}f}'.removesuffix('.0')} {unit}"
 
 
 def count(number: float | None) -> str:

@@ -110,7 +110,7 @@ COLUMNS = {
 def _change(ratings: bool) -> Any:
     metric = "RMSE" if ratings else "log loss"
     return NumberColumn(
-        f"Change ({'stars' if ratings else metric})",
+        f"More error ({'stars' if ratings else metric})",
         format="%+.3f",
         help=f"How much larger the person's {metric} on held-out records is than with the reference.",
     )

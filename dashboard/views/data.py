@@ -124,7 +124,9 @@ def _charts(dataset: str, facts: dict) -> None:
         _histogram(users["records"], f"records-{dataset}", title, "Records per user")
     with right:
         constant = float((users["variance"] == 0).mean())
-        title = f"{100 * constant:.1f} % always give one outcome"
+        title = f"{100 * constant:.1f} % of the users always give one outcome"
+        if not constant:
+            title = "No user always gives one outcome"
         _histogram(users["variance"], f"variance-{dataset}", title, VARIANCE[facts["task"]])
 
 

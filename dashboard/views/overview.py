@@ -120,11 +120,19 @@ def _first_steps() -> None:
     with data:
         st.markdown("### Start with your data")
         st.markdown(
-            "1. Import interactions: user, item, and rating or click.\n"
-            "2. Add the old and the new model.\n"
-            "3. Fit or import prompts for the old model, then plan the migration."
+            "*New migration* goes from a file of ratings or clicks to a verdict in four steps:\n"
+            "1. Data: a row for each user, item, and rating or click.\n"
+            "2. The old and the new model.\n"
+            "3. Prompts of the old model: yours, or fitted first.\n"
+            "4. How many users train it; then one job does the rest."
         )
-        pages.link("data", label="Import data", icon=":material/upload_file:", view="import")
+        pages.link("plan", label="Start a migration", icon=":material/upload_file:")
+    pages.link(
+        "studies",
+        label="What the published studies found",
+        icon=":material/menu_book:",
+        **{"from": "published"},
+    )
 
 
 def _start_demo() -> None:
