@@ -35,13 +35,12 @@ def duration_range(low: float, high: float) -> str:
 
 
 def size(count: float) -> str:
-    """Return bytes as text in powers of 1024: 812 B, 10.3 MiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
+    """Return bytes as text in powers of 1024: 812 B, 10.3 MiB, 200 MiB."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
         if count < 1024:
             break
-        count /= 1024
-    else:
-        unit = "TiB"
+        count, unit = count / 1024, larger
     digits = 0 if unit == "B" else 1
     return f"{f'{count:.{digits}f}'.removesuffix('.0')} {unit}"
 
