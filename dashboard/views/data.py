@@ -47,22 +47,29 @@ def page() -> None:
             if engine.has_workspace():
                 st.header("Imports", divider="gray")
                 job_cards.watch(5, ("import_dataset",))
-        elif runs := engine.runs("dataset") if engine.has_workspace() else []:
-            _table_one(runs)
-            run = query_params.choose_run("Data set", runs, "dataset")
-            with page_states.caught("This data set cannot be shown completely."):
-                facts = datasets.facts(engine.root(), run.id)
-                _charts(run.id, facts)
-                _report(run)
-                _browse(run.id, facts["task"])
         else:
-            page_states.empty(
-                "No data sets yet",
-                "A data set holds interactions of users with items: ratings from 1 to 5, or clicks. "
-                "Use **Import** above for a file or for a data set that ships with PUMA.",
-                icon=":material/database:",
-            )
+            page_states.viewing()
+            _datasets(engine.runs("dataset") if engine.has_workspace() else [])
     show_glossary("held-out", "variance", "run")
+
+
+def _datasets(runs: list[engine.Run]) -> None:
+    """Draw a table of the data sets, and one of them in full."""
+    if not runs:
+        page_states.empty(
+            "No data sets yet",
+            "A data set holds interactions of users with items: ratings from 1 to 5, or clicks. "
+            "Use **Import** above for a file or for a data set that ships with PUMA.",
+            icon=":material/database:",
+        )
+        return
+    _table_one(runs)
+    run = query_params.choose_run("Data set", runs, "dataset")
+    with page_states.caught("This data set cannot be shown completely."):
+        facts = datasets.facts(engine.root(), run.id)
+        _charts(run.id, facts)
+        _report(run)
+        _browse(run.id, facts["task"])
 
 
 def _table_one(runs: list[engine.Run]) -> None:
@@ -124,9 +131,9 @@ def _charts(dataset: str, facts: dict) -> None:
         _histogram(users["records"], f"records-{dataset}", title, "Records per user")
     with right:
         constant = float((users["variance"] == 0).mean())
-        title = f"{100 * constant:.1f} % of the users always give one outcome"
+        title = f"{100 * constant:.1f} % always give one outcome"
         if not constant:
-            title = "No user always gives one outcome"
+            title = "Nobody always gives one outcome"
         _histogram(users["variance"], f"variance-{dataset}", title, VARIANCE[facts["task"]])
 
 

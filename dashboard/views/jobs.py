@@ -124,15 +124,16 @@ def _result(job: engine.Job) -> None:
         return
     st.text(f"Result: {run.kind} {short(run.name)}")
     job_cards.result_link(job)
-    for file in engine.workspace().artifacts(run.id):
-        rows = f", {file['rows']:,} rows" if file["rows"] is not None else ""
-        st.download_button(
-            f"{escaped(file['name'])} ({formatting.size(file['bytes'])}{rows})",
-            lambda name=file["name"]: job_table.content(run.id, name),  # type: ignore[misc]
-            f"{file['name']}.{file['format']}",
-            key=f"file-{run.id}-{file['name']}",
-            on_click="ignore",
-            type="tertiary",
-            icon=":material/download:",
-            disabled=file["bytes"] > job_table.MAX_DOWNLOAD,
-        )
+    with st.container(gap="xxsmall"):
+        for file in engine.workspace().artifacts(run.id):
+            rows = f", {file['rows']:,} rows" if file["rows"] is not None else ""
+            st.download_button(
+                f"{escaped(file['name'])} ({formatting.size(file['bytes'])}{rows})",
+                lambda name=file["name"]: job_table.content(run.id, name),  # type: ignore[misc]
+                f"{file['name']}.{file['format']}",
+                key=f"file-{run.id}-{file['name']}",
+                on_click="ignore",
+                type="tertiary",
+                icon=":material/download:",
+                disabled=file["bytes"] > job_table.MAX_DOWNLOAD,
+            )

@@ -69,8 +69,7 @@ def test_every_page_is_shown_without_actions(name, root, monkeypatch):
     app = opened(name, root, monkeypatch)
     acting = {button.label for button in app.button if "-badge[" not in button.label}
     assert acting <= READING
-    if name != "data":
-        assert "may only be viewed" in texts(app)
+    assert "may only be viewed" in texts(app)
     # The title comes first, as where the workspace can be written; the Summary's is in a row.
     if name != "overview":
         assert app.main.children[0].type == "title"
