@@ -29,6 +29,10 @@ PAPER_STRATEGY = "kmeans-variance"
 # the paper's.
 DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 
+# Groups of a selection, the paper's: clusters of k-means, strata of each, and the users that each cluster
+# contributes at least.
+CLUSTERS, STRATA, MIN_CLUSTER = 15, 5, 50
+
 # Prompt last takes a fifth of the arithmetic of item first. On ratings of all users it is as good or
 # better. On clicks of 1,000 users prompts fitted item first are better (docs/results/*/templates.md).
 DEFAULT_TEMPLATES = {"rating": "rating-prompt-last", "click": "click-item-first"}

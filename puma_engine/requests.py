@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from puma_engine.config import AdapterConfig, PromptConfig, TrainingConfig, field_names
-from puma_engine.defaults import ANCHOR_ITEMS
+from puma_engine.defaults import ANCHOR_ITEMS, CLUSTERS, MIN_CLUSTER, STRATA
 from puma_engine.errors import ConfigError, MigrationError, SelectionError
 
 Role = Literal["source", "retrained", "random"]
@@ -170,7 +170,14 @@ def check_share(share: float | None) -> None:
 
 
 def _check_budget(strategy: str | None, budget: int | None, share: float | None) -> None:
-    if strategy != "all" and (budget is None) == (share is None):
+    if strategy == "all":
+        if budget is not None or share not in (None, 1):
+            given = f"a budget of {budget}" if share is None else f"a share of {share:g}"
+            raise ConfigError(
+                f"The strategy 'all' takes every user, and {given} came; leave that out, or choose a "
+                "strategy that selects users, such as random."
+            )
+    elif (budget is None) == (share is None):
         raise ConfigError(
             f"The strategy {strategy or 'of the task'!r} needs a budget (users) or a share of "
             "users, and not both."
@@ -212,9 +219,9 @@ class SelectionRequest(Request):
     budget: int | None = None
     share: float | None = None
     seed: int = 0
-    clusters: int = 15
-    strata: int = 5
-    min_cluster: int = 50
+    clusters: int = CLUSTERS
+    strata: int = STRATA
+    min_cluster: int = MIN_CLUSTER
     within: tuple[str, ...] = ()
     name: str | None = None
 
@@ -339,7 +346,9 @@ class PlanRequest(AdapterRequest):
 
     def __post_init__(self) -> None:
         if self.strategy == "all":
+            _check_budget(self.strategy, self.budget, self.share)
             object.__setattr__(self, "strategy", None)
+            object.__setattr__(self, "share", None)
         super().__post_init__()
 
     @property
@@ -432,6 +441,11 @@ class AnchorRequest(Request):
         if self.count < 2:
             raise ConfigError(
                 f"The spread of predictions needs two anchor items or more, not {self.count}."
+            )
+        if self.items and self.count != ANCHOR_ITEMS:
+            raise ConfigError(
+                f"{len(self.items)} anchor items are named, so {self.count} of them cannot be chosen; give "
+                "items or a count, not both."
             )
 
 

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.engine import Job, Run, Workspace
 from puma_engine.backbone.templates import template_label
+from puma_engine.defaults import CLUSTERS, STRATA
 from puma_engine.pipeline.evaluating import ids_of, is_of_prompts_alone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.planning import replaces
@@ -26,8 +27,6 @@ from puma_engine.selection.strategies import Groups, coverage, draw_users, group
 
 __all__ = ["coverage", "ids_of"]
 
-STRATA = 5
-CLUSTERS = 15
 SELECTION_SEED = 0
 # Larger prompt tables are not loaded to preview a strategy that clusters prompts.
 MAX_PREVIEW_BYTES = 64 << 20

@@ -31,6 +31,15 @@ def is_hub_id(spec: str) -> bool:
     return spec.count("/") == 1 and not spec.startswith((".", "/", "~"))
 
 
+def refuse_revision(spec: str, revision: str | None) -> None:
+    """Raise BackboneError for a revision of a model that is no hub id, which has none."""
+    if revision is not None:
+        raise BackboneError(
+            f"A revision names a commit of a hub id (owner/name), and {spec} is none; leave out the revision "
+            f"{revision!r}."
+        )
+
+
 def offline() -> bool:
     """Whether requests to the hub are off: `--offline`, or HF_HUB_OFFLINE in the environment."""
     from huggingface_hub import constants

@@ -46,6 +46,8 @@ def refine(request: RefineRequest) -> str:
     tokens="Soft tokens a user, where rows are flat.",
     items="Table with vectors of items, beside users' vectors.",
     item_ids="File with the item id of each row of --items, if the table has none.",
+    vector_columns="Columns of a table that are numbers of the vectors, separated by commas; * stands for any "
+    "text, as in 'bias,d*' (default: all but the ids).",
     head="auto trains a head for prompts that bring none; or none.",
     template=TEMPLATE,
 )
@@ -57,6 +59,7 @@ def import_(
     tokens: int | None = None,
     items: Path | None = None,
     item_ids: Path | None = None,
+    vector_columns: str | None = None,
     head: str = "auto",
     role: str = "source",
     template: str | None = None,
@@ -101,7 +104,8 @@ def from_baseline(
     out="File or new folder to write.",
     format_="file (.safetensors), parquet, numpy, packed or peft.",
     user="Only this user; repeat it.",
-    shard_users="Users a shard, in the format packed.",
+    shard_users={"help": "Users a shard, in the format packed (default: 50,000).", "min": 1},
+    licence="SPDX id for the card of the formats packed and peft (default: the data's).",
     made_by="Command to record as the origin (default: this one).",
 )
 def export(
@@ -109,7 +113,7 @@ def export(
     out: Path,
     format_: str = "file",
     user: list[str] | None = None,
-    shard_users: int = 50_000,
+    shard_users: int | None = None,
     licence: str | None = None,
     made_by: str | None = None,
     device: str | None = None,

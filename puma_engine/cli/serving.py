@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from puma_engine.cli.options import HELP, with_options
 from puma_engine.cli.session import session
-from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.defaults import CLUSTERS, MIN_CLUSTER, PAPER_STRATEGY, STRATA
 from puma_engine.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def select_stream(
     strategy: str = PAPER_STRATEGY,
     signals: Path | None = None,
     seed: int = 0,
-    clusters: int = 15,
-    strata: int = 5,
-    min_cluster: int = 50,
+    clusters: int = CLUSTERS,
+    strata: int = STRATA,
+    min_cluster: int = MIN_CLUSTER,
     on: str | None = None,
     actors: int | None = None,
 ) -> None:

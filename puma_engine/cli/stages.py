@@ -7,6 +7,7 @@ import typer
 from puma_engine.cli.options import HELP, stage, with_options
 from puma_engine.cli.session import session
 from puma_engine.defaults import DEMO_USERS, MARGIN
+from puma_engine.errors import ConfigError
 from puma_engine.requests import (
     AnchorRequest,
     ChainRequest,
@@ -98,14 +99,15 @@ def anchors(request: AnchorRequest) -> str:
     evaluations="Evaluation runs, two or more.",
     reference="Evaluation to take differences from (default: full retraining).",
     baselines="Add the methods that need no language model.",
-    margin="Loss against retraining that counts as equivalent, as a share.",
+    margin="Loss against retraining that counts as equivalent, as a share, in the verdict that is printed "
+    f"(default: {MARGIN:g}).",
     seed="Seed of the bootstrap.",
 )
 def compare(
     evaluations: list[str],
     reference: str | None = None,
     baselines: bool = False,
-    margin: float = MARGIN,
+    margin: float | None = None,
     seed: int = 0,
     name: str | None = None,
     queue: bool = False,
@@ -113,12 +115,18 @@ def compare(
     """Compare evaluations, and say what follows: migrate, retrain, or refine some users."""
     from puma_engine.evaluation.verdict import check_margin
 
-    check_margin(margin)
+    if margin is not None:
+        check_margin(margin)
+        if queue:
+            raise ConfigError(
+                "--margin is of the verdict that this command prints, and a queued job prints none; leave it "
+                "out, and give it to puma report."
+            )
     session.do(
         "compare",
         "comparing",
         queue=queue,
-        show=lambda run: show_comparison(run, margin),
+        show=lambda run: show_comparison(run, MARGIN if margin is None else margin),
         evaluations=evaluations,
         reference=reference,
         baselines=baselines,

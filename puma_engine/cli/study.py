@@ -98,6 +98,7 @@ def study(
     options = studies.Options(
         source=source, target=target, order=order, quick=quick, fixed=default_settings, **chosen
     )
+    selected.check_used(options)
     reused = _tuned_settings(selected, settings_from)
     ws = session.open(create=True)
     if quick and users is None:

@@ -30,6 +30,7 @@ from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.clustering import Projection
 
 ABOUT = "prompts.json"
+SHARD_USERS = 50_000
 
 
 def read_packed(folder: Path) -> PromptFile:
@@ -70,7 +71,7 @@ def read_packed(folder: Path) -> PromptFile:
 
 
 def write_packed(
-    folder: Path, table: PromptTable, meta: dict[str, Any], *, shard_users: int = 50_000
+    folder: Path, table: PromptTable, meta: dict[str, Any], *, shard_users: int = SHARD_USERS
 ) -> None:
     """Write shards of at most `shard_users` users with their index, so that one user is read alone."""
     count = max(1, -(-len(table.user_ids) // shard_users))

@@ -5,7 +5,10 @@ import json
 import math
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +39,7 @@ def read_prompts(
     users: str | Path | None = None,
     tokens: int | None = None,
     owner: Owner = "user",
+    vector_columns: str | None = None,
 ) -> PromptFile:
     """Read prompts that were fitted elsewhere, or any other table of vectors.
 
@@ -44,6 +48,8 @@ def read_prompts(
     a folder with PEFT prompt tuning, of one user or with a folder each. users: a file that
     names each row's owner, where the table does not. tokens: soft tokens a user, where rows
     are flat. owner: whose the rows are; a table names them in the column user_id or item_id.
+    vector_columns: of a .parquet, .csv or .tsv table with a column for each number of a vector, the
+    names of these columns, separated by commas, where * stands for any text (default: all).
     Nothing pickled is ever run. Raises DataError or StoreError.
     """
     path = Path(path)
@@ -63,6 +69,13 @@ def read_prompts(
         raise DataError(
             f"Prompts cannot be read from {path.name}; allowed are {', '.join(READERS)}, and folders."
         )
+    if vector_columns is not None:
+        if path.suffix.lower() not in TABLES:
+            raise DataError(
+                f"vector_columns names columns of a table ({', '.join(TABLES)}), and {path.name} is none; "
+                "leave it out."
+            )
+        reader = partial(TABLES[path.suffix.lower()], wanted=vector_columns)
     ids, vectors, fields = reader(path, f"{owner}_id")
     if users is not None:
         ids = read_ids(users, len(vectors), owner)
@@ -95,7 +108,7 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return arrays[chosen[0]]
 
 
-def _read_parquet(path: Path, column: str) -> Table:
+def _read_parquet(path: Path, column: str, wanted: str | None = None) -> Table:
     table = read_parquet(path)
     if column not in table.column_names or len(table.column_names) < 2:
         raise DataError(
@@ -103,7 +116,12 @@ def _read_parquet(path: Path, column: str) -> Table:
             f"number of a vector; it has {', '.join(table.column_names)}."
         )
     if VECTOR not in table.column_names:
-        return _of_number_columns(path, table, column)
+        chosen = _vector_columns(path, table.column_names, column, wanted)
+        return _of_number_columns(path, table, column, chosen)
+    if wanted is not None:
+        raise DataError(
+            f"The file {path} holds whole vectors in the column {VECTOR}; leave out vector_columns."
+        )
     rows = table.column(VECTOR).to_pylist()
     if any(row is None for row in rows) or len({len(row) for row in rows}) != 1:
         raise DataError(f"Every vector in {path} must have the same length, above 0.")
@@ -137,25 +155,59 @@ def _metadata(path: Path) -> bytes:
     return stored
 
 
-def _read_delimited(path: Path, column: str) -> Table:
+def _read_delimited(path: Path, column: str, wanted: str | None = None) -> Table:
     names = read_head(path, 1)[0]
-    read = read_columns(path, [column, *(name for name in names if name != column)])
+    chosen = _vector_columns(path, names, column, wanted)
+    read = read_columns(path, [column, *chosen])
     if read.bad:
         first = read.bad[0]
         raise DataError(
             f"{len(read.bad):,} rows of {path} are unusable, the first {first.reason} ({first})."
         )
-    return _of_number_columns(path, read.table, column)
+    return _of_number_columns(path, read.table, column, chosen)
 
 
-def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
-    """Read a table with ids and a column for each number of a vector.
+def _vector_columns(path: Path, names: list[str], column: str, wanted: str | None) -> list[str]:
+    """Return the names of the columns that are numbers of a vector: those wanted, or all but the ids.
 
-    Columns that are numbered, such as d0 to d127, are read in the order of their numbers. Raises
-    DataError for a column that numbers the rows, as programs add to tables.
+    Raises DataError where nobody says which are wanted and some columns are numbered alike, such as d0
+    to d127, and others are not, such as age.
+    """
+    others = [name for name in names if name != column]
+    if wanted is not None:
+        chosen: list[str] = []
+        for pattern in map(str.strip, wanted.split(",")):
+            matching = [name for name in others if fnmatchcase(name, pattern)]
+            if not matching:
+                raise DataError(
+                    f"The file {path} has no column {pattern!r} beside {column}; it has "
+                    f"{', '.join(others[:20]) or 'none'}."
+                )
+            chosen += [name for name in _sorted_by_number(matching) if name not in chosen]
+        return chosen
+    stems = [re.sub("[0-9]+", "#", name) for name in others]
+    numbered = Counter(stem for stem in stems if "#" in stem)
+    (stem, count), *_ = numbered.most_common(1) or [("", 0)]
+    odd = [name for name, own in zip(others, stems, strict=True) if own != stem]
+    for name in odd:
+        _refuse_row_numbers(path, name, column)
+    if count > 1 and odd:
+        alike = [name for name in others if name not in odd]
+        raise DataError(
+            f"The column {odd[0]!r} of {path} is named otherwise than the {count:,} columns {alike[0]!r} to "
+            f"{alike[-1]!r}, and may not be part of the vectors. Remove it, or say which columns are: "
+            f"--vector-columns '{stem.replace('#', '*')}', or, with it, '{stem.replace('#', '*')},{odd[0]}'."
+        )
+    return _sorted_by_number(others)
+
+
+def _of_number_columns(path: Path, table: pa.Table, column: str, chosen: list[str]) -> Table:
+    """Read a table with ids and a column for each number of a vector, in the order of `chosen`.
+
+    Raises DataError for a column that numbers the rows, as programs add to tables.
     """
     numbers = []
-    for name in _sorted_by_number([name for name in table.column_names if name != column]):
+    for name in chosen:
         try:
             values = table.column(name)
             if pa.types.is_dictionary(values.type):
@@ -166,11 +218,7 @@ def _of_number_columns(path: Path, table: pa.Table, column: str) -> Table:
                 f"The column {name!r} of {path} holds something that is not a number ({error}); beside "
                 f"{column}, every column is one number of the vectors."
             ) from error
-        if _numbers_rows(name, numbers[-1]):
-            raise DataError(
-                f"The column {name!r} of {path} numbers the rows; it is not part of the vectors. Remove "
-                f"it: beside {column}, every column is one number of the vectors."
-            )
+        _refuse_row_numbers(path, name, column, numbers[-1])
     if not numbers:
         raise DataError(
             f"The file {path} has no column beside {column}; every other column is one number of the "
@@ -192,13 +240,23 @@ def _sorted_by_number(names: list[str]) -> list[str]:
     return [name for _, name in sorted(zip(places, names, strict=True))]
 
 
-def _numbers_rows(name: str, values: np.ndarray) -> bool:
-    """Return whether a column holds 0, 1, 2 and so on, or has the name of a column that does."""
+def _refuse_row_numbers(
+    path: Path, name: str, column: str, values: np.ndarray | None = None
+) -> None:
+    """Raise DataError for a column that holds 0, 1, 2 and so on, or has the name of one that does."""
     plain = name.strip().casefold()
-    if plain in ("", "index", "row", "level_0") or plain.startswith(("unnamed:", "__index_level")):
-        return True
-    rows = np.arange(len(values))
-    return len(values) > 2 and (np.array_equal(values, rows) or np.array_equal(values, rows + 1))
+    by_name = plain in ("", "index", "row", "level_0")
+    by_name |= plain.startswith(("unnamed:", "__index_level"))
+    by_value = (
+        values is not None
+        and len(values) > 2
+        and any(np.array_equal(values, np.arange(len(values)) + first) for first in (0, 1))
+    )
+    if by_name or by_value:
+        raise DataError(
+            f"The column {name!r} of {path} numbers the rows; it is not part of the vectors. Remove "
+            f"it: beside {column}, every column is one number of the vectors."
+        )
 
 
 def _ids_of(table: pa.Table, column: str) -> list[Any]:
@@ -286,10 +344,13 @@ def _read_checkpoint(path: Path, _column: str) -> Table:
     return None, vectors, {"head": head}
 
 
-READERS: dict[str, Callable[[Path, str], Table]] = {
-    ".safetensors": _read_safetensors,
+TABLES: dict[str, Callable[..., Table]] = {
     ".parquet": _read_parquet,
     **dict.fromkeys((".csv", ".tsv"), _read_delimited),
+}
+READERS: dict[str, Callable[[Path, str], Table]] = {
+    ".safetensors": _read_safetensors,
+    **TABLES,
     **dict.fromkeys((".npz", ".npy"), _read_numpy),
     **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt"), _read_checkpoint),
 }

@@ -97,7 +97,8 @@ def run_anchors(ws: Workspace, request: AnchorRequest, execution: stage.Executio
         inputs={"prompts": run.id, "dataset": data.id},
         compute=compute,
         remote_compute=execution.remote_compute(
-            "predict_anchors", replace(request, prompts=run.id, items=tuple(items))
+            "predict_anchors",
+            replace(request, prompts=run.id, items=tuple(items), count=ANCHOR_ITEMS),
         ),
     )
 

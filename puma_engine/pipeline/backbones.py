@@ -56,7 +56,7 @@ def add_backbone(
     """
     from puma_engine.backbone import inspect_backbone
     from puma_engine.backbone.gguf_model import find_parts, model_name
-    from puma_engine.backbone.hub import is_hub_id, pin
+    from puma_engine.backbone.hub import is_hub_id, pin, refuse_revision
     from puma_engine.backbone.packages import PACKAGED
     from puma_engine.zoo import ZOO
 
@@ -72,6 +72,8 @@ def add_backbone(
             text = str(path.resolve())
     if model_files(text) is None and is_hub_id(text):
         revision = pin(text, revision)
+    else:
+        refuse_revision(text, revision)
     config = {"spec": text, "revision": revision, "fingerprint": fingerprint(ws, text, revision)}
     if quantise is not None:
         config["quantise"] = quantise

@@ -80,6 +80,11 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
             raise ConfigError(f"The baseline {subject!r} needs a data set (--dataset).")
         if request.backbone is not None:
             raise ConfigError(f"No language model reads the baseline {subject!r}; leave it out.")
+        if request.template is not None or request.precision != "auto":
+            given = "template" if request.template is not None else "precision"
+            raise ConfigError(
+                f"The baseline {subject!r} is no language model and has no {given}; leave it out."
+            )
         data = stage.find(ws, request.dataset, "dataset")
         config = {"method": subject, "split": split, "draws": DRAWS}
         label, inputs = stage.slug(subject, data.name), {"dataset": data.id}
@@ -159,7 +164,11 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
     unblended = replace(request, blend=None, name=None)
     prompts_run = run_evaluation(ws, unblended, execution)
     of_baseline = replace(
-        unblended, subject=baseline, dataset=prompts_run.inputs["dataset"], template=None
+        unblended,
+        subject=baseline,
+        dataset=prompts_run.inputs["dataset"],
+        template=None,
+        precision="auto",
     )
     scored = {"own": prompts_run, "baseline": run_evaluation(ws, of_baseline, execution)}
     fitted = {

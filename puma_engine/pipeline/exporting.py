@@ -50,7 +50,7 @@ def export_prompts(
     *,
     format: Format = "file",
     users: Sequence[str] | None = None,
-    shard_users: int = 50_000,
+    shard_users: int | None = None,
     command: str | None = None,
     licence: str | None = None,
     device: str | None = None,
@@ -60,13 +60,24 @@ def export_prompts(
 
     format: "file" (one safetensors file), "parquet", "numpy" (.npz), "packed" (a folder of
     shards with an index and a card) or "peft" (a folder of PEFT prompt-tuning folders, one
-    a user). users: only these. Metadata hold the settings, what the prompts were fitted on,
+    a user). users: only these. shard_users: users a shard of the format "packed" (default: SHARD_USERS).
+    licence: SPDX id of the card, which the folders "packed" and "peft" have (default: the data's). Metadata hold the settings, what the prompts were fitted on,
     and the command that made them. Raises ConfigError, MigrationError, TemplateError.
     """
     format = form or format
     if format not in get_args(Format):
         raise ConfigError(
             f"There is no format {format!r}; choose one of {', '.join(get_args(Format))}."
+        )
+    if shard_users is not None and format != "packed":
+        raise ConfigError(
+            f"Only the format packed has shards, so shard_users={shard_users} would change nothing in the "
+            f"format {format}; leave it out, or choose packed."
+        )
+    if licence is not None and format not in ("packed", "peft"):
+        raise ConfigError(
+            f"The format {format} has no card to name a licence in; leave the licence out, or choose packed "
+            "or peft."
         )
     run, file = stage.find(ws, reference, *stage.PROMPT_KINDS), Path(path)
     model = model_of(run)
@@ -81,7 +92,7 @@ def export_prompts(
         arrays = {"vectors": table.vectors} | with_head(table.head)
         save_tensors(file, arrays, meta | {"user_ids": table.user_ids.tolist()})
         return file
-    from puma_engine.exchange.packed import write_packed
+    from puma_engine.exchange.packed import SHARD_USERS, write_packed
     from puma_engine.exchange.peft import write_peft
     from puma_engine.exchange.prompt_formats import write_numpy, write_parquet
 
@@ -93,7 +104,7 @@ def export_prompts(
         return file
     with new_folder(file) as folder:
         if format == "packed":
-            write_packed(folder, table, meta, shard_users=shard_users)
+            write_packed(folder, table, meta, shard_users=shard_users or SHARD_USERS)
         else:
             chosen = table.user_ids.tolist()
             if len(chosen) > MAX_PEFT_FOLDERS:

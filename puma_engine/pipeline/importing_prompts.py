@@ -37,6 +37,7 @@ def import_prompts(
     tokens: int | None = None,
     items: str | Path | None = None,
     item_ids: str | Path | None = None,
+    vector_columns: str | None = None,
     head: Literal["auto", "none"] = "auto",
     role: Role = "source",
     template: str | None = None,
@@ -49,7 +50,9 @@ def import_prompts(
 
     Without a backbone, the file holds vectors that no language model made, see `import_vectors`;
     items and item_ids belong to those. Prompts must come from the same version of the backbone and
-    hold every user of the data set; other users are left out. users: a file that names each row's
+    hold every user of the data set; other users are left out. vector_columns: of a table with a
+    column for each number, those that are numbers of the vectors, see
+    `exchange.prompt_formats.read_prompts`. users: a file that names each row's
     user, where the table does not. tokens: soft tokens a user, where rows are flat. head: prompts
     from elsewhere come without our task head, so one is trained on the data set's train rows while
     the prompts stay fixed ("auto"); "none" leaves it out, and such prompts can be migrated but not
@@ -65,7 +68,15 @@ def import_prompts(
                 "backbone of prompts with --backbone."
             )
         return import_vectors(
-            ws, dataset, path, users=users, tokens=tokens, items=items, item_ids=item_ids, name=name
+            ws,
+            dataset,
+            path,
+            users=users,
+            tokens=tokens,
+            items=items,
+            item_ids=item_ids,
+            vector_columns=vector_columns,
+            name=name,
         )
     if items is not None or item_ids is not None:
         raise ConfigError(
@@ -74,11 +85,13 @@ def import_prompts(
         )
     execution = stage.Execution(device, progress, should_cancel)
     data, model = stage.find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
-    file = read_prompts(path, users=users, tokens=tokens)
+    file = read_prompts(path, users=users, tokens=tokens, vector_columns=vector_columns)
     task = data.summary["task"]
     train_head = head == "auto" and (not file.complete or file.head is None)
     training = fit_defaults(task, int(data.summary["users"]))
     config: dict[str, Any] = {"role": role, "imported": content_hash(path, users)}
+    if vector_columns is not None:
+        config["vector_columns"] = vector_columns
     if train_head:
         config["head_training"] = stage.settings_of(training)
     elif not file.complete:

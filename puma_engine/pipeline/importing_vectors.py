@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.exchange.prompt_formats import content_hash, read_prompts
+from puma_engine.exchange.prompt_formats import TABLES, content_hash, read_prompts
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import VECTORS, save_prompts, shape_of
@@ -36,30 +36,36 @@ def import_vectors(
     tokens: int | None = None,
     items: str | Path | None = None,
     item_ids: str | Path | None = None,
+    vector_columns: str | None = None,
     name: str | None = None,
 ) -> Run:
     """Import users' vectors of any origin and width, joined with a data set by user id.
 
-    path, users, tokens: as for `import_prompts`. items: a table with item_id and vectors of items,
+    path, users, tokens, vector_columns: as for `import_prompts`. items: a table with item_id and vectors of items,
     which migrations map to item prompts by an adapter of their own; item_ids: a file that names its
-    rows. Ids match exactly. Users and items of the data set that the tables lack are counted; a
+    rows. vector_columns holds for both tables. Ids match exactly. Users and items of the data set that the tables lack are counted; a
     migration gives them the mean vector. Raises DataError, where no id matches, too; StoreError;
     ConfigError for files with prompts of a model.
     """
     data = stage.find(ws, dataset, "dataset")
     if item_ids is not None and items is None:
         raise ConfigError("--item-ids names the rows of --items, which is missing; give both.")
-    file = read_prompts(path, users=users, tokens=tokens)
+    file = read_prompts(path, users=users, tokens=tokens, vector_columns=vector_columns)
     if file.head is not None or file.meta.get("backbone"):
         model = (file.meta.get("backbone") or {}).get("spec")
         raise ConfigError(
             f"The file {path} holds prompts that were fitted on {model or 'a language model'}; name "
             "that model with --backbone."
         )
-    item_file = None if items is None else read_prompts(items, users=item_ids, owner="item")
+    item_file = None
+    if items is not None:
+        of_items = vector_columns if Path(items).suffix.lower() in TABLES else None
+        item_file = read_prompts(items, users=item_ids, owner="item", vector_columns=of_items)
     config: dict[str, Any] = {"role": VECTORS, "imported": content_hash(path, users)}
     if tokens is not None:
         config["tokens"] = tokens
+    if vector_columns is not None:
+        config["vector_columns"] = vector_columns
     if items is not None:
         config["imported_items"] = content_hash(items, item_ids)
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from puma_engine.defaults import DEFAULT_STRATEGIES
+from puma_engine.defaults import CLUSTERS, DEFAULT_STRATEGIES, MIN_CLUSTER, STRATA
 from puma_engine.errors import SelectionError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.stored_prompts import has_model, load_prompts, model_of, template_of
 from puma_engine.requests import SelectionRequest
-from puma_engine.selection.strategies import get_strategy
+from puma_engine.selection.strategies import check_groups, get_strategy
 from puma_engine.store import Run, Workspace
 
 # Signals that the source backbone has to compute.
@@ -36,9 +36,9 @@ def select(
     budget: int | None = None,
     share: float | None = None,
     seed: int = 0,
-    clusters: int = 15,
-    strata: int = 5,
-    min_cluster: int = 50,
+    clusters: int = CLUSTERS,
+    strata: int = STRATA,
+    min_cluster: int = MIN_CLUSTER,
     within: Sequence[stage.Reference] = (),
     name: str | None = None,
     device: str | None = None,
@@ -49,9 +49,9 @@ def select(
     """Choose users to train an adapter on, from their prompts and their train rows.
 
     strategy: None for the default of the task (`defaults.DEFAULT_STRATEGIES`). budget counts users;
-    share is of all candidates, in (0, 1]; strategy "all" needs neither. clusters: of k-means;
+    share is of all candidates, in (0, 1]; strategy "all" takes neither. clusters: of k-means;
     strata: of variance or loss in each cluster; min_cluster: users that each cluster is given at
-    least, if it has them. within: other prompt runs that must have the users too. groups: deprecated
+    least, if it has them; a strategy that forms no such groups refuses them. within: other prompt runs that must have the users too. groups: deprecated
     name of strata. Raises SelectionError, ConfigError, NotFoundError.
     """
     strata = strata if groups is None else groups
@@ -70,6 +70,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
             f"{source.name!r} have none; choose another strategy."
         )
     sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}
+    check_groups(strategy, strata=request.strata, **sizes)
 
     def compute(run_id: str, _folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.selection.strategies import select_users

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from puma_engine.defaults import CLUSTERS, MIN_CLUSTER, STRATA
 from puma_engine.errors import SelectionError
 from puma_engine.selection import sampling
 from puma_engine.selection.clustering import kmeans, principal_components, quantile_strata
@@ -109,26 +110,53 @@ def get_strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
+def check_groups(strategy: str, *, clusters: int, strata: int, min_cluster: int) -> None:
+    """Raise SelectionError for sizes of groups that a strategy does not form.
+
+    The defaults pass, since nobody may have asked for them. Raises SelectionError for an unknown strategy.
+    """
+    plan = get_strategy(strategy)
+    given = {
+        "clusters": plan.clustered or clusters == CLUSTERS,
+        "strata": plan.stratum is not None or strata == STRATA,
+        "min_cluster": plan.clustered or min_cluster == MIN_CLUSTER,
+    }
+    unused = [name for name, usable in given.items() if not usable]
+    if unused:
+        what = "strata" if "strata" in unused else "clusters"
+        forming = [
+            other.name
+            for other in STRATEGIES.values()
+            if (other.stratum is not None if what == "strata" else other.clustered)
+        ]
+        raise SelectionError(
+            f"The strategy {strategy!r} forms no {what}, so {' and '.join(unused)} would change nothing; "
+            f"leave it out, or choose one of {', '.join(forming)}."
+        )
+
+
 def select_users(
     strategy: str,
     signals: Signals,
     budget: int,
     *,
     seed: int = 0,
-    clusters: int = 15,
-    strata: int = 5,
-    min_cluster: int = 50,
+    clusters: int = CLUSTERS,
+    strata: int = STRATA,
+    min_cluster: int = MIN_CLUSTER,
     groups: int | None = None,
 ) -> Selection:
     """Choose exactly `budget` users; the result does not depend on the users' order.
 
     clusters: of k-means; strata: of each cluster; min_cluster: users that each cluster contributes
     at least, where it has them. Their defaults are the paper's. groups: deprecated name of strata.
-    Raises SelectionError for an unknown strategy, an impossible budget, and missing signals.
+    Raises SelectionError for an unknown strategy, an impossible budget (of "all": another than the
+    number of users), sizes of groups that the strategy does not form, and missing signals.
     """
     # Before the slow part: an impossible budget needs no groups.
     _check_budget(get_strategy(strategy), budget, len(signals.user_ids), min_cluster)
     strata = strata if groups is None else groups
+    check_groups(strategy, clusters=clusters, strata=strata, min_cluster=min_cluster)
     grouped = group_users(strategy, signals, seed=seed, clusters=clusters, strata=strata)
     selection = draw_users(grouped, budget, seed=seed, min_cluster=min_cluster)
     rows = np.searchsorted(grouped.user_ids, np.asarray(signals.user_ids, dtype=str))
@@ -141,8 +169,8 @@ def group_users(
     signals: Signals,
     *,
     seed: int = 0,
-    clusters: int = 15,
-    strata: int = 5,
+    clusters: int = CLUSTERS,
+    strata: int = STRATA,
     cluster_labels: np.ndarray | None = None,
 ) -> Groups:
     """Divide users as a strategy does: the slow part of a selection, which no budget changes.
@@ -180,7 +208,9 @@ def group_users(
     return Groups(plan, np.asarray(ordered.user_ids, dtype=str), space, label, stratum, activity)
 
 
-def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int = 50) -> Selection:
+def draw_users(
+    groups: Groups, budget: int, *, seed: int = 0, min_cluster: int = MIN_CLUSTER
+) -> Selection:
     """Choose exactly `budget` users of groups; labels are in the groups' order.
 
     Each cluster contributes by its size, each stratum of it by its size and the paper's weights.
@@ -210,7 +240,12 @@ def draw_users(groups: Groups, budget: int, *, seed: int = 0, min_cluster: int =
 
 
 def _check_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> int:
-    budget = n if plan.name == "all" else int(budget)
+    budget = int(budget)
+    if plan.name == "all" and budget != n:
+        raise SelectionError(
+            f"The strategy 'all' takes all {n} users, not {budget}; choose a strategy that selects "
+            "users, such as random."
+        )
     if not 1 <= budget <= n:
         raise SelectionError(f"The budget must be from 1 to the {n} users there are, not {budget}.")
     if min_cluster < 0:

@@ -15,7 +15,7 @@ import pandas as pd
 from puma_engine.backbone.templates import CONFIG_KEYS
 from puma_engine.datasets.reading.column_values import as_ids, as_numbers
 from puma_engine.datasets.reading.parquet_files import parquet_names, read_parquet
-from puma_engine.defaults import PAPER_STRATEGY
+from puma_engine.defaults import CLUSTERS, MIN_CLUSTER, PAPER_STRATEGY, STRATA
 from puma_engine.errors import (
     Cancelled,
     ConfigError,
@@ -40,7 +40,7 @@ from puma_engine.files import new_folder, read_json, write_json
 from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.clustering import streamed_components
 from puma_engine.selection.signals import Signals
-from puma_engine.selection.strategies import STRATEGIES, select_users
+from puma_engine.selection.strategies import STRATEGIES, check_groups, select_users
 from puma_engine.serving.mapper import Mapper
 
 # The metadata key under which a mapped shard names its adapter and its input.
@@ -211,9 +211,9 @@ def select_stream(
     strategy: str = PAPER_STRATEGY,
     signals: Path | None = None,
     seed: int = 0,
-    clusters: int = 15,
-    strata: int = 5,
-    min_cluster: int = 50,
+    clusters: int = CLUSTERS,
+    strata: int = STRATA,
+    min_cluster: int = MIN_CLUSTER,
     groups: int | None = None,
     open_prompts: Callable[[Folder], PromptShards] = PromptShards,
 ) -> dict[str, Any]:
@@ -233,6 +233,8 @@ def select_stream(
         raise ConfigError(
             f"The strategy {strategy!r} cannot be streamed; those that can are {', '.join(allowed)}."
         )
+    strata = strata if groups is None else groups
+    check_groups(strategy, clusters=clusters, strata=strata, min_cluster=min_cluster)
     source_folder, target_folder = folder_of(source), folder_of(target)
     if target_folder.entries():
         raise StoreError(
@@ -248,7 +250,6 @@ def select_stream(
         clusters=clusters,
         strata=strata,
         min_cluster=min_cluster,
-        groups=groups,
     )
     order = np.argsort(prompts.user_ids)
     rows = order[np.searchsorted(prompts.user_ids[order], selection.user_ids)]
@@ -289,6 +290,10 @@ def _signals(path: Path | None, strategy: str, users: np.ndarray) -> dict[str, n
     """Read the signals that a strategy needs, in the order of the users."""
     needed = sorted(STRATEGIES[strategy].needs)
     if not needed:
+        if path is not None:
+            raise ConfigError(
+                f"The strategy {strategy!r} reads prompts alone, and no signals; leave --signals out."
+            )
         return {}
     if path is None:
         raise ConfigError(

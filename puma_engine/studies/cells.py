@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from puma_engine.errors import ConfigError
@@ -23,6 +23,15 @@ TUNED_SETTINGS = ("training", "prompt", "adapter")
 # What the order of a template adds to the name of its task.
 ORDERS = {"prompt-first": "", "item-first": "-item-first", "prompt-last": "-prompt-last"}
 Inputs = Mapping[str, "str | list[str]"]
+# Options that not every study reads, each with two values: one that reads it has other cells for the second.
+_TRIED: dict[str, tuple[Any, Any]] = {
+    "shares": ((0.41,), (0.43,)),
+    "strategies": (("loss",), ("variance",)),
+    "source": ("llama-small", "qwen2-small"),
+    "target": ("llama-medium", "phi3-small"),
+    "order": ("item-first", "prompt-last"),
+}
+_FLAGS = {"shares": "share", "strategies": "strategy"}
 
 
 @dataclass(frozen=True)
@@ -107,3 +116,18 @@ class Study:
     reference: dict[str, Any]
     within: Sequence[str] = ()
     quick: dict[str, Any] = field(default_factory=dict)
+
+    def check_used(self, options: Options) -> None:
+        """Raise ConfigError for an option, other than its default, that changes none of the study's cells."""
+        default = Options()
+        for name, (first, second) in _TRIED.items():
+            if getattr(options, name) == getattr(default, name):
+                continue
+            if self.cells(replace(options, **{name: first})) == self.cells(
+                replace(options, **{name: second})
+            ):
+                flag = _FLAGS.get(name, name)
+                raise ConfigError(
+                    f"The study {self.name} has no {flag} to set, so --{flag} would change nothing; leave it "
+                    "out."
+                )

@@ -503,8 +503,14 @@ def test_unreadable_rows_of_the_items_refuse_a_folder_of_original_files(tmp_path
     films.write_text(films.read_text().replace("Film 0000003", '"Film" 0000003'))
     with pytest.raises(
         DataError, match="movies.csv: 1 of 25 rows cannot be used: 1 that cannot be read .line 5"
-    ):
+    ) as said:
         import_folder("movietweetings", folder)
+    # These sources have no option that says how values are quoted.
+    assert "save the table as .parquet" in str(said.value) and "--quote" not in str(said.value)
+    films.write_text(films.read_text().replace('"Film" 0000003', '"Film 0000003'))
+    with pytest.raises(DataError, match="ends inside a quoted value.*save it as .parquet") as said:
+        import_folder("movietweetings", folder)
+    assert "--quote" not in str(said.value)
 
 
 @pytest.mark.parametrize("source", ["goodbooks", "movietweetings"])

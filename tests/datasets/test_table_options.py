@@ -377,6 +377,21 @@ def test_a_table_may_have_its_own_splits_or_be_split_at_one_time(tmp_path: Path)
         read(untimed, split_by="time")
 
 
+@pytest.mark.parametrize(
+    "given", [{"items_delimiter": ";"}, {"items_no_header": True}, {"item_columns": {"text": "t"}}]
+)
+def test_options_of_a_file_of_items_that_is_not_given_are_refused(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    path = save(
+        pd.DataFrame({"user_id": ["a"], "item_id": ["b"], "outcome": [1]}), tmp_path / "a.csv"
+    )
+    with pytest.raises(
+        DataError, match=f"{next(iter(given))} is of the file of items, and none is"
+    ):
+        read(path, **given)
+
+
 def test_items_and_users_are_filtered_and_sampled(tmp_path: Path) -> None:
     made = frame()
     path = save(made, tmp_path / "a.csv")

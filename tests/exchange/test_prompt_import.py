@@ -111,10 +111,57 @@ def test_numbered_columns_are_read_in_the_order_of_their_numbers(tmp_path, endin
         frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
         assert np.array_equal(read_prompts(path).vectors[:, 0], vectors.astype(np.float32))
     # Names that say no order keep that of the file.
-    frame = pd.DataFrame(vectors[:, :3], columns=["bias", "f2", "f1"]).assign(user_id=list("abcde"))
+    frame = pd.DataFrame(vectors[:, :3], columns=["x", "z", "y"]).assign(user_id=list("abcde"))
     frame.to_csv(tmp_path / "named.csv", index=False)
     named = read_prompts(tmp_path / "named.csv").vectors[:, 0]
     assert np.array_equal(named, vectors[:, :3].astype(np.float32))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_column_named_otherwise_is_refused_or_asked_for(tmp_path, ending):
+    vectors = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
+    path = tmp_path / f"t.{ending}"
+
+    def save(**columns):
+        frame = pd.DataFrame(vectors, columns=[f"d{n}" for n in range(12)]).assign(**columns)
+        frame = frame.assign(user_id=list("abcde"))
+        frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+
+    save(age=[31, 44, 58, 23, 19])
+    with pytest.raises(DataError, match=r"'age' of .* the 12 columns 'd0' to 'd11', .*'d\*,age'"):
+        read_prompts(path)
+    for wanted, expected in (("d*", vectors), ("d1,d0", vectors[:, [1, 0]])):
+        assert np.array_equal(read_prompts(path, vector_columns=wanted).vectors[:, 0], expected)
+    both = read_prompts(path, vector_columns="age, d*").vectors[:, 0]
+    assert both[:, 0].tolist() == [31, 44, 58, 23, 19] and np.array_equal(both[:, 1:], vectors)
+    # A column that nobody asked for may hold anything.
+    save(city=list("vwxyz"))
+    assert np.array_equal(read_prompts(path, vector_columns="d*").vectors[:, 0], vectors)
+    with pytest.raises(DataError, match="has no column 'e\\*' beside user_id"):
+        read_prompts(path, vector_columns="e*")
+    np.save(tmp_path / "t.npy", vectors)
+    with pytest.raises(DataError, match="and t.npy is none"):
+        read_prompts(tmp_path / "t.npy", vector_columns="d*")
+
+
+def test_columns_of_several_tokens_share_a_stem(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    names = [f"t{token}_d{number}" for token in (0, 1) for number in (0, 1)]
+    frame = pd.DataFrame(vectors, columns=names).assign(user_id=list("abcde"))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    read = read_prompts(tmp_path / "t.csv", tokens=2).vectors
+    assert np.array_equal(read, vectors.reshape(5, 2, 2))
+
+
+def test_a_stray_quote_in_a_table_of_vectors_has_a_remedy_that_exists(tmp_path):
+    (tmp_path / "t.csv").write_text('user_id,d0,d1\na,1,2\nb,"3" or,4\n')
+    with pytest.raises(DataError, match="stray quotation mark.*save the table as .parquet") as said:
+        read_prompts(tmp_path / "t.csv")
+    assert "--quote" not in str(said.value)
+    (tmp_path / "t.csv").write_text('user_id,d0,d1\na,1,2\nb,"3,4\n')
+    with pytest.raises(DataError, match="ends inside a quoted value.*save it as .parquet") as said:
+        read_prompts(tmp_path / "t.csv")
+    assert "--quote" not in str(said.value)
 
 
 @pytest.mark.parametrize(

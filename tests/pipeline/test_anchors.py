@@ -79,6 +79,7 @@ def test_every_interface_asks_the_same_question_and_blocks_change_nothing(world,
         ({"items": ["i1", "nothing"]}, DataError, "no item 'nothing'"),
         ({"items": ["i1", "i1"]}, DataError, "One anchor item has no spread"),
         ({"count": 1}, ConfigError, "two anchor items or more, not 1"),
+        ({"items": ["i1", "i2"], "count": 9}, ConfigError, "2 anchor items are named, so 9"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_in_a_sentence(world, asked, kind, text):

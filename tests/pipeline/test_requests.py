@@ -181,6 +181,16 @@ def test_requests_round_trip_through_json(request_):
         (lambda: FitRequest(dataset="d", backbone="b", role="best"), ConfigError, "role 'best'"),
         (lambda: SelectionRequest(prompts="p"), ConfigError, "needs a budget"),
         (lambda: SelectionRequest(prompts="p", share=2.0), SelectionError, "not 2.0"),
+        (
+            lambda: SelectionRequest(prompts="p", strategy="all", budget=4),
+            ConfigError,
+            "takes every user, and a budget of 4 came",
+        ),
+        (
+            lambda: replace(REQUESTS[4], strategy="all", share=0.5),
+            ConfigError,
+            "takes every user, and a share of 0.5 came",
+        ),
         (lambda: MigrationRequest(sources=(), target="b"), MigrationError, "at least one"),
         (lambda: ChainRequest(source="p", targets=()), MigrationError, "at least one"),
         (lambda: PlanRequest(sources=("p",), targets=()), ConfigError, "not 1 and 0; a source is"),

@@ -138,6 +138,12 @@ def test_impossible_streams_are_refused_and_leave_no_files(tmp_path):
         select_stream(source, target, budget=5, signals=table)
     with pytest.raises(ConfigError, match="no column loss"):
         select_stream(source, target, budget=5, strategy="kmeans-loss", signals=table)
+    with pytest.raises(ConfigError, match="reads prompts alone, and no signals"):
+        select_stream(source, target, budget=5, strategy="random", signals=table)
+    with pytest.raises(SelectionError, match="takes all 40 users, not 5"):
+        select_stream(source, target, budget=5, strategy="all")
+    with pytest.raises(SelectionError, match="'random' forms no strata"):
+        select_stream(source, target, budget=5, strategy="random", strata=3)
     with pytest.raises(SelectionError, match="from 1 to the 40 users"):
         select_stream(source, target, budget=41, strategy="random")
     save_tensors(source / "p-2.safetensors", {"vectors": vectors[:1, None]}, {"user_ids": ["u3"]})
@@ -155,11 +161,12 @@ def test_impossible_streams_are_refused_and_leave_no_files(tmp_path):
 
 
 def test_the_command_prints_counts(tmp_path):
-    ids, vectors, *_ = tastes(60)
+    ids, vectors, variance, _ = tastes(60)
     source = write_shards(tmp_path / "in", ids, vectors, 2)
+    table = write_signals(tmp_path / "signals.parquet", ids, variance)
     command = ["--json", "select-stream", str(source), str(tmp_path / "out")]
     # --groups is the old name of --strata.
-    options = ["--budget", "7", "--strategy", "kmeans-pca", "--groups", "3"]
+    options = ["--budget", "7", "--signals", str(table), "--groups", "3"]
     result = CliRunner().invoke(app, [*command, *options])
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["selected"] == 7

@@ -35,8 +35,9 @@ def signals(n, seed=0):
 @pytest.mark.parametrize(("n", "budget"), [(300, 37), (300, 1), (300, 300), (7, 3)])
 def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
     inputs = signals(n)
+    budget = n if strategy == "all" else budget
     chosen = select_users(strategy, inputs, budget, seed=3)
-    assert len(set(chosen.user_ids)) == (n if strategy == "all" else budget)
+    assert len(set(chosen.user_ids)) == budget
     assert set(chosen.user_ids) <= set(inputs.user_ids)
     order = np.random.default_rng(9).permutation(n)
     mixed = Signals(
@@ -69,7 +70,8 @@ def test_identical_users_can_be_selected(strategy):
         np.zeros((n, 5)),
         activity=np.zeros(n),
     )
-    assert len(select_users(strategy, alike, 10).user_ids) in (10, n)
+    budget = n if strategy == "all" else 10
+    assert len(select_users(strategy, alike, budget).user_ids) == budget
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -78,9 +80,8 @@ def test_few_distinct_users_can_be_selected_without_a_librarys_warning(strategy,
     # Components of equal rows differ by rounding.
     few = np.tile(generator.normal(size=(3, 128)), (4, 1)).astype(np.float32)
     inputs = dataclasses.replace(signals(12), embedding=few)
-    assert len(select_users(strategy, inputs, 4, seed=0).user_ids) == (
-        12 if strategy == "all" else 4
-    )
+    budget = 12 if strategy == "all" else 4
+    assert len(select_users(strategy, inputs, budget, seed=0).user_ids) == budget
     assert not recwarn.list
 
 
@@ -102,6 +103,32 @@ def test_every_cluster_gets_its_minimum():
 def test_impossible_budgets_are_refused(budget):
     with pytest.raises(SelectionError, match="from 1 to the 7 users"):
         select_users("random", signals(7), budget)
+
+
+def test_all_refuses_a_budget_that_is_not_everybody():
+    with pytest.raises(SelectionError, match="takes all 7 users, not 4"):
+        select_users("all", signals(7), 4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("size", ["clusters", "strata", "min_cluster"])
+def test_a_size_changes_the_groups_or_is_refused(strategy, size):
+    given = signals(300)
+    budget = 300 if strategy == "all" else 60
+    plain = select_users(strategy, given, budget)
+    try:
+        other = select_users(strategy, given, budget, **{size: 3})
+    except SelectionError as error:
+        assert f"so {size} would change nothing" in str(error)
+        named = str(error).rsplit("choose one of ")[1].rstrip(".").split(", ")
+        assert strategy not in named and set(named) < set(STRATEGIES)
+        return
+    groups = "stratum" if size == "strata" else "cluster"
+    assert STRATEGIES[strategy].clustered or size == "strata"
+    if size == "min_cluster":
+        assert other.report["cluster_sizes"] == plain.report["cluster_sizes"]
+    else:
+        assert other.group[groups].max() == 2 != plain.group[groups].max()
 
 
 def test_missing_signals_and_unknown_strategies_are_named():

@@ -204,7 +204,7 @@ def preview_table(
     no_header: bool = False,
 ) -> Preview:
     """Return the first whole rows of a table. Raises DataError."""
-    frame = _first_rows(Path(path), CsvFormat(delimiter, encoding, quote, not no_header))
+    frame = _first_rows(Path(path), CsvFormat(delimiter, encoding, quote, not no_header, True))
     guess = guess_columns(list(frame), frame)
     task = guess_task(frame[guess["outcome"]]) if "outcome" in guess else "rating"
     return Preview(frame.head(PREVIEW_ROWS), guess, task)  # type: ignore[arg-type]  # one of TASKS

@@ -80,6 +80,19 @@ class TableOptions:
             raise DataError(f"split_by must be user or time, not {self.split_by!r}.")
         if self.id_as_text and self.items_path is not None:
             raise DataError("id_as_text and items_path exclude each other; give one of them.")
+        of_items = (
+            "item_columns",
+            "items_delimiter",
+            "items_encoding",
+            "items_quote",
+            "items_no_header",
+        )
+        unused = [name for name in of_items if getattr(self, name)]
+        if unused and self.items_path is None:
+            raise DataError(
+                f"{' and '.join(unused)} {'is' if len(unused) == 1 else 'are'} of the file of items, and none is "
+                "given; name it with items_path (--items-path)."
+            )
         if "split" in (self.columns or {}) and self.split_by == "time":
             raise DataError("split_by='time' and a column of splits exclude each other; give one.")
         self.bounds  # noqa: B018  # refuses a scale that cannot be read
@@ -115,7 +128,7 @@ class TableOptions:
 
     @property
     def csv_format(self) -> CsvFormat:
-        return CsvFormat(self.delimiter, self.encoding, self.quote, not self.no_header)
+        return CsvFormat(self.delimiter, self.encoding, self.quote, not self.no_header, True)
 
     @property
     def items_csv_format(self) -> CsvFormat:
@@ -125,4 +138,5 @@ class TableOptions:
             self.items_encoding or self.encoding,
             self.items_quote or self.quote,
             not self.items_no_header,
+            quote_option=True,
         )

@@ -25,10 +25,17 @@ UNQUOTED = (".tsv", ".inter", ".item")
 NO_QUOTE = "none"
 RAGGED = "without the header's number of fields"
 STRAY_QUOTE = "with a stray quotation mark"
-_QUOTE_HINT = (
-    "; if quotation marks are ordinary characters here, pass quote='none' (--quote none), and if a "
-    "value really spans these lines, the mark itself"
-)
+# What to do, for readers that take the option `quote`, and for those that do not.
+_QUOTE_HINTS = {
+    True: "; if quotation marks are ordinary characters here, pass quote='none' (--quote none), and if a "
+    "value really spans these lines, the mark itself",
+    False: "; if quotation marks are ordinary characters here, write each twice and quote the value, or save "
+    "the table as .parquet",
+}
+_CUT_HINTS = {
+    True: "pass quote='none' (--quote none) if quotation marks are ordinary characters in it.",
+    False: "save it as .parquet if quotation marks are ordinary characters in it.",
+}
 _SPELLED = {"\\t": "\t", "tab": "\t"}
 _PIECE_BYTES = 1 << 20
 _ROWS_PER_CHUNK = 1 << 16
@@ -46,13 +53,15 @@ class CsvFormat:
 
     delimiter: one character ("\\t" spelled out is a tab). encoding: a Python codec. quote: the
     character around quoted values, or "none" where no value is quoted. header: whether the first
-    row names the columns; without one they are called 1, 2, 3.
+    row names the columns; without one they are called 1, 2, 3. quote_option: whether who reads it may
+    give another quote, as messages then suggest.
     """
 
     delimiter: str | None = None
     encoding: str | None = None
     quote: str | None = None
     header: bool = True
+    quote_option: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class CsvFile:
     header_line: the line of the header, 0 without one. lenient: whether the caller vouches for
     quoted values that look like swallowed rows. newline: the character that ends a line. marks:
     whether there are quotation marks, or bare carriage returns, that pyarrow would misread.
+    quote_option: see CsvFormat.
     """
 
     path: Path
@@ -87,6 +97,7 @@ class CsvFile:
     marks: bool
     names: list[str]
     header_line: int
+    quote_option: bool = False
 
     def read(self, columns: Sequence[int]) -> tuple[pa.Table, list[BadRow]]:
         """Return columns, by number, as text, and the rows that are left out. Raises DataError.
@@ -157,8 +168,8 @@ class CsvFile:
 
     def _records(self) -> Iterator[list[str] | BadRow]:
         """Yield the rows behind the header."""
-        lines = _Lines(_lines(self.path, self.encoding, self.newline))
-        for row in _parsed(lines, self.path, self.delimiter, self.quote):
+        lines = self._lines()
+        for row in _parsed(lines, self):
             if lines.first <= self.header_line:
                 continue
             if isinstance(row, BadRow):
@@ -173,6 +184,9 @@ class CsvFile:
                 yield lines.reject()
             else:
                 yield row
+
+    def _lines(self) -> "_Lines":
+        return _Lines(_lines(self.path, self.encoding, self.newline), self.quote_option)
 
     def _swallowed(self, lines: Sequence[str]) -> bool:
         """Say whether a row of several lines holds lines that look like rows themselves.
@@ -225,7 +239,16 @@ def open_csv(path: Path, csv_format: CsvFormat) -> CsvFile:
         last = "\r" if piece.endswith("\r") else ""
     newline = "\n" if has_newline or not returns else "\r"
     file = CsvFile(
-        path, delimiter, encoding, '"', quote not in (None, NO_QUOTE), newline, True, [], 0
+        path,
+        delimiter,
+        encoding,
+        '"',
+        quote not in (None, NO_QUOTE),
+        newline,
+        True,
+        [],
+        0,
+        form.quote_option,
     )
     if quote is None:
         # A file that quotes its names quotes its values, whatever its ending.
@@ -238,8 +261,8 @@ def open_csv(path: Path, csv_format: CsvFormat) -> CsvFile:
 
 
 def _with_header(file: CsvFile, header: bool) -> CsvFile:
-    lines = _Lines(_lines(file.path, file.encoding, file.newline))
-    row = next(_parsed(lines, file.path, file.delimiter, file.quote), None)
+    lines = file._lines()
+    row = next(_parsed(lines, file), None)
     if row is None:
         raise DataError(f"{file.path} is empty; a table needs a header and at least one row.")
     if isinstance(row, BadRow):
@@ -257,11 +280,13 @@ def plain_suffix(path: Path) -> str:
 class _Lines:
     """The lines of a file for csv.reader, of which those of the last row can be given back.
 
-    row_lines: the lines of the row being read. first: the number of the first of them.
+    quote_option: see CsvFormat. row_lines: the lines of the row being read. first: the number of the
+    first of them.
     """
 
-    def __init__(self, lines: Iterator[str]) -> None:
+    def __init__(self, lines: Iterator[str], quote_option: bool) -> None:
         self._lines = lines
+        self._quote_option = quote_option
         self._returned: deque[str] = deque()
         self.row_lines: list[str] = []
         self.first = 1
@@ -287,17 +312,18 @@ class _Lines:
         self._returned.extendleft(reversed(self.row_lines[1:]))
         self.ended = False
         self.row_lines = self.row_lines[:1]
-        return BadRow(self.first, STRAY_QUOTE, self.row_lines[0][:200], _QUOTE_HINT)
+        return BadRow(
+            self.first, STRAY_QUOTE, self.row_lines[0][:200], _QUOTE_HINTS[self._quote_option]
+        )
 
 
-def _parsed(
-    lines: _Lines, path: Path, delimiter: str, quote: str | None
-) -> Iterator[list[str] | BadRow]:
+def _parsed(lines: _Lines, file: CsvFile) -> Iterator[list[str] | BadRow]:
     """Yield each row that is not blank; lines.row_lines holds its lines until the next."""
+    quote = file.quote
     reader_options: dict[str, Any] = (
         {"quoting": csv.QUOTE_NONE} if quote is None else {"quotechar": quote}
     )
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, **reader_options)
+    reader = csv.reader(lines, delimiter=file.delimiter, strict=True, **reader_options)
     while True:
         lines.begin_row()
         try:
@@ -307,10 +333,9 @@ def _parsed(
         except csv.Error as error:
             if lines.ended:
                 raise DataError(
-                    f"{path} ends inside a quoted value that begins in line {lines.first:,} "
+                    f"{file.path} ends inside a quoted value that begins in line {lines.first:,} "
                     f"({lines.row_lines[0][:80]!r}); the file is cut short, or that quotation mark is a "
-                    "stray one. Fetch it again, correct it, or pass quote='none' (--quote none) if "
-                    "quotation marks are ordinary characters in it."
+                    f"stray one. Fetch it again, correct it, or {_CUT_HINTS[file.quote_option]}"
                 ) from error
             yield lines.reject()
             continue
