@@ -1,5 +1,6 @@
 """Mapping and selection over folders of shards, for more users than fit in memory, outside any workspace."""
 
+import logging
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ from puma_engine.errors import (
 from puma_engine.exchange import packed
 from puma_engine.exchange.packed import ABOUT, PromptShards
 from puma_engine.exchange.prompt_file import HEAD_FILE, write_head
+from puma_engine.exchange.shard_ids import CheckedIds, check_user_ids
 from puma_engine.exchange.shards import (
     INDEX,
     SELECTION_FILE,
@@ -43,6 +45,7 @@ from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import STRATEGIES, check_groups, select_users
 from puma_engine.serving.mapper import Mapper
 
+LOG = logging.getLogger(__name__)
 # The metadata key under which a mapped shard names its adapter and its input.
 ORIGIN = "puma_stream"
 DTYPES = ("float32", "float16")
@@ -83,10 +86,12 @@ def migrate_stream(
     source, target: folders, or URLs of storage that fsspec reaches; shards as in `exchange.shards`.
     At most `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one that
     is there already, from the same input and adapter, is skipped. Metadata (user ids), other
-    columns and index.parquet are copied, so the result can be imported. dtype: float32, or float16
-    for half the bytes. report: called with a shard's name, the number of finished shards, and of
-    all. map_shards: maps shards elsewhere, such as `serving.cluster_bulk.ShardsOnCluster`. Returns
-    counts and seconds. Raises ConfigError, MigrationError, DataError, StoreError, Cancelled.
+    columns and index.parquet are copied, so the result can be imported. User ids are checked first,
+    see `exchange.shard_ids`; shards that name no users are mapped all the same, and their prompts
+    counted. dtype: float32, or float16 for half the bytes. report: called with a shard's name, the
+    number of finished shards, and of all. map_shards: maps shards elsewhere, such as
+    `serving.cluster_bulk.ShardsOnCluster`. Returns counts and seconds. Raises ConfigError,
+    MigrationError, DataError, StoreError, Cancelled.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"Mapped prompts are {' or '.join(DTYPES)}, not {dtype!r}.")
@@ -103,12 +108,16 @@ def migrate_stream(
         waiting = _unfinished(mapper, source_folder, target_folder, shards, chunk_rows, dtype)
         finished = skipped = len(shards) - len(waiting)
 
-        def begin(name: str) -> None:
+        def refuse_cancelled(name: str) -> None:
             if should_cancel is not None and should_cancel():
                 raise Cancelled(f"Cancelled before {name}; run it again to go on.")
+
+        def begin(name: str) -> None:
+            refuse_cancelled(name)
             if report is not None:
                 report(name, finished, len(shards))
 
+        checked = _checked_ids(source_folder, list(shards), refuse_cancelled) if waiting else CheckedIds()
         map_here = partial(_map_here, mapper, begin)
         for name, rows in (map_shards or map_here)(waiting):
             users, finished = users + rows, finished + 1
@@ -116,7 +125,35 @@ def migrate_stream(
                 report(name, finished, len(shards))
         _complete(mapper, source_folder, target_folder)
     seconds = time.perf_counter() - started
-    return {"shards": len(shards), "skipped": skipped, "users": users, "seconds": seconds}
+    return {
+        "shards": len(shards),
+        "skipped": skipped,
+        "users": users,
+        "without_user_id": checked.unnamed,
+        "seconds": seconds,
+    }
+
+
+def _checked_ids(folder: Folder, shards: Sequence[str], begin: Callable[[str], None]) -> CheckedIds:
+    """Check user ids, and warn of what remains. Raises MigrationError, StoreError."""
+    try:
+        checked = check_user_ids(folder, shards, begin=begin)
+    except DataError as error:
+        raise MigrationError(str(error)) from error
+    if checked.unnamed:
+        LOG.warning(
+            "%s prompts are in shards that do not name their users, so nothing says whether a user is there "
+            "twice.",
+            f"{checked.unnamed:,}",
+        )
+    if checked.alike:
+        LOG.warning(
+            "%s user ids differ from others only by spaces or quotation marks around them, by .0 or by how "
+            "letters are encoded (one is %r) and count as other users.",
+            f"{checked.alike:,}",
+            checked.example,
+        )
+    return checked
 
 
 def _unfinished(

@@ -21,6 +21,7 @@ from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
 from puma_engine.exchange.packed import PromptShards
 from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.exchange.shards import ParquetShard
+from puma_engine.files import save_tensors
 from puma_engine.migration.adapter import Adapter
 from puma_engine.serving.bulk import migrate_stream, select_stream
 from puma_engine.serving.mapper import Mapper
@@ -330,3 +331,19 @@ def test_parquet_shards_without_user_ids_cannot_be_selected_from(tmp_path):
     pq.write_table(pa.table({"vector": [[1.0] * 8]}), tmp_path / "in" / "a.parquet")
     with pytest.raises(DataError, match="with the column user_id"):
         select_stream(tmp_path / "in", tmp_path / "out", budget=1, strategy="random")
+
+
+def test_users_who_are_twice_are_refused_before_anything_is_mapped(mapper, tmp_path, caplog):
+    source, target = tensor_shards(tmp_path / "in", 2, 4), tmp_path / "out"
+    _, vectors = prompts(7, 2)
+    save_tensors(source / "p-2.safetensors", {"vectors": vectors}, {"user_ids": ["u0-1", "new"]})
+    with pytest.raises(MigrationError, match="'u0-1' is in the shards p-0.* and p-2"):
+        migrate_stream(mapper, source, target)
+    assert not list(target.glob("*.safetensors"))
+    save_tensors(source / "p-2.safetensors", {"vectors": vectors}, {"user_ids": ["u0-1 ", "new"]})
+    result = migrate_stream(mapper, source, target)
+    assert (result["users"], result["without_user_id"]) == (10, 0)
+    assert "1 user ids differ from others only by spaces" in caplog.text and "u0-1 " in caplog.text
+    save_tensors(source / "p-2.safetensors", {"vectors": vectors})
+    assert migrate_stream(mapper, source, target)["without_user_id"] == 2
+    assert "2 prompts are in shards that do not name their users" in caplog.text

@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import re
 import shlex
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +35,7 @@ from puma_engine.datasets.reading.column_values import (
     as_numbers,
     as_texts,
     item_texts,
+    plain_id,
     usable_ids,
 )
 from puma_engine.datasets.reading.csv_tables import RAGGED, BadRow, CsvFormat
@@ -717,7 +716,7 @@ def _warnings(table: _Table) -> list[str]:
         warnings.append(table.times.note)
     for kind, ids in (("user", table.rows.user_ids), ("item", table.rows.item_ids)):
         plain = set(ids)
-        others = [id_ for id_ in ids if (same := _plain_id(id_)) not in ("", id_) and same in plain]
+        others = [id_ for id_ in ids if (same := plain_id(id_)) not in ("", id_) and same in plain]
         if others:
             warnings.append(
                 f"{len(others):,} {kind} ids differ from others only by spaces or quotation marks around "
@@ -763,12 +762,6 @@ def _warnings(table: _Table) -> list[str]:
             "values, pass quote='\"' (--quote '\"')."
         )
     return warnings
-
-
-def _plain_id(text: str) -> str:
-    """Return an id without what programs add: spaces, quotes, .0 behind a number, decomposed letters."""
-    text = unicodedata.normalize("NFC", text).strip(" \t\u00a0\"'")
-    return re.sub(r"^([0-9]+)\.0$", r"\1", text)
 
 
 def _as_utf8(text: str) -> str | None:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +134,12 @@ def usable_ids(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     long = pc.greater(pc.utf8_length(text), MAX_ID_LENGTH)
     unusable = pc.or_(pc.or_(blank, long), pc.match_substring_regex(text, r"\p{Cc}"))
     return np.asarray(pc.invert(unusable).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def plain_id(text: str) -> str:
+    """Return an id without what programs add: spaces, quotes, .0 behind a number, decomposed letters."""
+    text = unicodedata.normalize("NFC", text).strip(" \t\u00a0\"'")
+    return re.sub(r"^([0-9]+)\.0$", r"\1", text)
 
 
 def usable_texts(column: pa.ChunkedArray) -> np.ndarray:
