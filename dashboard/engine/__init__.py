@@ -1,9 +1,11 @@
 """Reads of the workspace, and jobs. Only this package of the dashboard imports puma_engine."""
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
+from dashboard.engine.file_names import without_folders
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import DEFAULT_STRATEGIES, DEMO_USERS
 from puma_engine.errors import NotFoundError, PumaError, StoreError
@@ -109,18 +111,30 @@ def start_demo() -> Job:
 
 
 def jobs(limit: int | None = 20) -> list[Job]:
-    """Return jobs, the latest first. limit: None for all."""
-    return engine_jobs.jobs(workspace(), limit=limit)
+    """Return jobs, the latest first, as pages show them. limit: None for all."""
+    return [_shown(job) for job in engine_jobs.jobs(workspace(), limit=limit)]
 
 
 def job(job_id: str) -> Job:
-    """Return a job by its id. Raises NotFoundError."""
-    return engine_jobs.job(workspace(), job_id)
+    """Return a job by its id, as pages show it. Raises NotFoundError."""
+    return _shown(engine_jobs.job(workspace(), job_id))
+
+
+def _shown(job: Job) -> Job:
+    """Return a job whose texts name files without the server's folders; its arguments stay."""
+    stage = job.progress.get("stage")
+    progress = (
+        {**job.progress, "stage": without_folders(stage)}
+        if isinstance(stage, str)
+        else job.progress
+    )
+    error = job.error and without_folders(job.error)
+    return replace(job, title=without_folders(job.title), error=error, progress=progress)
 
 
 def job_log(job_id: str, lines: int = 15) -> str:
     """Return the last lines of a job's log."""
-    return engine_jobs.read_log(workspace(), job_id, lines)
+    return without_folders(engine_jobs.read_log(workspace(), job_id, lines))
 
 
 def cancel(job_id: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dashboard import engine
+from dashboard.engine.file_names import without_folders
 from puma_engine.evaluation.formatting import capitalised
 from puma_engine.jobs import JOB_STATUSES, Job
 from puma_engine.jobs.time_left import share_done
@@ -97,7 +98,7 @@ def _text(value: Any, name: str = "") -> str:
     if isinstance(value, str) and RUN_ID.fullmatch(value):
         with suppress(engine.NotFoundError):
             return f"{engine.run(value).name} ({value})"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else without_folders(str(value))
 
 
 def result(job: Job) -> Run | None:

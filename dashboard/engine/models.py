@@ -9,7 +9,6 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
-from puma_engine import jobs as engine_jobs
 from puma_engine.backbone.gguf_model import find_parts
 from puma_engine.backbone.packages import PACKAGED, local_path
 from puma_engine.backbone.templates import TEMPLATES
@@ -213,8 +212,9 @@ def add(spec: str, revision: str | None, name: str | None) -> Job:
 
 def refused() -> list[Job]:
     """Return failed jobs that add a model, the newest first."""
-    failed = engine_jobs.jobs(engine.workspace(), status="failed")
-    return [job for job in failed if job.command == "add_backbone"]
+    return [
+        job for job in engine.jobs(None) if job.command == "add_backbone" and job.status == "failed"
+    ]
 
 
 def usual_role(dataset: str, backbone: str) -> str:

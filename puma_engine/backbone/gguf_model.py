@@ -131,12 +131,12 @@ class GgufModel:
 
     @cached_property
     def _readers(self) -> list[Any]:
-        from gguf import GGUFReader
+        from puma_engine.backbone.gguf_header import HeaderReader
 
         readers = []
         for part in self.parts:
             try:
-                reader = GGUFReader(part)
+                reader = HeaderReader(part)
             except Exception as error:  # the reader meets damaged files with errors of many kinds
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 raise BackboneError(
@@ -411,6 +411,7 @@ class GgufModel:
 
     def _weight(self, name: str, dtype: "torch.dtype") -> "torch.Tensor":
         """Return one weight as transformers stores it, undoing what llama.cpp's converter does."""
+        import numpy as np
         import torch
         from gguf import dequantize
 
@@ -422,7 +423,9 @@ class GgufModel:
                 f"The file {self.path} stores {name} as {stored.tensor_type.name}, which the package "
                 "gguf cannot dequantise; choose another quantisation of the model."
             ) from error
-        weight = torch.from_numpy(values.copy()).reshape(self.shapes()[name])
+        # Weights that are stored as they are lie in the file, which is read-only.
+        weight = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        weight = weight.reshape(self.shapes()[name])
         if self.architecture == "llama" and ".attn_q." in name:
             weight = _interleaved_to_halves(weight, int(self._required("attention.head_count")))
         elif self.architecture == "llama" and ".attn_k." in name:

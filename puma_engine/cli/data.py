@@ -114,7 +114,7 @@ def import_(
     """Import interactions and split them into train, validation and test rows."""
     session.do(
         "import_dataset",
-        f"importing {source}",
+        f"importing {source if path is None else path.name}",
         queue=queue,
         source=source,
         path=path,

@@ -58,7 +58,7 @@ def check(
     session.show(card)
     for name, shown in templates.items():
         answers = "  ".join(f"{a} = {t}" for a, t in shown["answer_tokens"].items())
-        last = ", the last," if shown["slot_position"] == len(shown["tokens"]) - 1 else ""
+        last = " (the last)" if shown["slot_position"] == len(shown["tokens"]) - 1 else ""
         print(f"\n{name}: slot at position {shown['slot_position']}{last}; answers {answers}")
         print("  " + " ".join(shown["tokens"]))
     print()

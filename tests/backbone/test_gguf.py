@@ -3,15 +3,17 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from gguf import GGMLQuantizationType, dequantize, quantize
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quantize
 from tiny import TEXTS, tiny_backbone_folder, tiny_tokenizer
 from tiny_gguf import write_gguf
 
 from puma_engine import pipeline
 from puma_engine.backbone import FrozenBackbone, inspect_backbone, loading, model
+from puma_engine.backbone.gguf_header import HeaderReader
 from puma_engine.backbone.gguf_model import MODEL_TYPES, GgufModel, find_parts
 from puma_engine.backbone.loading import load_model, locate
 from puma_engine.errors import BackboneError
@@ -293,6 +295,40 @@ def test_a_damaged_file_is_refused(whole, cut, tmp_path):
     path.write_bytes(whole[0].read_bytes()[:cut])
     with pytest.raises(BackboneError, match="not a complete GGUF file"):
         FrozenBackbone.load(path, device="cpu")
+
+
+def test_the_header_is_what_the_packages_own_reader_finds(tmp_path):
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    texts = ["", "a", "Zoë 本", "x" * 1000]
+    values = {
+        "texts": texts,
+        "numbers": [3, 1, 2**20],
+        "scores": [0.5, -1.0],
+        "flags": [True, False],
+    }
+    for key, value in values.items():
+        writer.add_array(key, value)
+    writer.add_string("name", "Tiny")
+    writer.add_tensor("w", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ours, theirs = HeaderReader(tmp_path / "m.gguf"), GGUFReader(tmp_path / "m.gguf")
+    assert list(ours.fields) == list(theirs.fields)
+    for key, field in theirs.fields.items():
+        assert ours.fields[key].contents() == field.contents()
+        assert ours.fields[key].types == field.types
+    assert {key: ours.fields[key].contents() for key in values} == values
+    assert np.array_equal(ours.tensors[0].data, theirs.tensors[0].data)
+    content = (tmp_path / "m.gguf").read_bytes()
+    place = content.index(b"texts") + len("texts") + 8
+    for count in (5, 2**40, 2**64 - 1):
+        # The array declares more texts than it has: one, or more than the file can hold.
+        wrong = content[:place] + count.to_bytes(8, "little") + content[place + 8 :]
+        (tmp_path / "wrong.gguf").write_bytes(wrong)
+        with pytest.raises(BackboneError, match="not a complete GGUF file"):
+            GgufModel([tmp_path / "wrong.gguf"]).value("texts")
 
 
 def test_a_file_without_room_is_refused_before_its_weights_are_read(whole, monkeypatch):

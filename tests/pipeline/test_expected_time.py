@@ -14,11 +14,10 @@ from puma_engine.store import Workspace
 
 COUNTS = DataCounts(train=1500, validation=200, test=400, fitted_items=1500, items=1900)
 SPEED = ModelSpeed(items=10, training=100, prediction=300)
-FIXED = sum(expected_seconds(ModelSpeed(1e12, 1e12, 1e12), COUNTS, REAL_DEMO).values())
 
 
-def total(speed, counts=COUNTS):
-    return sum(expected_seconds(speed, counts, REAL_DEMO).values()) - FIXED
+def total(speed, counts=COUNTS, short=0.0):
+    return sum(expected_seconds(speed, counts, REAL_DEMO, short).values())
 
 
 def test_the_expected_time_counts_items_once_and_every_epoch():
@@ -32,6 +31,16 @@ def test_the_expected_time_counts_items_once_and_every_epoch():
     slower = dataclasses.replace(SPEED, items=5)
     assert total(slower) - total(SPEED) == pytest.approx(1900 / 10)
     assert all(not training.patience for training in REAL_DEMO.training.values())
+
+
+def test_what_a_step_takes_besides_its_model_is_measured():
+    # Five trainings and the evaluation of each method.
+    assert total(SPEED, short=0.4) - total(SPEED) == pytest.approx(0.4 * (5 + len(METHODS)))
+
+
+def test_the_expected_time_has_no_part_that_was_not_measured():
+    fast = ModelSpeed(2 * SPEED.items, 2 * SPEED.training, 2 * SPEED.prediction)
+    assert total(fast, short=0.2) == pytest.approx(total(SPEED, short=0.4) / 2)
 
 
 def test_a_model_is_measured_on_the_items_of_the_data(tmp_path):
