@@ -49,7 +49,8 @@ class HeaderReader(GGUFReader):
 
     def _texts(self, start: int, count: int) -> tuple[list[Any], int]:
         """Return the bytes of so many texts, a length and its bytes each, and where they end."""
-        values, lengths, texts = np.asarray(self.data), memoryview(self.data), []
+        values, texts = np.asarray(self.data), []
+        lengths = values.data
         size = len(values)
         for _ in range(count):
             begin = start + _LENGTH.size

@@ -117,7 +117,9 @@ def migrate_stream(
             if report is not None:
                 report(name, finished, len(shards))
 
-        checked = _checked_ids(source_folder, list(shards), refuse_cancelled) if waiting else CheckedIds()
+        checked = (
+            _checked_ids(source_folder, list(shards), refuse_cancelled) if waiting else CheckedIds()
+        )
         map_here = partial(_map_here, mapper, begin)
         for name, rows in (map_shards or map_here)(waiting):
             users, finished = users + rows, finished + 1

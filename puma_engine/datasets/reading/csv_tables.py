@@ -248,7 +248,7 @@ def open_csv(path: Path, csv_format: CsvFormat) -> CsvFile:
         True,
         [],
         0,
-        form.quote_option,
+        csv_format.quote_option,
     )
     if quote is None:
         # A file that quotes its names quotes its values, whatever its ending.
