@@ -97,7 +97,9 @@ def _device() -> Row:
         return _row("device", "fail", f"torch cannot be loaded: {error}")
     if not torch.cuda.is_available():
         bf16 = "; fast in bf16, in which large models are read" if has_fast_bf16() else ""
-        return _row("device", "ok", f"CPU, {torch.get_num_threads()} threads{bf16}; no CUDA")
+        count = torch.get_num_threads()
+        threads = "1 thread" if count == 1 else f"{count} threads"
+        return _row("device", "ok", f"CPU, {threads}{bf16}; no CUDA")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return _row("device", "ok", ", ".join(names))
 

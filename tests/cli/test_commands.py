@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_every_field_of_a_request_is_an_option_unless_another_command_sets_it():
     others = {"within", "retraining", "predicted"} | set(SETTINGS)
     for kind in Request.__subclasses__() + AdapterRequest.__subclasses__():
         assert set(kind.__dataclass_fields__) - others <= set(HELP), kind.__name__
+
+
+def test_the_card_of_a_model_reads_as_sentences(puma):
+    shown = puma("models", "check", "llama-small", "--seconds", "0", json_output=False)
+    assert shown.exit_code == 0, shown.output
+    lines = [line for line in shown.stdout.splitlines() if "slot at position" in line]
+    assert any(" (the last); answers 1 = " in line for line in lines)
+    assert any(re.search("slot at position [0-9]+; answers", line) for line in lines)
+    assert not [line for line in lines if re.search(" [,;:]|[,;] ?[;,.]", line)]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
