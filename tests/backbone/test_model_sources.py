@@ -114,7 +114,7 @@ def test_offline_reads_the_cache_without_any_request(hub, monkeypatch):
         ("me/qwen", "v9", "no revision 'v9'"),
         ("me/pickled", None, "pickled weights are never loaded"),
         ("me/gguf", None, "download one and give its path"),
-        ("me/a b", None, "no hub id"),
+        ("me/a b", None, "not a hub id"),
     ],
 )
 def test_hub_errors_are_explained(hub, spec, revision, words):

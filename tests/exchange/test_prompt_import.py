@@ -271,9 +271,9 @@ def test_prompts_that_name_another_model_are_told(world, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder: (folder / "index.parquet").write_bytes(b"x"), "no whole Parquet file"),
-        (lambda folder: place_rows(folder, ["0", "x"]), "no whole Parquet file"),
-        (lambda folder: place_rows(folder, [0.5, 1.0]), "no whole Parquet file"),
+        (lambda folder: (folder / "index.parquet").write_bytes(b"x"), "not a whole Parquet file"),
+        (lambda folder: place_rows(folder, ["0", "x"]), "not a whole Parquet file"),
+        (lambda folder: place_rows(folder, [0.5, 1.0]), "not a whole Parquet file"),
         (lambda folder: (folder / "prompts.json").write_text("[" * 100_000), "nested too deep"),
         (lambda folder: (folder / "prompts.json").unlink(), "no file"),
         (lambda folder: move_shard_out(folder), "outside of its folder"),

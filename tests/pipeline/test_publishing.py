@@ -265,11 +265,11 @@ def test_damaged_and_hostile_archives_add_nothing(origin, tmp_path):
         ({"extra": b"x"}, "not those of its manifest"),
         (
             {"runs/../../evil": b"x", "manifest.json": json.dumps(escaping)},
-            "no run id|no file of a",
+            "not a run id|not a file of a",
         ),
         ({"manifest.json": newer}, "update this program"),
         ({"manifest.json": "[]"}, "is damaged"),
-        ({"manifest.json": None}, "no archive of runs"),
+        ({"manifest.json": None}, "not an archive of runs"),
     ]
     for members, reason in cases:
         with pytest.raises(StoreError, match=reason):

@@ -292,7 +292,7 @@ def write(path, text):
     [
         ("user_id,a,b\nx1,1,2\nx2,2,1\n", "No user of .* is in the data set"),
         ("user_id,a,b\n001,1,2\n002,2,one\n", "column 'b' of .* is not a number"),
-        ("user_id,a,b\n001,1,2\n002,2,\n", "column 'b' of .* no number|NaN"),
+        ("user_id,a,b\n001,1,2\n002,2,\n", "column 'b' of .* is not a number|NaN"),
         ("user_id,a\n001,1\n002,2\n", "have 1 numbers each"),
         ("user_id,a,b\n001,1,2\n002,1,2\n", "tell no users apart"),
         ("user_id,a,b\n001,1,2\n001,2,1\n", "'001' is twice"),

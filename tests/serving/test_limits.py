@@ -356,7 +356,7 @@ def test_pages_of_other_origins_may_not_send_requests(added, origin, host, allow
 
 def test_names_of_hosts_are_checked():
     for wrong in ("http://puma.example", "puma example", "puma.example/x", "*puma"):
-        with pytest.raises(ConfigError, match="no name of a host"):
+        with pytest.raises(ConfigError, match="not a name of a host"):
             AllowedHosts("localhost", [wrong])
 
 

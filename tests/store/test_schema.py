@@ -102,7 +102,7 @@ def test_files_that_are_no_workspace_are_refused(tmp_path):
     assert Database(tmp_path / "a" / "puma.db").table_names() == ["customers"]
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "puma.db").write_bytes(b"no database at all" * 100)
-    with pytest.raises(StoreError, match="no working database"):
+    with pytest.raises(StoreError, match="not a working database"):
         Workspace.open(tmp_path / "b")
 
 
