@@ -266,18 +266,18 @@ def test_pages_name_files_without_the_servers_folders(ws, monkeypatch):
     path = "/srv/teams/books/ratings.csv"
     args = {"source": "table", "path": path, "spec": "/srv/models/mine.gguf"}
     error = f"There is no file {path}, nor '/srv/my teams/items.csv'; see https://hub.co/a/b and owner/name."
-    job = add_job(ws, title=f"importing {path}", status="failed", args=args, error=error)
+    job = add_job(ws, title=f"Importing {path}", status="failed", args=args, error=error)
     log = Path(jobs.job(ws, job).log)
     log.parent.mkdir(exist_ok=True)
     log.write_text(f"2026-01-01 importing {path}\n")
     for shown in (engine.job(job), *engine.jobs()):
-        assert shown.title == "importing ratings.csv"
+        assert shown.title == "Importing ratings.csv"
         assert shown.error == (
             "There is no file ratings.csv, nor 'items.csv'; see https://hub.co/a/b and owner/name."
         )
     assert engine.job_log(job).strip() == "2026-01-01 importing ratings.csv"
     app = open_page("jobs", ws.root, monkeypatch, job=job)
-    assert escaped("importing ratings.csv") in texts(app) and "/srv" not in texts(app)
+    assert escaped("Importing ratings.csv") in texts(app) and "/srv" not in texts(app)
     assert all("/srv" not in shown.value.to_string() for shown in app.dataframe)
     assert all("/srv" not in shown.value for shown in app.code)
 
