@@ -80,19 +80,6 @@ class TableOptions:
             raise DataError(f"split_by must be user or time, not {self.split_by!r}.")
         if self.id_as_text and self.items_path is not None:
             raise DataError("id_as_text and items_path exclude each other; give one of them.")
-        of_items = (
-            "item_columns",
-            "items_delimiter",
-            "items_encoding",
-            "items_quote",
-            "items_no_header",
-        )
-        unused = [name for name in of_items if getattr(self, name)]
-        if unused and self.items_path is None:
-            raise DataError(
-                f"{' and '.join(unused)} {'is' if len(unused) == 1 else 'are'} of the file of items, and none is "
-                "given; name it with items_path (--items-path)."
-            )
         if "split" in (self.columns or {}) and self.split_by == "time":
             raise DataError("split_by='time' and a column of splits exclude each other; give one.")
         self.bounds  # noqa: B018  # refuses a scale that cannot be read
@@ -114,7 +101,7 @@ class TableOptions:
         return bounds
 
     def check_task(self, task: str) -> None:
-        """Raise DataError for options of the other task."""
+        """Raise DataError for options of the other task, or of a file of items that is not given."""
         wrong = {
             "rating": {
                 "click_threshold": self.click_threshold is not None,
@@ -125,6 +112,19 @@ class TableOptions:
         refused = [name for name, is_given in wrong.items() if is_given]
         if refused:
             raise DataError(f"The task {task!r} takes no {' and no '.join(refused)}.")
+        of_items = (
+            "item_columns",
+            "items_delimiter",
+            "items_encoding",
+            "items_quote",
+            "items_no_header",
+        )
+        unused = [name for name in of_items if getattr(self, name)]
+        if unused and self.items_path is None:
+            raise DataError(
+                f"{' and '.join(unused)} {'is' if len(unused) == 1 else 'are'} of the file of items, and none is "
+                "given; name it with items_path (--items-path)."
+            )
 
     @property
     def csv_format(self) -> CsvFormat:
