@@ -33,7 +33,8 @@ def page() -> None:
             icon=":material/work_history:",
         )
         return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    # page.css keeps the place of this row, which is lower while its widgets load.
+    with st.container(horizontal=True, vertical_alignment="bottom", key="activity-filter"):
         statuses = query_params.choose_many(
             "Status",
             list(STATUSES),
