@@ -279,8 +279,8 @@ def _plans(
         return _Plan(row, users, needed, migrating + refining)
 
     def is_worth_refining(plan: _Plan) -> bool:
-        is_minority = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
-        return is_minority and plan.cost < base_cost
+        is_small_share = 0 < len(plan.refine) <= MAX_REFINED_SHARE * data.users
+        return is_small_share and plan.cost < base_cost
 
     plans = []
     for row in candidates:
