@@ -25,7 +25,7 @@ def show(plan: Plan, start: Start, trained: int) -> None:
     """Show the expected quality of a migration by the number of users who train it."""
     st.markdown(TITLE)
     task = str(engine.run(str(start.dataset)).summary["task"])
-    model, template = plans.here(start.targets[-1]), plans.settings(plan).template
+    model, template = plans.model_id(start.targets[-1]), plans.settings(plan).template
     in_workspace = quality.measured(str(start.dataset), model, template)
     published = quality.published(task)
     with_published = in_workspace.empty

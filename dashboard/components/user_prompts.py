@@ -74,7 +74,7 @@ def neighbours(context: UserContext, user: str, looked_at: str) -> None:
         second = methods[
             query_params.choose("Second prompts", rest, "beside", labels=labels, default=default)
         ]
-    frame = user_details.near(
+    frame = user_details.nearest_users(
         engine.root(), str(first.prompts), str(second.prompts), user, MAX_NEIGHBOURS
     )
     if frame.empty:

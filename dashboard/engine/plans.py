@@ -112,7 +112,7 @@ def models() -> dict[str, str]:
     return names_by_id | {name: name for name in named_models() if name not in names}
 
 
-def here(model: str) -> str:
+def model_id(model: str) -> str:
     """Return the id of a model's run; its name where it is not in the workspace yet."""
     return planning.model_id(engine.workspace(), model)
 

@@ -70,7 +70,7 @@ def description(name: str) -> str:
     return plain(STUDIES[name].description)
 
 
-def every() -> list[tuple[str, str]]:
+def descriptions() -> list[tuple[str, str]]:
     """Return the name and the question of every study."""
     return [(name, description(name)) for name in STUDIES]
 

@@ -179,7 +179,7 @@ def interval(
 
 
 @st.cache_data(max_entries=100, show_spinner=False)
-def near(root: str, first: str, second: str, user: str, limit: int = 10) -> pd.DataFrame:
+def nearest_users(root: str, first: str, second: str, user: str, limit: int = 10) -> pd.DataFrame:
     """Return the users nearest to a user in two runs' prompts; see puma_engine's `neighbours`."""
     return neighbours(space(root, first), space(root, second), user, limit)
 

@@ -55,7 +55,7 @@ def _of_workspace(view: str) -> None:
         page_states.empty(
             "No study was run here", explanation if engine.read_only() else f"{explanation} {how}"
         )
-        every = pd.DataFrame(studies.every(), columns=["Study", "Question"])
+        every = pd.DataFrame(studies.descriptions(), columns=["Study", "Question"])
         tables.show(every, height="content")
     elif view == "claims":
         reports, damaged = studies.of_workspace()

@@ -191,7 +191,7 @@ def evaluate_stream(
             if report is not None:
                 report(name, len(finished), len(rows))
 
-        def here(
+        def do_locally(
             work: type, arguments: Sequence[Any], pieces: Sequence[Mapping[str, Any]]
         ) -> Iterator[tuple[int, bytes]]:
             worker = work(*arguments, device)
@@ -201,7 +201,7 @@ def evaluate_stream(
 
         arguments = (scored, source_folder.location, target_folder.location)
         skipped = len(finished)
-        for number, sums in (do_pieces or here)(ShardEvaluation, arguments, waiting):
+        for number, sums in (do_pieces or do_locally)(ShardEvaluation, arguments, waiting):
             finished[waiting[number]["name"]] = parse_json(sums)
             if do_pieces is not None:
                 begin(waiting[number]["name"])
