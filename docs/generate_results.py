@@ -368,8 +368,8 @@ def findings_text(results: Sequence[Main], orders: Evidence) -> str:
 ## What migrates, and what does it bring?
 
 **What migrates is mostly the level of a user's ratings.** {level_and_order(rated)} With prompts swapped between users,
-the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(rated, lambda main: FEW, "rmse")}, so a
-migrated prompt holds the preferences of its own user. {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with
+the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(rated, lambda main: FEW, "rmse")}, so
+migrated prompts are personal. {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with
 the method.
 
 ![Shares of full retraining's gain that a migration keeps](images/results-kept.svg){others}""")
@@ -482,8 +482,8 @@ for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(zoo,
 
 Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
 {seeds} trainings. In brackets: the share of full retraining's arithmetic."""
-    below = f"""{arithmetic(orders)} With prompts swapped between users the gain is gone, so a migrated prompt holds
-the preferences of its own user."""
+    below = f"""{arithmetic(orders)} With prompts swapped between users the gain is gone, so migrated
+prompts are personal."""
     limits = f"""**Limits.** The models are small ones of our own (1.2 and 2.7 million parameters), unless a column names
 another, and the data sets are open ones, not the paper's. {against_no_language_model(rated)} A migration carries the level
 of ratings better than the order of a user's items. {level_and_order(rated)} Several claims of the paper are undecided or
