@@ -25,8 +25,8 @@ def cells(_options):
     return [
         Cell("data", "import_dataset", {"source": "movietweetings", "users": 30}),
         *(
-            Cell(name, "evaluate", {"subject": name}, on, facts=facts)
-            for name, facts in methods.items()
+            Cell(name, "evaluate", {"subject": name}, on, labels=labels)
+            for name, labels in methods.items()
         ),
         Cell("lost", "select", {"strategy": "nothing", "budget": 2}, {"prompts": "data"}),
     ]
