@@ -191,7 +191,8 @@ def _vector_columns(path: Path, names: list[str], column: str, wanted: str | Non
     odd = [name for name, own in zip(others, stems, strict=True) if own != stem]
     for name in odd:
         _refuse_row_numbers(path, name, column)
-    if count > 1 and odd:
+    # Without the column of ids, reading says that it lacks.
+    if column in names and count > 1 and odd:
         alike = [name for name in others if name not in odd]
         raise DataError(
             f"The column {odd[0]!r} of {path} is named otherwise than the {count:,} columns {alike[0]!r} to "
