@@ -328,20 +328,27 @@ def other_model(main: Main) -> str:
     )
 
 
+def worse_after(item: Evidence, method: str, changes: Sequence[str] = CHANGES) -> str:
+    """How much worse than retraining a method is after each of some changes, in RMSE."""
+    rmse = {(row["change"], row["method"]): row["rmse"] for row in item.report["summary"]}
+    return joined(percent(rmse[name, method] / rmse[name, RETRAINED] - 1) for name in changes)
+
+
 def changes_text(item: Evidence) -> str:
     """Say what reusing prompts costs after a change of weights or words, and what migrating them."""
-    rmse = {(row["change"], row["method"]): row["rmse"] for row in item.report["summary"]}
-    worse = {
-        method: joined(
-            percent(rmse[change, method] / rmse[change, RETRAINED] - 1) for change in CHANGES
-        )
-        for method in (REUSED, ALL_USERS, FEW)
-    }
     options = item.report["options"]
-    return wrapped(f"""**Prompts reused as they are** end {worse[REUSED]} worse (RMSE) than retraining after a change of
+    return wrapped(f"""**Prompts reused as they are** end {worse_after(item, REUSED)} worse (RMSE) than retraining after a change of
 `{options["source"]}` from Q4_1 to Q4_0, back, and to another wording of the template. A migration that all users train ends
-{worse[ALL_USERS]} worse, one that 7 % of them train {worse[FEW]} ([report](results/changes/changes.md):
-{options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
+{worse_after(item, ALL_USERS)} worse, one that 7 % of them train {worse_after(item, FEW)}
+([report](results/changes/changes.md): {options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
+
+
+def changes_briefly(item: Evidence) -> str:
+    """Say in a sentence that a new rounding of weights or new words need a migration, too."""
+    both = CHANGES[0], CHANGES[2]
+    return f"""Weights of other precision and a template in other words need a migration, too: on {item.report["options"]["users"]}
+users of SmolLM2, prompts reused as they are end {worse_after(item, REUSED, both)} worse than retraining, migrated ones
+{worse_after(item, ALL_USERS, both)} ([one training](docs/models.md#a-change-of-precision))."""
 
 
 def findings_text(results: Sequence[Main], orders: Evidence) -> str:
@@ -469,7 +476,7 @@ def reports_table(reports: Sequence[Evidence]) -> str:
     return "\n".join(lines)
 
 
-def readme_figures(results: Sequence[Main], orders: Evidence) -> str:
+def readme_figures(results: Sequence[Main], orders: Evidence, changes: Evidence) -> str:
     """Return the README's answer, table and limits."""
     zoo = [main for main in results if main.real_model is None]
     rated = [main for main in zoo if main.metric == "rmse"]
@@ -483,7 +490,9 @@ for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(zoo,
 Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
 {seeds} trainings. In brackets: the share of full retraining's arithmetic."""
     below = f"""{arithmetic(orders)} With prompts swapped between users the gain is gone, so migrated
-prompts are personal."""
+prompts are personal.
+
+{changes_briefly(changes)}"""
     limits = f"""**Limits.** The models are small ones of our own (1.2 and 2.7 million parameters), unless a column names
 another, and the data sets are open ones, not the paper's. {against_no_language_model(rated)} A migration carries the level
 of ratings better than the order of a user's items. {level_and_order(rated)} Several claims of the paper are undecided or
@@ -535,7 +544,7 @@ def pages() -> dict[Path, dict[str, str]]:
             "verdicts": claims_table(reports),
         },
         REPORTS: {"reports": reports_table(reports), "claims": findings},
-        README: {"figures": readme_figures(results, orders)},
+        README: {"figures": readme_figures(results, orders, changes)},
         MODELS: {"changes": changes_text(changes)},
     }
 

@@ -9,10 +9,10 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # The engine syncs what it writes. In memory this takes no time; a Docker container has too little of it.
-MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+MEMORY, MIN_BYTES = Path("/dev/shm"), 4 << 30
 if MEMORY.is_dir():
-    about = os.statvfs(MEMORY)
-    if about.f_bavail * about.f_frsize >= ROOM and not about.f_flag & os.ST_NOEXEC:
+    stats = os.statvfs(MEMORY)
+    if stats.f_bavail * stats.f_frsize >= MIN_BYTES and not stats.f_flag & os.ST_NOEXEC:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 # Test files that take longest begin first, so that all processes of `pytest -n` end at about the same time.
@@ -29,6 +29,6 @@ FIRST = (
 
 def pytest_collection_modifyitems(items):
     """Move the tests of FIRST to the front, in its order."""
-    here = Path(__file__).parent
-    places = {here / name: number for number, name in enumerate(FIRST)}
-    items.sort(key=lambda item: places.get(item.path, len(FIRST)))
+    tests = Path(__file__).parent
+    order = {tests / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(FIRST)))
