@@ -71,9 +71,9 @@ def test_the_plan_follows_from_measured_rates():
         n / per_s / 3600 for n, per_s in ((1e5 * examples, training), (3e6, predicting))
     )
     fitted = users * examples / fitting / 3600
-    minutes = core_hours / 64 * 60
+    minutes, text = core_hours / 64 * 60, " ".join(GUIDE.split())
     for words in (
-        f"mapping {mapping:,.0f} users/s,\nchoosing {choosing:,.0f} users/s",
+        f"mapping {mapping:,.0f} users/s, choosing {choosing:,.0f} users/s",
         f"training an adapter {training:,.0f}, fitting prompts {fitting:,.0f}, predicting {predicting:,.0f} ex",
         f"x 8 KiB | {read / 1e12:.2f} TB |",
         f"x 12 KiB | {written / 1e12:.1f} TB | {models * written / 1e12:.0f} TB |",
@@ -89,4 +89,4 @@ def test_the_plan_follows_from_measured_rates():
         f"one shard, {2e6 / mapping / 60:.1f} minutes of a core",
         f"take {3 * users / predicting / 3600:.1f} GPU hours a model",
     ):
-        assert words in GUIDE, words
+        assert words in text, words
