@@ -75,7 +75,7 @@ def read_prompts(
                 f"vector_columns names columns of a table ({', '.join(TABLES)}), and {path.name} is none; "
                 "leave it out."
             )
-        reader = partial(TABLES[path.suffix.lower()], wanted=vector_columns)
+        reader = partial(TABLES[path.suffix.lower()], patterns=vector_columns)
     ids, vectors, fields = reader(path, f"{owner}_id")
     if users is not None:
         ids = read_ids(users, len(vectors), owner)
@@ -108,7 +108,7 @@ def _only_table(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return arrays[chosen[0]]
 
 
-def _read_parquet(path: Path, column: str, wanted: str | None = None) -> Table:
+def _read_parquet(path: Path, column: str, patterns: str | None = None) -> Table:
     table = read_parquet(path)
     if column not in table.column_names or len(table.column_names) < 2:
         raise DataError(
@@ -116,9 +116,9 @@ def _read_parquet(path: Path, column: str, wanted: str | None = None) -> Table:
             f"number of a vector; it has {', '.join(table.column_names)}."
         )
     if VECTOR not in table.column_names:
-        chosen = _vector_columns(path, table.column_names, column, wanted)
+        chosen = _vector_columns(path, table.column_names, column, patterns)
         return _of_number_columns(path, table, column, chosen)
-    if wanted is not None:
+    if patterns is not None:
         raise DataError(
             f"The file {path} holds whole vectors in the column {VECTOR}; leave out vector_columns."
         )
@@ -155,9 +155,9 @@ def _metadata(path: Path) -> bytes:
     return stored
 
 
-def _read_delimited(path: Path, column: str, wanted: str | None = None) -> Table:
+def _read_delimited(path: Path, column: str, patterns: str | None = None) -> Table:
     names = read_head(path, 1)[0]
-    chosen = _vector_columns(path, names, column, wanted)
+    chosen = _vector_columns(path, names, column, patterns)
     read = read_columns(path, [column, *chosen])
     if read.bad:
         first = read.bad[0]
@@ -167,16 +167,16 @@ def _read_delimited(path: Path, column: str, wanted: str | None = None) -> Table
     return _of_number_columns(path, read.table, column, chosen)
 
 
-def _vector_columns(path: Path, names: list[str], column: str, wanted: str | None) -> list[str]:
-    """Return the names of the columns that are numbers of a vector: those wanted, or all but the ids.
+def _vector_columns(path: Path, names: list[str], column: str, patterns: str | None) -> list[str]:
+    """Return the names of the columns that are numbers of a vector: those that match, or all but the ids.
 
-    Raises DataError where nobody says which are wanted and some columns are numbered alike, such as d0
-    to d127, and others are not, such as age.
+    patterns: names with wildcards, separated by commas. Raises DataError without them where some
+    columns are numbered alike, such as d0 to d127, and others are not, such as age.
     """
     others = [name for name in names if name != column]
-    if wanted is not None:
+    if patterns is not None:
         chosen: list[str] = []
-        for pattern in map(str.strip, wanted.split(",")):
+        for pattern in map(str.strip, patterns.split(",")):
             matching = [name for name in others if fnmatchcase(name, pattern)]
             if not matching:
                 raise DataError(

@@ -22,7 +22,7 @@ _TWICE = "each user has one prompt."
 
 @dataclass
 class CheckedIds:
-    """What a check of shards found. unnamed: prompts of shards that name no users, which nothing checks.
+    """Result of a check of shards. unnamed: prompts of shards that name no users, which nothing checks.
 
     alike: ids that differ from another user's only by spaces, quotation marks, .0 or how letters are
     encoded; example: one of them.
@@ -70,17 +70,18 @@ def check_user_ids(
     folder: Folder,
     shards: Sequence[str],
     *,
-    most: int = MAX_HASHES,
+    max_hashes: int = MAX_HASHES,
     begin: Callable[[str], None] | None = None,
 ) -> CheckedIds:
     """Check the user ids of shards, before anything is done with their prompts.
 
-    Ids of one shard are compared as they are. Those of all shards are compared by 64-bit hashes, up to
-    `most` at once; where there are more users, ids are read several times, for a part of the hash space
-    each. Equal hashes are confirmed by the ids. begin: called with each shard before it is read. Raises DataError for an id that is none (`prompt_file.checked_ids`) and for a user who is twice;
-    StoreError.
+    Ids of one shard are compared as they are. Those of all shards are compared by 64-bit hashes, up
+    to `max_hashes` at once; where there are more users, ids are read several times, for a part of
+    the hash space each. Equal hashes are confirmed by the ids. begin: called with each shard before
+    it is read. Raises DataError for an unusable id (`prompt_file.checked_ids`) and for a user who
+    is there twice; StoreError.
     """
-    found, part, parts = CheckedIds(), 0, 1
+    result, part, parts = CheckedIds(), 0, 1
     while part < parts:
         hashes = _Hashes(part, parts)
         for name in shards:
@@ -89,21 +90,21 @@ def check_user_ids(
             shard = open_shard(folder, name)
             users = shard.user_ids()
             if users is None:
-                found.unnamed += shard.rows if part == 0 else 0
+                result.unnamed += shard.rows if part == 0 else 0
                 continue
             ids = checked_ids(f"{folder}/{name}", users)
             if part == 0 and len(set(ids)) < len(ids):
                 twice = pd.Index(ids)[pd.Index(ids).duplicated()][0]
                 raise DataError(f"The user {twice!r} is twice in {folder}/{name}; {_TWICE}")
             hashes.add(ids)
-            while part == 0 and len(hashes) > most:
+            while part == 0 and len(hashes) > max_hashes:
                 hashes.split()
-        _compare(folder, shards, hashes, found)
+        _compare(folder, shards, hashes, result)
         part, parts = part + 1, hashes.parts
-    return found
+    return result
 
 
-def _compare(folder: Folder, shards: Sequence[str], hashes: _Hashes, found: CheckedIds) -> None:
+def _compare(folder: Folder, shards: Sequence[str], hashes: _Hashes, result: CheckedIds) -> None:
     """Raise DataError for a user of two shards, and count ids that are nearly those of others."""
     own = np.concatenate([np.empty(0, np.uint64), *hashes.ids])
     hashes.ids.clear()
@@ -119,22 +120,22 @@ def _compare(folder: Folder, shards: Sequence[str], hashes: _Hashes, found: Chec
             seen[text] = name
     plain = np.concatenate([np.empty(0, np.uint64), *hashes.plain])
     alike = plain[np.isin(plain, own, assume_unique=False)]
-    found.alike += len(alike)
-    if found.example is None:
-        found.example = next(
+    result.alike += len(alike)
+    if result.example is None:
+        result.example = next(
             (hashes.examples[one] for one in alike.tolist() if one in hashes.examples), None
         )
 
 
 def _with_hashes(
-    folder: Folder, shards: Sequence[str], wanted: np.ndarray
+    folder: Folder, shards: Sequence[str], hashes: np.ndarray
 ) -> Iterator[tuple[str, str]]:
-    """Yield the shard and the id of each user whose hash is wanted."""
+    """Yield the shard and the id of each user with one of these hashes."""
     for name in shards:
         users = open_shard(folder, name).user_ids()
         if users is not None:
             ids = np.array([str(user) for user in users], dtype=object)
-            yield from ((name, text) for text in ids[np.isin(_hashes(ids), wanted)])
+            yield from ((name, text) for text in ids[np.isin(_hashes(ids), hashes)])
 
 
 def _hashes(ids: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def check(folder, **options):
 
 KINDS = pytest.mark.parametrize("kind", ["safetensors", "parquet"])
 # Without a bound all hashes are compared at once; with one ids are read in many passes.
-BOUNDS = pytest.mark.parametrize("bound", [{}, {"most": 5}])
+BOUNDS = pytest.mark.parametrize("bound", [{}, {"max_hashes": 5}])
 
 
 @KINDS
