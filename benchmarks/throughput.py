@@ -112,6 +112,14 @@ def full_batches(data: ReaderData, batch: int) -> ReaderData:
     return ReaderData(data.reader, data.task, train, data.validation)
 
 
+def plain_part(data: ReaderData) -> ReaderData:
+    """Return the data with a quarter of the train rows: the plain way's epochs take long, its steps are alike."""
+    train = data.train
+    rows = torch.arange(max(PLAIN_BATCH, len(train) // 4))
+    columns = (column[rows] for column in (train.user, train.item, train.context, train.outcome))
+    return ReaderData(data.reader, data.task, Examples(*columns), data.validation)
+
+
 def training_config(way: Way, batch: int) -> TrainingConfig:
     """Return the training settings of a way."""
     precision = {"fp32": "auto", "fp8": "bf16"}.get(way.precision, way.precision)
@@ -217,7 +225,8 @@ def rate_of(
         base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
         prompts = PromptEmbedding(base, users)
     if stage != "evaluation":
-        way = replace(way, data=full_batches(way.data, batch))
+        data = plain_part(way.data) if way.name == "plain" else way.data
+        way = replace(way, data=full_batches(data, batch))
     module = PromptTuningModule(way.data, prompts, head).to(backbone.device)
     if stage == "evaluation":
         return evaluation_rate(module.prompts, head, way), {}
