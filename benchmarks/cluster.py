@@ -10,25 +10,24 @@ plain stream; more users are mapped by the most actors alone. "seconds" is the m
 "total_seconds" has the start of the process, or of the actors, too.
 
 Inputs are shards of --shard users. At most --distinct of them are written; the others are hard
-links to these, under names of their own, so they are read from the page cache, and user ids come
-again ("inputs"). Each mapped shard is compared with the plain stream's of the same input (SHA-256
-of its numbers, number of rows) and removed, so that ten million users need the disk for a few
-shards only ("outputs").
+links to these, under names of their own, so they are read from the page cache. Where there are
+links, shards name no users, because a user may be in one shard only ("inputs"). Each mapped shard
+is compared with the plain stream's of the same input (SHA-256 of its numbers, number of rows) and
+removed, so that ten million users need the disk for a few shards only ("outputs").
 
 The limits are the adapter on prompts in memory, and writing what it makes to the disk. Memory is
 the largest resident size of each process, with all libraries and mapped files, and of the actors in
-each quarter of the time: where it is constant, the quarters are alike. All share the cores and the
-disk of one machine, so rates say what Ray costs here, and not how a cluster scales. --minutes ends
-a mapping early, and says so. Writes benchmarks/results/cluster.json.
+each quarter of the time: where it is constant, the quarters are alike. That of a GPU is what all
+processes have more there than before the mapping. All share the cores and the disk of one machine,
+so rates say what Ray costs here, and not how a cluster scales. --minutes ends a mapping early, and
+says so. Writes benchmarks/results/cluster.json.
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -45,8 +44,13 @@ import scale
 from provenance import machine, measured, provenance, write_results
 from serving import make_adapter
 
+from puma_engine.training.device import device_memory
+
 RESULTS = Path(__file__).parent / "results" / "cluster.json"
-LIMIT_ROWS = 4096
+LIMIT_ROWS, LIMIT_SECONDS = 4096, 3.0
+# A GPU is at work where its memory holds at least this much more than before.
+AT_WORK_BYTES = 100 << 20
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 # What the processes of a mapping are called, as Ray names them.
 ACTORS, DRIVER = "ray::MapWorker", "ray::StreamDriver"
 
@@ -145,10 +149,10 @@ def adapter_limit(args: Given, width: int) -> dict[str, Any]:
     mapper = Mapper(adapter_of(None, str(args.adapter)), args.device)
     block = np.random.default_rng(0).standard_normal((LIMIT_ROWS, 1, width), np.float32)
     mapper(block)
-    start, rounds = time.perf_counter(), 5
-    for _ in range(rounds):
+    start, rounds, seconds = time.perf_counter(), 0, 0.0
+    while seconds < LIMIT_SECONDS:
         mapper(block)
-    seconds = time.perf_counter() - start
+        rounds, seconds = rounds + 1, time.perf_counter() - start
     return {"users_per_s": round(rounds * LIMIT_ROWS / seconds, 1)}
 
 
@@ -172,7 +176,9 @@ def disk_limit(folder: Path, user_bytes: int) -> dict[str, Any]:
 @contextmanager
 def simulated_nodes(count: int, device: str) -> Iterator[str]:
     """Yield the address of a cluster with so many nodes of one CPU, and perhaps a GPU, on this machine."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"):
+        os.environ[name] = "0"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -180,20 +186,29 @@ def simulated_nodes(count: int, device: str) -> Iterator[str]:
         head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False},
     )
     try:
+        given = os.environ.get(VISIBLE)
+        visible = given.split(",") if given else [str(number) for number in range(count)]
         for number in range(count):
-            environment = {"CUDA_VISIBLE_DEVICES": str(number)}
-            gpu = {"num_gpus": 1, "env_vars": environment} if device == "cuda" else {"num_gpus": 0}
-            cluster.add_node(num_cpus=1, **gpu)
+            environment = {"env_vars": {VISIBLE: visible[number]}} if device == "cuda" else {}
+            cluster.add_node(num_cpus=1, num_gpus=int(device == "cuda"), **environment)
         yield cluster.address
     finally:
         cluster.shutdown()
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Bytes in use at one time: resident, by process, and of each GPU, more than before the mapping."""
+
+    processes: dict[str, int]
+    gpus: list[int]
+
+
 @contextmanager
-def watched() -> Iterator[list[tuple[float, dict[str, int], int]]]:
-    """Yield samples of resident bytes, by process, and of GPUs at work, while the block runs."""
-    samples: list[tuple[float, dict[str, int], int]] = []
-    stop = threading.Event()
+def watched() -> Iterator[list[Sample]]:
+    """Yield samples of memory, taken while the block runs."""
+    samples: list[Sample] = []
+    stop, before = threading.Event(), gpu_bytes()
 
     def watch() -> None:
         while not stop.wait(0.5):
@@ -203,9 +218,8 @@ def watched() -> Iterator[list[tuple[float, dict[str, int], int]]]:
                 if name.startswith((ACTORS, DRIVER)) and process.info["memory_info"]:
                     kind = "actor" if name.startswith(ACTORS) else "driver"
                     used[f"{kind} {process.pid}"] = process.info["memory_info"].rss
-            # Not each time: the question takes longer than the rest.
-            gpus = gpus_at_work() if len(samples) % 10 == 9 else 0
-            samples.append((time.perf_counter(), used, gpus))
+            gpus = [now - then for now, then in zip(gpu_bytes(), before, strict=False)]
+            samples.append(Sample(used, gpus))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -216,38 +230,38 @@ def watched() -> Iterator[list[tuple[float, dict[str, int], int]]]:
         thread.join()
 
 
-def gpus_at_work() -> int:
-    """Return how many GPUs have processes; 0 where that is not known."""
-    query = ["nvidia-smi", "--query-compute-apps=gpu_uuid", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        process = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-        return len(set(process.stdout.split()))
-    return 0
+def gpu_bytes() -> list[int]:
+    """Return the bytes in use on each GPU."""
+    return [memory.total - memory.free for memory in device_memory() if memory.device != "cpu"]
 
 
-def memory_of(samples: list[tuple[float, dict[str, int], int]], asking_kib: float) -> Any:
-    """Return peaks of memory in GB: of the asking process, Ray Data's driver, and actors by quarter."""
+def memory_of(samples: list[Sample], asking_kib: float) -> Any:
+    """Return peaks of memory in GB: of the asking process, Ray Data's driver, actors by quarter, and GPUs."""
     gb = lambda values: round(max(values, default=0) / 2**30, 3)
-    working = [s for s in samples if any(name.startswith("actor") for name in s[1])]
+    working = [s.processes for s in samples if any(n.startswith("actor") for n in s.processes)]
     quarters = []
     for part in np.array_split(np.arange(len(working)), 4):
-        rss = [b for n in part for name, b in working[n][1].items() if name.startswith("actor")]
+        rss = [b for n in part for name, b in working[n].items() if name.startswith("actor")]
         quarters.append(gb(rss))
-    driver = [b for _, used, _ in samples for name, b in used.items() if name.startswith("driver")]
+    driver = [b for s in samples for name, b in s.processes.items() if name.startswith("driver")]
     return {
         "asking_process_gb": round(asking_kib / 2**20, 3),
         "ray_data_driver_gb": gb(driver),
         "largest_actor_gb_by_quarter": quarters,
-        "gpus_at_work": max((gpus for *_, gpus in samples), default=0),
+        "largest_gpu_gb": gb(used for s in samples for used in s.gpus),
+        "gpus_at_work": max((sum(b > AT_WORK_BYTES for b in s.gpus) for s in samples), default=0),
     }
 
 
 def write_inputs(folder: Path, users: int, shard: int, distinct: int, width: int) -> dict[str, str]:
-    """Write shards, the first `distinct` of them whole; return which input each is a link to."""
+    """Write shards, the first `distinct` of them whole; return which input each is a link to.
+
+    Where there are links, no shard names its users.
+    """
     count = -(-users // shard)
     n_files = min(distinct, count)
     scale.SHARD = shard
-    scale.write_prompts(folder, min(users, n_files * shard), width)
+    scale.write_prompts(folder, min(users, n_files * shard), width, named=n_files == count)
     names = sorted(file.name for file in folder.glob("*.safetensors"))
     sources = {name: name for name in names}
     rest = users - min(users, n_files * shard)
@@ -264,6 +278,7 @@ def rows_of(
     """Map a folder in every way, and yield the figures of each."""
     inputs = {"whole_shards": len(set(sources.values())), "links": len(sources)}
     inputs["links"] -= inputs["whole_shards"]
+    inputs["name_users"] = not inputs["links"]
     base = folder.parent / "whole"
     base.mkdir()
     for name in set(sources.values()):
@@ -283,13 +298,15 @@ def rows_of(
     shutil.rmtree(base)
     with simulated_nodes(max(actors), args.device) as address:
         for count in actors if small else [max(actors)]:
-            target, load, start = folder / "cluster", os.getloadavg()[0], time.perf_counter()
+            target, load = folder / f"cluster-{count}", os.getloadavg()[0]
+            start = time.perf_counter()
             with watched() as samples:
                 result, cost = measured(
                     on_cluster, address, folder, target, args, count, sources, expected
                 )
             total = time.perf_counter() - start
-            shutil.rmtree(target)
+            # Where time was up, an actor may still write.
+            shutil.rmtree(target, ignore_errors=result["stopped"])
             yield {
                 **{"where": "cluster", "actors": count, "users": users, "inputs": inputs},
                 **{"verified_users": result["users"], "stopped": result["stopped"]},
@@ -331,7 +348,8 @@ def main() -> None:
             **{"device": args.device, "cores": machine()["cores"], "hidden": args.hidden},
             **{"d_in": args.shape[0], "d_out": args.shape[1], "dtype": args.dtype},
             **{"shard_users": args.shard, "limits": limits},
-            "inputs": "whole shards and hard links to them (see each row); read from the page cache",
+            "inputs": "whole shards and hard links to them (see each row), which name no users; read "
+            "from the page cache",
             "outputs": "compared with the plain stream's by SHA-256 and rows, then removed",
         }
         for users in args.users:

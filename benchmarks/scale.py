@@ -42,8 +42,11 @@ LOADED = (
 METRICS = ("rmse", "mae", "accuracy", "ndcg")
 
 
-def write_prompts(folder: Path, users: int, width: int) -> None:
-    """Write shards of prompts in some groups, and signals.parquet beside the folder."""
+def write_prompts(folder: Path, users: int, width: int, *, named: bool = True) -> None:
+    """Write shards of prompts in some groups, and signals.parquet beside the folder.
+
+    named: whether shards name their users.
+    """
     from puma_engine.exchange.shards import begin_tensor_file
 
     folder.mkdir()
@@ -52,7 +55,7 @@ def write_prompts(folder: Path, users: int, width: int) -> None:
     ids = np.array([f"user-{number:08}" for number in generator.permutation(users)])
     for number, start in enumerate(range(0, users, SHARD)):
         mine = ids[start : start + SHARD]
-        meta = {"meta": json.dumps({"user_ids": mine.tolist()})}
+        meta = {"meta": json.dumps({"user_ids": mine.tolist()})} if named else {}
         with (folder / f"prompts-{number:05}.safetensors").open("wb") as file:
             begin_tensor_file(file, [len(mine), 1, width], meta)
             for at in range(0, len(mine), BLOCK):
