@@ -29,7 +29,8 @@ from puma_engine.evaluation.prediction import predict
 from puma_engine.evaluation.user_effects import USER_MARGIN
 from puma_engine.migration.adapter import apply_adapter, load_adapter
 from puma_engine.migration.linear_maps import map_prompts
-from puma_engine.pipeline.demo import DATASET, SOURCE, TARGET
+from puma_engine.pipeline.demo import TARGET
+from puma_engine.pipeline.demo_steps import DATASET, SOURCE
 from puma_engine.prompts.new_users import fit_new_users, mean_prompts
 from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import fit_prompts

@@ -40,7 +40,7 @@ def computed(ws: Workspace, users: int = DEMO_USERS) -> Run:
     plan = Demo(ws, users, "cpu", prepare=lambda run: round_prompts(ws, run))
     for step in plan.steps():
         print(step.title, file=sys.stderr, flush=True)
-        plan.runs[step.title] = step.do(stage.Execution("cpu"))
+        plan.runs[step.title] = step.make(stage.Execution("cpu"))
     return compare_shipped(plan)
 
 

@@ -46,11 +46,11 @@ def file(dataset: str, model: str | None) -> None:
         help="Where a row holds the numbers of several tokens side by side.",
     )
     head = model is None or middle.checkbox(
-        "Train a head",
+        "With a head",
         value=True,
         key="prompts-head",
-        help="Prompts of another program bring no head that reads the model's answers. Without one "
-        "they can be migrated, but not evaluated.",
+        help="A file that PUMA wrote keeps its head. Prompts of another program bring none that reads the "
+        "model's answers, so one is trained. Without a head they can be migrated, but not evaluated.",
     )
     name = right.text_input("Name of the run", max_chars=100, key="prompts-name").strip() or None
     try:

@@ -74,7 +74,8 @@ def import_file(
     """Queue the import of a file, as `puma prompts import` does it. Raises PumaError.
 
     model: the run or the name of the model that the prompts are on; None for vectors that no language
-    model made. head: whether a head is trained where the prompts bring none.
+    model made. head: whether the prompts have a head, of their file
+    or a trained one.
     """
     arguments = {
         "dataset": dataset,

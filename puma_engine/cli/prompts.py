@@ -48,7 +48,8 @@ def refine(request: RefineRequest) -> str:
     item_ids="File with the item id of each row of --items, if the table has none.",
     vector_columns="Columns of a table that are numbers of the vectors, separated by commas; * stands for any "
     "text, as in 'bias,d*' (default: all but the ids).",
-    head="auto trains a head for prompts that bring none; or none.",
+    head="auto keeps the head of a file that PUMA wrote, and trains one for other prompts; none imports them "
+    "without a head: to be migrated, not evaluated.",
     template=TEMPLATE,
 )
 def import_(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from puma_engine.cli.session import run_row, session
+from puma_engine.cli.session import date_text, run_row, session
 from puma_engine.defaults import ADDED_MIB, PUBLISHED_MIB
 
 app = typer.Typer(name="published", help="Comparisons measured elsewhere: add, list, remove.")
@@ -56,11 +56,18 @@ def list_() -> None:
     from puma_engine.pipeline import published_comparisons
 
     runs = published_comparisons(session.open())
-    rows = [
-        {"id": run.id, "name": run.name}
-        | {name: (run.published or {}).get(name) for name in ("device", "date", "command")}
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        origin = run.published or {}
+        rows.append(
+            {
+                "id": run.id,
+                "name": run.name,
+                "device": origin.get("device"),
+                "date": date_text(origin.get("date")),
+                "command": origin.get("command"),
+            }
+        )
     session.table(rows, raw=runs)
 
 

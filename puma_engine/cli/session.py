@@ -199,5 +199,10 @@ def run_row(run: Run) -> dict[str, Any]:
         "name": run.name,
         "status": run.status,
         "seconds": run.seconds,
-        "created": str(run.created)[:19],
+        "created": date_text(run.created),
     }
+
+
+def date_text(date: str | None) -> str | None:
+    """Return a stored date and time without fractions of a second."""
+    return None if date is None else date[:19]

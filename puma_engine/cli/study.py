@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import inspect
 import os
 import platform
 import sys
@@ -15,8 +16,9 @@ from puma_engine.cli.session import plain, session
 from puma_engine.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from puma_engine.store import Workspace
     from puma_engine.studies import Cell, Options, Outcome, Study
 
 VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
@@ -32,7 +34,7 @@ VERSIONS = ("torch", "transformers", "accelerate", "numpy", "scikit-learn")
     seed="Seed; may be given several times.",
     share="Share of users who train; may be given several times.",
     strategy="Strategy that table4 compares with random; may be given several times (default: all).",
-    users="Users of each data set (default: all).",
+    users={"help": "Users of each data set (default: all).", "min": 1},
     source="Source backbone.",
     target="Target backbone.",
     order="Order of the template: prompt-first, item-first or prompt-last (default: by task).",
@@ -73,11 +75,16 @@ def study(
     Every cell of a study is a run of the workspace. A study that was stopped therefore continues,
     and the dashboard shows it. Results are written while the study runs.
     """
+    given = _given(locals())
     from puma_engine import studies
     from puma_engine.cli.progress_bars import watched
-    from puma_engine.files import write_json
 
     if name is None:
+        if given:
+            raise ConfigError(
+                f"Without the name of a study all are listed, which {', '.join(given)} would not change; "
+                "name a study, or leave them out."
+            )
         listed = [
             {"study": entry.name, "about": entry.description} for entry in studies.STUDIES.values()
         ]
@@ -85,8 +92,17 @@ def study(
         return
     selected = studies.get_study(name)
     if render:
+        if ignored := [option for option in given if option not in ("--render", "--out")]:
+            raise ConfigError(
+                "--render writes tables and figures from a report as it is, which "
+                f"{', '.join(ignored)} would not change; leave them out."
+            )
         _render(selected, out)
         return
+    if default_settings and settings_from is not None:
+        raise ConfigError(
+            "With --default-settings nothing is tuned, so --settings-from would change nothing; give one of them."
+        )
     overrides: dict[str, Any] = {
         "datasets": tuple(dataset or ()),
         "seeds": tuple(seed or ()),
@@ -106,6 +122,48 @@ def study(
             options = studies.quick_options(
                 ws, selected, options, device=device, precision=precision
             )
+    _run(
+        ws,
+        selected,
+        options,
+        reused,
+        out,
+        processes=processes or default_processes(quick, device, on),
+        minutes=minutes,
+        device=device,
+        on=on,
+        workers=workers,
+        precision=precision,
+    )
+
+
+def _given(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the options of `puma study` whose values are not the default, as --NAME."""
+    declared = inspect.signature(study).parameters
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in arguments.items()
+        if name != "name" and value not in (declared[name].default, [])
+    ]
+
+
+def _run(
+    ws: Workspace,
+    selected: Study,
+    options: Options,
+    reused: dict[str, Any],
+    out: Path,
+    **execution: Any,
+) -> None:
+    """Run the cells of a study, and write its report meanwhile and in the end.
+
+    reused: tuned settings of an earlier report. execution: where and how cells run, as for
+    `puma_engine.studies.run_cells`. Raises StudyError where cells failed.
+    """
+    from puma_engine import studies
+    from puma_engine.cli.progress_bars import watched
+    from puma_engine.files import write_json
+
     cells = studies.reuse_settings(selected.cells(options), reused)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -117,17 +175,7 @@ def study(
 
     with watched(f"study {selected.name}", quiet=session.as_json) as (progress, should_cancel):
         outcome = studies.run_cells(
-            ws,
-            cells,
-            processes=processes or default_processes(quick, device, on),
-            minutes=minutes,
-            device=device,
-            on=on,
-            workers=workers,
-            precision=precision,
-            progress=progress,
-            should_cancel=should_cancel,
-            save=save,
+            ws, cells, progress=progress, should_cancel=should_cancel, save=save, **execution
         )
     # Intervals over users need all predictions.
     save(outcome, over_users=True)

@@ -1,9 +1,8 @@
-"""The demo: every way of migrating on shipped data, from a customer's prompts to the comparison."""
+"""The demo: every kind of migration on shipped data, from a customer's prompts to the comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from puma_engine.defaults import (
@@ -20,45 +19,34 @@ from puma_engine.defaults import (
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.anchors import run_anchors
-from puma_engine.pipeline.backbones import backbone_run
 from puma_engine.pipeline.comparing import compare
 from puma_engine.pipeline.demo_files import (
     add_shipped_comparisons,
     archive_file,
     prompt_file,
-    shipped_prompts,
 )
 from puma_engine.pipeline.demo_real import real_demo
-from puma_engine.pipeline.evaluating import run_evaluation
-from puma_engine.pipeline.fitting import run_fit
-from puma_engine.pipeline.importing_data import import_dataset
-from puma_engine.pipeline.importing_prompts import import_prompts
-from puma_engine.pipeline.migrating import run_migration
+from puma_engine.pipeline.demo_steps import (
+    DATASET,
+    SOURCE,
+    DemoRuns,
+    MakeRun,
+    Step,
+    evaluation_of,
+)
 from puma_engine.pipeline.projecting import project
 from puma_engine.pipeline.publishing import add_published
 from puma_engine.pipeline.refining import refine
-from puma_engine.requests import AnchorRequest, EvaluationRequest, FitRequest, MigrationRequest
+from puma_engine.requests import AnchorRequest
 from puma_engine.store import Run, Workspace
 from puma_engine.store.archives import runs_of
 
-DATASET, SOURCE, TARGET, THIRD = "goodbooks", "llama-small", "llama-medium", "qwen2-small"
+TARGET, THIRD = "llama-medium", "qwen2-small"
 SHIPPED_NAME = "demo-controls-second-seed-other-routes"
 # Seconds until the libraries of the first steps are loaded.
 START_SECONDS = 6.0
 # Seconds of a migration by the share of users who train it.
 SECONDS = dict(zip(DEMO_SHARES, (3.0, 4.0, 10.0, 8.0, 13.0), strict=True))
-
-
-Do = Callable[[stage.Execution], Run]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One run of the demo. seconds: what it takes on two free CPU cores."""
-
-    title: str
-    seconds: float
-    do: Do
 
 
 def demo(
@@ -95,7 +83,7 @@ def demo(
     parts = [stage.Part(step.title, step.seconds, measured=False) for step in steps]
     overall = stage.OverallProgress(parts, progress)
     for number, step in enumerate(steps):
-        plan.runs[step.title] = overall.do(number, execution, step.do)
+        plan.runs[step.title] = overall.do(number, execution, step.make)
     return plan.runs["comparison"]
 
 
@@ -105,10 +93,10 @@ def demo_seconds(users: int = DEMO_USERS) -> float:
     return START_SECONDS + sum(step.seconds for step in steps) * max(1.0, users / DEMO_USERS)
 
 
-class Demo:
+class Demo(DemoRuns):
     """The steps of the demo in their order, and the runs of those that are done, by title.
 
-    prepare: called with each prompt run of those that ship, before it is evaluated. archive: the runs
+    Seconds of steps were measured on two free CPU cores. prepare: called with each prompt run of those that ship, before it is evaluated. archive: the runs
     that ship, or None to compute them; it may not exist.
     """
 
@@ -120,9 +108,9 @@ class Demo:
         prepare: Callable[[Run], None] = lambda _run: None,
         archive: Path | None = None,
     ) -> None:
-        self.ws, self.users, self.device, self.prepare = ws, users, device, prepare
+        super().__init__(ws, users, device)
+        self.prepare = prepare
         self.archive = archive if archive is not None and archive.is_file() else None
-        self.runs: dict[str, Run] = {}
 
     def steps(self) -> list[Step]:
         """Return the steps that make the comparison; their runs are to be put into `runs`."""
@@ -139,23 +127,19 @@ class Demo:
         """Return the steps whose runs ship with PUMA, prompts first."""
         prompts = list(self._shipped_prompts())
         return prompts + [
-            Step(_evaluation(step.title), 0.5, self._evaluate(step.title)) for step in prompts
+            Step(evaluation_of(step.title), 0.5, self.evaluate(step.title)) for step in prompts
         ]
 
     def _inputs(self) -> Iterator[Step]:
-        ws, users = self.ws, self.users
-        yield Step(
-            "data",
-            1,
-            lambda part: import_dataset(ws, DATASET, users=users, progress=part.progress),
-        )
+        yield Step("data", 1, self.import_data())
         for title, spec, seconds in (
             ("source model", SOURCE, 4),
             ("target model", TARGET, 1),
             ("third model", THIRD, 1),
         ):
-            yield Step(title, seconds, self._add_backbone(spec))
-        yield Step("source", 1 if prompt_file().is_file() else 25, self._source)
+            yield Step(title, seconds, self.add_backbone(spec))
+        source = self.import_or_fit_source(self._fit("source", "source model"))
+        yield Step("source", 1 if prompt_file().is_file() else 25, source)
 
     def _prompts(self) -> Iterator[Step]:
         for share in DEMO_SHARES:
@@ -178,8 +162,8 @@ class Demo:
             yield Step(title, 13, self._fit("retrained", "target model", title, seed=seed))
         for seed in DEMO_SEEDS:
             title = f"random users seed {seed}"
-            do = self._migrate(DEMO_SHARE, title, strategy="random", seed=seed)
-            yield Step(title, SECONDS[DEMO_SHARE], do)
+            make = self._migrate(DEMO_SHARE, title, strategy="random", seed=seed)
+            yield Step(title, SECONDS[DEMO_SHARE], make)
         yield Step("third source", 25, self._fit("source", "third model"))
         for title, sources, target in (
             (f"migrated to {THIRD}", ("source",), "third model"),
@@ -187,33 +171,23 @@ class Demo:
             (f"migrated from {THIRD}", ("third source",), "target model"),
             ("aggregation of both", ("source", "third source"), "target model"),
         ):
-            do = self._migrate(everybody, title, sources=sources, target=target)
-            yield Step(title, 14, do)
+            make = self._migrate(everybody, title, sources=sources, target=target)
+            yield Step(title, 14, make)
 
     def _results(self) -> Iterator[Step]:
         methods = ["source", *map(_migrated, DEMO_SHARES), "retrained", "refined"]
         for name in methods:
             seconds = 3 if name == methods[0] else 0.5
-            yield Step(_evaluation(name), seconds, self._evaluate(name))
+            yield Step(evaluation_of(name), seconds, self.evaluate(name))
         for name in methods:
             yield Step(f"anchors of {name}", 2, self._predict_anchors(name))
         for name in BASELINES:
-            yield Step(_evaluation(name), 1, self._evaluate(name))
+            yield Step(evaluation_of(name), 1, self.evaluate(name))
         for title in (_migrated(DEMO_SHARE), _migrated(DEMO_SHARES[-1])):
             yield Step(f"map of {title}", 2, self._project(title, "pca"))
         # Last, so that it is the newest comparison of the workspace.
         compared = [*methods, "random", "shuffled", *BASELINES]
-        yield Step("comparison", 4, lambda part: self._compare(compared, part))
-
-    def _add_backbone(self, spec: str) -> Do:
-        return lambda _part: backbone_run(self.ws, spec, device=self.device)
-
-    def _source(self, part: stage.Execution) -> Run:
-        data, model = self.runs["data"], self.runs["source model"]
-        file = shipped_prompts(self.ws, model, data)
-        if file is None:
-            return self._fit("source", "source model")(part)
-        return import_prompts(self.ws, data, model, file, progress=part.progress)
+        yield Step("comparison", 4, self.compare(compared, f"demo-{self.users}-users"))
 
     def _add_or_compute_shipped(self, part: stage.Execution) -> Run:
         """Add the runs that ship, if they are of the same data and models; compute what is missing.
@@ -230,25 +204,20 @@ class Demo:
         overall = stage.OverallProgress([step.seconds for step in steps], part.progress)
         for number, step in enumerate(steps):
             part.check_cancel(step.title)
-            run = step.do(part.part(overall, number))
+            run = step.make(part.part(overall, number))
             if run.kind in stage.PROMPT_KINDS:
                 self.prepare(run)
             self.runs[step.title] = run
         return self.runs[steps[-1].title]
 
-    def _fit(self, role: str, model: str, name: str | None = None, *, seed: int = 0) -> Do:
-        return lambda part: run_fit(
-            self.ws,
-            FitRequest(
-                dataset=self.runs["data"].id,
-                backbone=self.runs[model].id,
-                role=role,
-                training=DEMO_TRAINING[role].to_dict(),
-                prompt={"start": DEMO_PROMPT_START},
-                seed=seed,
-                name=self._name(name),
-            ),
-            part,
+    def _fit(self, role: str, model: str, name: str | None = None, *, seed: int = 0) -> MakeRun:
+        return self.fit(
+            role,
+            model,
+            training=DEMO_TRAINING[role].to_dict(),
+            prompt={"start": DEMO_PROMPT_START},
+            seed=seed,
+            name=self._name(name),
         )
 
     def _migrate(
@@ -261,22 +230,18 @@ class Demo:
         strategy: str = PAPER_STRATEGY,
         shuffled: bool = False,
         seed: int = 0,
-    ) -> Do:
+    ) -> MakeRun:
         selects, settings = share < 1, f"{share:g}"
-        return lambda part: run_migration(
-            self.ws,
-            MigrationRequest(
-                sources=tuple(self.runs[source].id for source in sources),
-                target=self.runs[target].id,
-                strategy=strategy if selects else None,
-                share=share if selects else None,
-                training=DEMO_TRAINING[settings].to_dict(),
-                adapter=DEMO_ADAPTERS[settings].all_settings(),
-                shuffled=shuffled,
-                seed=seed,
-                name=self._name(name),
-            ),
-            part,
+        return self.migrate(
+            sources,
+            target,
+            strategy=strategy if selects else None,
+            share=share if selects else None,
+            training=DEMO_TRAINING[settings].to_dict(),
+            adapter=DEMO_ADAPTERS[settings].all_settings(),
+            shuffled=shuffled,
+            seed=seed,
+            name=self._name(name),
         )
 
     def _name(self, title: str | None) -> str | None:
@@ -287,29 +252,12 @@ class Demo:
         start = self.runs[_migrated(DEMO_SHARE)]
         return refine(self.ws, start, share=DEMO_REFINED, device=self.device, **part.callbacks)
 
-    def _evaluate(self, method: str) -> Do:
-        def do(part: stage.Execution) -> Run:
-            subject = self.runs[method].id if method in self.runs else method
-            data = self.runs["data"].id
-            return run_evaluation(self.ws, EvaluationRequest(subject=subject, dataset=data), part)
-
-        return do
-
-    def _predict_anchors(self, method: str) -> Do:
+    def _predict_anchors(self, method: str) -> MakeRun:
         return lambda part: run_anchors(self.ws, AnchorRequest(prompts=self.runs[method].id), part)
 
-    def _project(self, migrated: str, method: str) -> Do:
+    def _project(self, migrated: str, method: str) -> MakeRun:
         return lambda part: project(
             self.ws, self.runs["source"], self.runs[migrated], method=method, **part.callbacks
-        )
-
-    def _compare(self, methods: list[str], part: stage.Execution) -> Run:
-        return compare(
-            self.ws,
-            [self.runs[_evaluation(name)] for name in methods],
-            reference=self.runs[_evaluation("retrained")],
-            name=f"demo-{self.users}-users",
-            **part.callbacks,
         )
 
 
@@ -318,7 +266,7 @@ def compare_shipped(plan: Demo) -> Run:
     the comparison holds nothing that a machine computes itself."""
     evaluations = [plan.runs[step.title] for step in plan.shipped()]
     evaluations = [run for run in evaluations if run.kind == "evaluation"]
-    reference = plan.runs[_evaluation(_retrained(DEMO_SEEDS[1]))]
+    reference = plan.runs[evaluation_of(_retrained(DEMO_SEEDS[1]))]
     return compare(plan.ws, evaluations, reference=reference, name=SHIPPED_NAME)
 
 
@@ -328,7 +276,3 @@ def _migrated(share: float) -> str:
 
 def _retrained(seed: int) -> str:
     return f"retrained seed {seed}"
-
-
-def _evaluation(method: str) -> str:
-    return f"evaluation of {method}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from puma_engine.backbone.packages import local_path
@@ -19,24 +19,12 @@ from puma_engine.defaults import (
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.formatting import format_duration
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run
-from puma_engine.pipeline.comparing import compare
-from puma_engine.pipeline.demo_files import (
-    add_shipped_comparisons,
-    prompt_file,
-    shipped_prompts,
-)
-from puma_engine.pipeline.evaluating import run_evaluation
+from puma_engine.pipeline.demo_files import add_shipped_comparisons, shipped_prompts
+from puma_engine.pipeline.demo_steps import SOURCE, DemoRuns, MakeRun, Step, evaluation_of
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
-from puma_engine.pipeline.fitting import run_fit
-from puma_engine.pipeline.importing_data import import_dataset, load_dataset
-from puma_engine.pipeline.importing_prompts import import_prompts
-from puma_engine.pipeline.migrating import run_migration
-from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
+from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.store import Run, Workspace
 
-DATASET, SOURCE = "goodbooks", "llama-small"
-Step = Callable[[stage.Execution], Run]
 METHODS = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
 
 _log = logging.getLogger("puma_engine.demo")
@@ -70,136 +58,131 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
     users: default: 60. The log says how long it takes, from a short measurement. Raises BackboneError
     where the model's package is missing.
     """
-    recipe, device = REAL_DEMO, execution.device
-    users, target = users or recipe.users, recipe.target
-    local_path(target)  # raises where its package is missing, before anything is done
+    recipe = REAL_DEMO
+    local_path(recipe.target)  # raises where its package is missing, before anything is done
     execution.announce("adding published comparisons")
     add_shipped_comparisons(ws)
-    runs: dict[str, Run] = {}
-
-    def add_backbone(spec: str) -> Step:
-        return lambda _part: backbone_run(ws, spec, device=device)
-
-    def fit(role: str, backbone: str) -> Step:
-        return lambda part: run_fit(
-            ws,
-            FitRequest(
-                dataset=runs["data"].id,
-                backbone=runs[backbone].id,
-                role=role,
-                training=recipe.training[role].to_dict(),
-            ),
-            part,
-        )
-
-    def source(part: stage.Execution) -> Run:
-        data, model = runs["data"], runs["source backbone"]
-        file = shipped_prompts(ws, model, data)
-        if file is None:
-            return fit("source", "source backbone")(part)
-        return import_prompts(ws, data, model, file, progress=part.progress)
-
-    def migrate(trained_on: str, *, shuffled: bool = False) -> Step:
-        return lambda part: run_migration(
-            ws,
-            MigrationRequest(
-                sources=(runs["source"].id,),
-                target=runs["target backbone"].id,
-                strategy=PAPER_STRATEGY if trained_on == "few" else None,
-                share=recipe.share if trained_on == "few" else None,
-                training=recipe.training[trained_on].to_dict(),
-                adapter=recipe.adapters[trained_on].to_dict(),
-                shuffled=shuffled,
-            ),
-            part,
-        )
-
-    def evaluate(method: str) -> Step:
-        return lambda part: run_evaluation(
-            ws,
-            EvaluationRequest(
-                subject=runs[method].id if method in runs else method, dataset=runs["data"].id
-            ),
-            part,
-        )
-
-    def comparison(part: stage.Execution) -> Run:
-        return compare(
-            ws,
-            [run for name, run in runs.items() if name.startswith("evaluation of ")],
-            reference=runs["evaluation of retrained"],
-            name=f"{recipe.name}-{users}-users",
-            **part.callbacks,
-        )
-
+    demo = RealDemo(ws, users or recipe.users, execution.device, recipe)
     started = time.monotonic()
-    execution.announce(f"measuring the speed of {target}")
-    model = backbone_run(ws, target, device=device)
-    data = import_dataset(ws, DATASET, users=users)
-    dataset = load_dataset(ws, data)
-    speed = measure_model(ws, model, dataset, device=device)
-    # What a step takes besides its work on the model is about what the import took, where it was measured.
-    short = data.seconds or 0.0
-    seconds = expected_seconds(speed, DataCounts.of(dataset), recipe, short)
-    # Title, expected seconds, and what is done.
-    steps: list[tuple[str, float, Step]] = [
-        ("data", 0, lambda part: import_dataset(ws, DATASET, users=users, progress=part.progress)),
-        ("source backbone", short, add_backbone(SOURCE)),
-        ("target backbone", 0, add_backbone(target)),
-        # Fitted on two CPU cores where no file of prompts ships.
-        ("source", short if prompt_file().is_file() else 25, source),
-        ("migrated few", seconds["migrated few"], migrate("few")),
-        ("migrated all", seconds["migrated all"], migrate("all")),
-        ("retrained", seconds["retrained"], fit("retrained", "target backbone")),
-        ("random", seconds["random"], fit("random", "target backbone")),
-        ("shuffled", seconds["shuffled"], migrate("few", shuffled=True)),
-        *(
-            (f"evaluation of {name}", seconds[f"evaluation of {name}"], evaluate(name))
-            for name in METHODS
-        ),
-        *((f"evaluation of {name}", short / 2, evaluate(name)) for name in BASELINES),
-        ("comparison", short, comparison),
-    ]
-    total = sum(weight for _, weight, _ in steps)
+    steps = demo.measured_steps(execution)
     _log.info(
         "The demo on %s with %d users takes about %s from now on, less where parts of it are "
         "there already (measured: %s).",
-        *(target, users, format_duration(total), speed),
+        recipe.target,
+        demo.users,
+        format_duration(sum(step.seconds for step in steps)),
+        demo.speed,
     )
-    parts = [stage.Part(title, weight, measured=False) for title, weight, _ in steps]
+    parts = [stage.Part(step.title, step.seconds, measured=False) for step in steps]
     overall = stage.OverallProgress(parts, execution.progress)
     measured = time.monotonic()
-    for number, (title, _, step) in enumerate(steps):
-        runs[title] = overall.do(number, execution, step)
-    seconds_taken = time.monotonic() - measured
+    for number, step in enumerate(steps):
+        demo.runs[step.title] = overall.do(number, execution, step.make)
     _log.info(
         "It took %s, and measuring before it %s.",
-        format_duration(seconds_taken),
+        format_duration(time.monotonic() - measured),
         format_duration(measured - started),
     )
-    return runs["comparison"]
+    return demo.runs["comparison"]
+
+
+class RealDemo(DemoRuns):
+    """The steps of the demo on a real model, and the runs of those that are done, by title.
+
+    speed: of the target model, once it is measured.
+    """
+
+    speed: ModelSpeed
+
+    def __init__(self, ws: Workspace, users: int, device: str | None, recipe: Recipe) -> None:
+        super().__init__(ws, users, device)
+        self.recipe = recipe
+
+    def measured_steps(self, execution: stage.Execution) -> list[Step]:
+        """Add data and models, measure the models' speed, and return the steps with their seconds."""
+        execution.announce("adding data and models")
+        self.runs["data"] = self.import_data()(execution)
+        for title, spec in (("source model", SOURCE), ("target model", self.recipe.target)):
+            self.runs[title] = self.add_backbone(spec)(execution)
+        dataset = load_dataset(self.ws, self.runs["data"])
+
+        def measure(title: str) -> ModelSpeed:
+            execution.announce(f"measuring the speed of the {title}")
+            return measure_model(self.ws, self.runs[title], dataset, device=self.device)
+
+        self.speed, source_speed = measure("target model"), None
+        if shipped_prompts(self.ws, self.runs["source model"], self.runs["data"]) is None:
+            source_speed = measure("source model")
+        # What a step takes besides its work on a model is about what the import took, where it was measured.
+        short = self.runs["data"].seconds or 0.0
+        counts = DataCounts.of(dataset)
+        seconds = expected_seconds(self.speed, counts, self.recipe, short, source_speed)
+        return [Step(title, seconds[title], make) for title, make in self._steps()]
+
+    def _steps(self) -> Iterator[tuple[str, MakeRun]]:
+        yield "source", self.import_or_fit_source(self._fit("source", "source model"))
+        yield "migrated few", self._migrate("few")
+        yield "migrated all", self._migrate("all")
+        yield "retrained", self._fit("retrained", "target model")
+        yield "random", self._fit("random", "target model")
+        yield "shuffled", self._migrate("few", shuffled=True)
+        methods = (*METHODS, *BASELINES)
+        for method in methods:
+            yield evaluation_of(method), self.evaluate(method)
+        yield "comparison", self.compare(methods, f"{self.recipe.name}-{self.users}-users")
+
+    def _fit(self, role: str, model: str) -> MakeRun:
+        return self.fit(role, model, training=self.recipe.training[role].to_dict())
+
+    def _migrate(self, trained_on: str, *, shuffled: bool = False) -> MakeRun:
+        few = trained_on == "few"
+        return self.migrate(
+            ("source",),
+            "target model",
+            strategy=PAPER_STRATEGY if few else None,
+            share=self.recipe.share if few else None,
+            training=self.recipe.training[trained_on].to_dict(),
+            adapter=self.recipe.adapters[trained_on].to_dict(),
+            shuffled=shuffled,
+        )
 
 
 def expected_seconds(
-    speed: ModelSpeed, counts: DataCounts, recipe: Recipe, short: float
+    speed: ModelSpeed,
+    counts: DataCounts,
+    recipe: Recipe,
+    short: float,
+    source_speed: ModelSpeed | None = None,
 ) -> dict[str, float]:
-    """Return the seconds that the steps of a demo take on its target model, by their titles.
+    """Return the seconds that the steps of a demo take, by their titles.
 
-    short: what each takes besides, in seconds.
+    speed: of the target model. short: the seconds that each step takes besides its work on a model.
+    source_speed: of the source model, where source prompts are fitted; None where they are imported.
     """
-    share = recipe.share
 
-    def fit(role: str, rows: float, validated: float, items: float = 0.0) -> float:
+    def fit(
+        role: str,
+        rows: float,
+        validated: float,
+        items: float = 0.0,
+        model: ModelSpeed = speed,
+    ) -> float:
         epochs = recipe.training[role].epochs
         # The head alone is trained on random prompts, so no gradient passes through the model.
         passes = {"prediction" if role == "random" else "training": rows * epochs}
         passes["prediction"] = passes.get("prediction", 0.0) + validated * epochs
-        return speed.seconds(items=items, **passes) + short
+        return model.seconds(items=items, **passes) + short
 
+    source = short
+    if source_speed is not None:
+        items = counts.fitted_items
+        source = fit("source", counts.train, counts.validation, items, source_speed)
     # The first adapter reads the items of few users' train rows and of others' validation rows.
+    share = recipe.share
     first = min(counts.fitted_items, share * counts.train + (1 - share) * counts.validation)
     few_users = fit("few", share * counts.train, (1 - share) * counts.validation)
     seconds = {
+        "source": source,
         "migrated few": few_users + speed.seconds(items=first),
         "migrated all": fit(
             "all", counts.train, counts.validation, max(0.0, counts.fitted_items - first)
@@ -210,8 +193,9 @@ def expected_seconds(
     }
     for name in METHODS:
         test = 0 if name == "source" else counts.test
-        seconds[f"evaluation of {name}"] = speed.seconds(prediction=test) + short
+        seconds[evaluation_of(name)] = speed.seconds(prediction=test) + short
     # The first evaluation on the target reads the items of test rows.
     unread = counts.items - counts.fitted_items
-    seconds["evaluation of migrated few"] += speed.seconds(items=unread)
-    return seconds
+    seconds[evaluation_of("migrated few")] += speed.seconds(items=unread)
+    seconds |= {evaluation_of(name): short / 2 for name in BASELINES}
+    return seconds | {"comparison": short}

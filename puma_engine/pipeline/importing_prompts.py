@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from puma_engine.backbone.templates import Template, get_template
-from puma_engine.config import PromptConfig
+from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import BackboneError, ConfigError, DataError
 from puma_engine.exchange.prompt_file import PromptFile
@@ -23,6 +23,12 @@ from puma_engine.pipeline.importing_vectors import import_vectors
 from puma_engine.pipeline.stored_prompts import save_prompts, shape_of, template_to_fit
 from puma_engine.requests import Role
 from puma_engine.store import Run, Workspace
+
+if TYPE_CHECKING:
+    from puma_engine.backbone import FrozenBackbone
+    from puma_engine.datasets import Dataset
+    from puma_engine.prompts.table import PromptTable
+    from puma_engine.prompts.tuning import FitResult
 
 LOG = logging.getLogger(__name__)
 
@@ -48,16 +54,16 @@ def import_prompts(
 ) -> Run:
     """Import prompts that were fitted elsewhere, or vectors of any origin, in any format of `exchange`.
 
-    Without a backbone, the file holds vectors that no language model made, see `import_vectors`;
-    items and item_ids belong to those. Prompts must come from the same version of the backbone and
-    hold every user of the data set; other users are left out. vector_columns: of a table with a
-    column for each number, those that are numbers of the vectors, see
-    `exchange.prompt_formats.read_prompts`. users: a file that names each row's
-    user, where the table does not. tokens: soft tokens a user, where rows are flat. head: prompts
-    from elsewhere come without our task head, so one is trained on the data set's train rows while
-    the prompts stay fixed ("auto"); "none" leaves it out, and such prompts can be migrated but not
-    evaluated. The run's seconds are those of the fitting that the file records. Raises DataError,
-    BackboneError, StoreError, ConfigError.
+    backbone: the model that the prompts were fitted on, in the same version. None for vectors that no
+    language model made, see `import_vectors`; items and item_ids belong to those. Prompts must hold
+    every user of the data set; other users are left out. users: a file that names the user of each
+    row, where the table does not. tokens: soft tokens a user, where rows are flat. vector_columns:
+    which columns of a table are numbers of the vectors, see `exchange.prompt_formats.read_prompts`.
+    head: "auto" keeps the head of a file that `export_prompts` wrote; prompts of another program have
+    none that fits, so one is trained on the data set's train rows while the prompts stay fixed. "none"
+    imports the prompts without a head; they can be migrated but not evaluated. The run's seconds are
+    those of the fitting that the file records. Raises DataError, BackboneError, StoreError,
+    ConfigError.
     """
     if head not in ("auto", "none"):
         raise ConfigError(f"head must be auto or none, not {head!r}.")
@@ -86,49 +92,38 @@ def import_prompts(
     execution = stage.Execution(device, progress, should_cancel)
     data, model = stage.find(ws, dataset, "dataset"), backbone_run(ws, backbone, device=device)
     file = read_prompts(path, users=users, tokens=tokens, vector_columns=vector_columns)
-    task = data.summary["task"]
-    train_head = head == "auto" and (not file.complete or file.head is None)
-    training = fit_defaults(task, int(data.summary["users"]))
     config: dict[str, Any] = {"role": role, "imported": content_hash(path, users)}
     if vector_columns is not None:
         config["vector_columns"] = vector_columns
-    if train_head:
+    training = _head_training(file, data) if head == "auto" else None
+    if training is not None:
         config["head_training"] = stage.settings_of(training)
-    elif not file.complete:
+    elif head == "none" and (file.head is not None or not file.complete):
         config["head"] = "none"
+        file = replace(file, head=None)
     inputs, seed = {"dataset": data.id, "backbone": model.id}, file.meta.get("seed")
-    read_with = _template_of(file, task, template)
-    if read_with is None:
-        read_with = get_template(template or DEFAULT_TEMPLATES[task])
-        read_with = template_to_fit(ws, "prompts", read_with, config, inputs, seed)
+    fitted_with = _template_of(file, data.summary["task"], template)
+    if fitted_with is None:
+        fitted_with = get_template(template or DEFAULT_TEMPLATES[data.summary["task"]])
+        fitted_with = template_to_fit(ws, "prompts", fitted_with, config, inputs, seed)
 
     def compute(run_id: str, folder: Path, clock: stage.Clock) -> stage.StageResult:
         from puma_engine.prompts.table import PromptTable
-        from puma_engine.prompts.tuning import fit_prompts
 
         _check_model(ws, file, model, path)
         interactions = load_dataset(ws, data)
         vectors = _vectors_of(file, interactions.users, path)
-        table_head = file.head if file.complete or train_head else None
-        table = PromptTable(interactions.users, vectors, table_head, {"imported": Path(path).name})
+        table = PromptTable(interactions.users, vectors, file.head, {"imported": Path(path).name})
         count = len(file.user_ids)
         cost = {"users_trained": count, "fitting_seconds": file.meta.get("seconds")}
         summary = {"imported_users_in_file": count, "command": file.meta.get("command")}
         summary["fitted_on"] = file.meta.get("device")
         result = stage.StageResult("cpu", cost, summary)
-        if train_head:
+        if training is not None:
             frozen = load_backbone(ws, model, device=device, precision=training.precision)
             clock.restart()
-            fitted = fit_prompts(
-                frozen,
-                interactions,
-                template=read_with,
-                training=training,
-                prompt=PromptConfig(tokens=table.tokens),
-                trainable=False,
-                start=table,
-                checkpoint_dir=folder,
-                **execution.callbacks,
+            fitted = _fit_head(
+                frozen, interactions, table, fitted_with, training, folder, execution
             )
             table = fitted.table
             result.device = device_name(fitted.result.device)
@@ -142,10 +137,42 @@ def import_prompts(
         ws,
         "prompts",
         name=name or stage.slug(role, model.name, data.name),
-        config=config | read_with.to_config(),
+        config=config | fitted_with.to_config(),
         inputs=inputs,
         seed=seed,
         compute=compute,
+    )
+
+
+def _head_training(file: PromptFile, data: Run) -> TrainingConfig | None:
+    """Return the settings with which a head is trained; None for a file of ours that has one."""
+    if file.complete and file.head is not None:
+        return None
+    return fit_defaults(data.summary["task"], int(data.summary["users"]))
+
+
+def _fit_head(
+    backbone: FrozenBackbone,
+    interactions: Dataset,
+    table: PromptTable,
+    template: Template,
+    training: TrainingConfig,
+    folder: Path,
+    execution: stage.Execution,
+) -> FitResult:
+    """Train a head for prompts that stay as they are. folder: of the checkpoints."""
+    from puma_engine.prompts.tuning import fit_prompts
+
+    return fit_prompts(
+        backbone,
+        interactions,
+        template=template,
+        training=training,
+        prompt=PromptConfig(tokens=table.tokens),
+        trainable=False,
+        start=table,
+        checkpoint_dir=folder,
+        **execution.callbacks,
     )
 
 

@@ -95,6 +95,19 @@ def test_a_shuffled_table_is_joined_by_user_id(world, tmp_path):
     same(table, pipeline.load_prompts(ws, back))
 
 
+def test_an_export_is_imported_without_its_head_where_none_is_asked_for(world, tmp_path):
+    ws, path = world["ws"], tmp_path / "prompts.safetensors"
+    pipeline.export_prompts(ws, world["source"], path)
+    tables, ids = {}, set()
+    for head in ("auto", "none"):
+        run = pipeline.import_prompts(ws, world["data"], world["small"], path, head=head, name=head)
+        tables[head] = pipeline.load_prompts(ws, run)
+        assert run.summary["head"] is (tables[head].head is not None)
+        ids.add(run.id)
+    assert tables["auto"].head is not None and tables["none"].head is None and len(ids) == 2
+    assert np.array_equal(tables["auto"].vectors, tables["none"].vectors)
+
+
 def test_one_user_is_read_from_a_packed_folder_by_its_index(world, tmp_path):
     from safetensors import safe_open
 

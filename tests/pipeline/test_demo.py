@@ -24,7 +24,7 @@ def plan(tmp_path_factory):
     for step in plan.steps():
         if step.title == "migrated 1 %":
             break
-        plan.runs[step.title] = step.do(stage.Execution("cpu"))
+        plan.runs[step.title] = step.make(stage.Execution("cpu"))
     return plan
 
 
@@ -33,7 +33,7 @@ def test_every_run_that_ships_answers_a_question_of_the_demo(plan):
     (add,) = [step for step in plan.steps() if step.title == "controls, second seed, other routes"]
     # A run that is missing would be computed, with steps of training.
     trained = []
-    add.do(stage.Execution("cpu", progress=lambda report: trained.append(report.step)))
+    add.make(stage.Execution("cpu", progress=lambda report: trained.append(report.step)))
     assert not any(trained)
     ws = plan.ws
     shipped = [plan.runs[step.title] for step in plan.shipped()]

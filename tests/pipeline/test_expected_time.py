@@ -8,6 +8,7 @@ from small_runs import write_ratings
 from puma_engine import pipeline
 from puma_engine.backbone import packages
 from puma_engine.errors import BackboneError
+from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.pipeline.demo_real import METHODS, REAL_DEMO, expected_seconds
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_model
 from puma_engine.store import Workspace
@@ -16,8 +17,8 @@ COUNTS = DataCounts(train=1500, validation=200, test=400, fitted_items=1500, ite
 SPEED = ModelSpeed(items=10, training=100, prediction=300)
 
 
-def total(speed, counts=COUNTS, short=0.0):
-    return sum(expected_seconds(speed, counts, REAL_DEMO, short).values())
+def total(speed, counts=COUNTS, short=0.0, source_speed=None):
+    return sum(expected_seconds(speed, counts, REAL_DEMO, short, source_speed).values())
 
 
 def test_the_expected_time_counts_items_once_and_every_epoch():
@@ -34,8 +35,16 @@ def test_the_expected_time_counts_items_once_and_every_epoch():
 
 
 def test_what_a_step_takes_besides_its_model_is_measured():
-    # Five trainings and the evaluation of each method.
-    assert total(SPEED, short=0.4) - total(SPEED) == pytest.approx(0.4 * (5 + len(METHODS)))
+    # Source prompts, five trainings, the comparison, and the evaluation of each method; baselines are faster.
+    steps = 7 + len(METHODS) + len(BASELINES) / 2
+    assert total(SPEED, short=0.4) - total(SPEED) == pytest.approx(0.4 * steps)
+
+
+def test_source_prompts_that_do_not_ship_take_what_the_source_model_was_measured_to_take():
+    small = ModelSpeed(items=50, training=1000, prediction=4000)
+    epochs = REAL_DEMO.training["source"].epochs
+    expected = 1500 / 50 + epochs * (1500 / 1000 + 200 / 4000)
+    assert total(SPEED, source_speed=small) - total(SPEED) == pytest.approx(expected)
 
 
 def test_the_expected_time_has_no_part_that_was_not_measured():

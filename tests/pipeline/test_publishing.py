@@ -383,6 +383,10 @@ def test_the_commands(origin, tmp_path):
     assert puma("published", "add", file)["name"] == "real"
     (row,) = puma("published", "list")
     assert row["summary"]["published"]["command"] == "x"
+    root = str(tmp_path / "other")
+    table = CliRunner().invoke(app, ["published", "list", "--workspace", root]).output
+    date = row["summary"]["published"]["date"]
+    assert date[:19] in table and "." in date and date[:20] not in table
     refused = puma("runs", "delete", "real", "--yes")
     assert refused.exit_code == 1 and "puma published remove" in refused.output
     assert len(puma("published", "remove", "real", "--yes")["deleted"]) == written["runs"]

@@ -330,3 +330,19 @@ def test_the_command_lists_and_refuses(tmp_path):
     (tmp_path / "table2.json").write_text("{")
     damaged = run.invoke(app, ["study", "table2", "--render", "--out", str(tmp_path)])
     assert damaged.exit_code == 1 and "cannot be read" in damaged.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("table2 --render --seed 3 --users 10", "which --seed, --users would not change"),
+        ("table2 --render --device cpu --out x", "which --device would not change"),
+        ("--share 0.1", "which --share would not change"),
+        ("table2 --default-settings --settings-from report.json", "nothing is tuned"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(tmp_path, options, said):
+    command = ["--workspace", str(tmp_path / "ws"), "study", *options.split()]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1 and said in " ".join(refused.stderr.split())
+    assert not (tmp_path / "ws").exists()
