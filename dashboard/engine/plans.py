@@ -12,7 +12,7 @@ from dashboard.engine.models import named_models
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import PAIRS_PER_USER
 from puma_engine.errors import ConfigError
-from puma_engine.evaluation.cost_model import hours, money
+from puma_engine.evaluation.cost_model import money
 from puma_engine.jobs import find_devices
 from puma_engine.pipeline import importing_data, planning
 from puma_engine.pipeline.planning import Costs, PlanSettings, PlanStage
@@ -22,7 +22,7 @@ from puma_engine.pipeline.stored_prompts import has_model
 from puma_engine.requests import PlanRequest
 from puma_engine.training.device import device_memory
 
-__all__ = ["PAIRS_PER_USER", "WITHOUT_RECORDS", "Costs", "asks_model", "hours", "money"]
+__all__ = ["PAIRS_PER_USER", "WITHOUT_RECORDS", "Costs", "asks_model", "money"]
 COMMANDS = ("run_plan", "carry_out")  # the second is how an earlier version named it
 CALIBRATION = "calibrate"
 

@@ -31,6 +31,8 @@ GPU_CACHE_SHARE = 0.5
 BATCH_SHARE = 0.25
 # Tokens of a batch of texts that is computed and then stored: a kill loses one batch, which takes seconds.
 STORED_BATCH_TOKENS = 1024
+# Tokens at which the text of a history is cut.
+HISTORY_TOKENS = 128
 MAX_BATCH = {"cpu": 512, "cuda": 4096}
 
 
@@ -58,7 +60,7 @@ class Reader:
     The text before the prompt slot is run once for each distinct text, and its keys and values
     are cached if all fit into `cache_bytes` (default: 3 GiB on a CPU, half of the free memory of a
     GPU); otherwise they are recomputed for each batch. Titles are cut to `item_tokens`, histories
-    to `history_tokens`; the slot and the answer cue never are. store: where keys and values are
+    to HISTORY_TOKENS; the slot and the answer cue never are. store: where keys and values are
     kept between runs; only for contexts of a data set's items, and not used where a history stands
     before the slot. Raises TemplateError, BackboneError or DataError.
     """
@@ -70,7 +72,6 @@ class Reader:
         contexts: Sequence[Context],
         *,
         item_tokens: int = 48,
-        history_tokens: int = 128,
         cache_bytes: int | None = None,
         store: PrefixStore | None = None,
     ) -> None:
@@ -78,7 +79,7 @@ class Reader:
         self.template = template
         self.contexts = contexts
         self.task: Task = get_task(template.task)
-        self._max_tokens = {Slot.ITEM: item_tokens, Slot.HISTORY: history_tokens}
+        self._max_tokens = {Slot.ITEM: item_tokens, Slot.HISTORY: HISTORY_TOKENS}
         encoded = encode_template(backbone.tokenizer, template, self.task.answers)
         self.answers = torch.tensor(encoded.answers, device=backbone.device)
         self.encoded = encoded

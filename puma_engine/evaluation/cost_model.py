@@ -176,11 +176,6 @@ def break_even(
     return max(1, math.ceil(migration / per_user)) if per_user > 0 else None
 
 
-def hours(seconds: float, devices: int = 1) -> float:
-    """Return device hours."""
-    return seconds * devices / 3600
-
-
-def money(seconds: float, price: float, devices: int = 1) -> float:
-    """Return the cost of device hours at a price per hour."""
-    return hours(seconds, devices) * price
+def money(seconds: float, price: float) -> float:
+    """Return the cost of seconds on a device with a price per hour."""
+    return seconds / 3600 * price

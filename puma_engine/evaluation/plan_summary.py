@@ -18,7 +18,11 @@ PLAN_KEYS = ["strategy", "budget", "path", "sources", *SAME_KIND]
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """The subject of a comparison. source, target: names of models, "" where they are unknown."""
+    """The subject of a comparison.
+
+    source, target: names of models, "" where they are unknown. seeds: how many its trainings have, 0
+    where that of one is unknown.
+    """
 
     users: int
     source: str
@@ -38,6 +42,7 @@ def comparison_setup(
     migration = plans[plans["method"] == method]
     retrained = plans[plans["is_baseline"].astype(bool)]
     trained = plans[plans["kind"].isin((*MIGRATED, "retrained"))]
+    seeds = trained["seed"]
     devices = dict.fromkeys(str(name) for name in trained["device"].dropna())
     return ComparisonSetup(
         users,
@@ -45,7 +50,7 @@ def comparison_setup(
         _first(retrained["backbone"]) or _first(migration["backbone"]),
         data,
         ", ".join(devices),
-        int(trained["seed"].dropna().nunique()),
+        int(seeds.nunique()) if seeds.notna().all() else 0,
     )
 
 

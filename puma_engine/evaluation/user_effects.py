@@ -102,11 +102,10 @@ def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -
     )
 
 
-def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> UserEffects:
+def user_effects(users: pd.DataFrame) -> UserEffects:
     """Estimate the effect on each user from user_id, n, reference, loss, sd and half.
 
-    users: the table of `per_user_losses`. user_margin: share of the reference's pooled loss by
-    which a user may lose without counting as regressing. Raises DataError for an empty table.
+    users: the table of `per_user_losses`. Raises DataError for an empty table.
     """
     if users.empty:
         raise DataError("There are no users to compare; the two methods share no held-out row.")
@@ -120,7 +119,7 @@ def user_effects(users: pd.DataFrame, *, user_margin: float = USER_MARGIN) -> Us
     squares = np.where(freedom > 0, sd**2 * freedom, 0.0)
     pooled = squares.sum() / freedom.sum() if freedom.sum() else float(difference.var())
     noise = (PRIOR_ROWS * pooled + squares) / (PRIOR_ROWS + freedom) / n
-    threshold = user_margin * float(np.average(reference, weights=n))
+    threshold = USER_MARGIN * float(np.average(reference, weights=n))
     grid, prior = _fit_prior(difference, noise)
     expected, probability = np.empty(len(n)), np.empty(len(n))
     for start in range(0, len(n), CHUNK):

@@ -46,6 +46,8 @@ MAX_REFINED_SHARE = 0.3
 MIN_REFINED_SHARE = 0.01
 # The largest margin that a reader is offered, as a share of the retraining's value.
 MAX_MARGIN = 0.2
+# Distance of the margins at which decisions are computed.
+MARGIN_STEP = 0.001
 # With fewer users a verdict warns that intervals are rough.
 FEW_USERS = 100
 # Kinds that belong to no backbone, or to the one that a migration leaves.
@@ -72,7 +74,7 @@ class MethodScore:
 
     loss, loss_low, loss_high: how much worse than the reference it is, in the metric's units, with
     its 95 % interval; below 0 it is better. seconds, flops: of its trainings, NaN where they were
-    not measured.
+    not measured. seed: NaN where it is unknown, as of prompts that were fitted elsewhere.
     """
 
     method: str
@@ -217,11 +219,11 @@ def judge(data: ComparisonData) -> Verdict:
 
 
 def decision_ranges(
-    data: ComparisonData, *, max_margin: float = MAX_MARGIN, step: float = 0.001
+    data: ComparisonData, *, max_margin: float = MAX_MARGIN
 ) -> tuple[DecisionRange, ...]:
-    """Return the decisions at the margins step, 2 step, ... max_margin, neighbours that agree together.
+    """Return the decisions of `judge` at margins in steps of MARGIN_STEP; neighbours that agree are one range.
 
-    They are those of `judge`. The cost of the recommended plan never rises with the margin.
+    The cost of the recommended plan never rises with the margin.
     """
     scores = method_scores(data)
     base, candidates = _base_and_candidates(scores)
@@ -230,9 +232,9 @@ def decision_ranges(
     measure = cost_measure(base, candidates)
     plans = _plans(data, base, candidates, measure)
     ranges: list[DecisionRange] = []
-    for number in range(1, round(max_margin / step) + 1):
+    for number in range(1, round(max_margin / MARGIN_STEP) + 1):
         # Rounded, so that it is the number that a reader would give.
-        margin = round(number * step, 6)
+        margin = round(number * MARGIN_STEP, 6)
         judge = _Judge(replace(data, margin=margin), scores, base, measure)
         decision, pick, _ = judge.choose(candidates, plans)
         if ranges and (ranges[-1].decision, ranges[-1].method) == (decision, pick.method):
@@ -721,8 +723,9 @@ class _Judge:
                 f"Times are not comparable: the migration ran on {pick.device}, the retraining on "
                 f"{self.base.device}."
             )
-        seeds = {row.seed for row in self.scores if row.kind in ("migrated", "retrained")}
-        scope = "One seed" if len(seeds) == 1 else "Each figure is of one training"
+        seeds = {row.seed for row in self.scores if row.kind in (*MIGRATED, "retrained")}
+        same_seed = len(seeds) == 1 and not any(math.isnan(seed) for seed in seeds)
+        scope = "One seed" if same_seed else "Each figure is of one training"
         cautions.append(f"{scope}: the intervals hold for other users, not for other trainings.")
         return tuple(cautions)
 

@@ -23,9 +23,7 @@ COLUMNS = [
 ]
 
 
-def evaluated_methods(
-    ws: Workspace, dataset: str, split: str, metric: str | None = None
-) -> pd.DataFrame:
+def evaluated_methods(ws: Workspace, dataset: str, split: str) -> pd.DataFrame:
     """Return one row per evaluation of a data set run and split, the latest first.
 
     Columns: evaluation, run (None for baselines), name, kind, label, backbone, origin (the
@@ -33,7 +31,7 @@ def evaluated_methods(
     runs), source_runs, sources, hops (0 without migration), strategy and budget (users) of the
     selection, users_trained, seed, seconds, device, created, item_tokens (0 without item prompts),
     template (None for baselines), flops (None where they were not measured), and value, low, high,
-    n of the metric (default: the primary one).
+    n of the primary metric.
     """
     runs = {run.id: run for run in ws.runs(status="finished")}
     backbones = [run for run in runs.values() if run.kind == "backbone"]
@@ -50,7 +48,7 @@ def evaluated_methods(
         same_rows = run.inputs.get("dataset") == dataset and run.summary.get("split") == split
         if run.kind != "evaluation" or not same_rows:
             continue
-        score = scores.get((run.id, metric or PRIMARY_METRIC[run.summary["task"]]))
+        score = scores.get((run.id, PRIMARY_METRIC[run.summary["task"]]))
         if score is not None:
             interval = {name: score[name] for name in ("value", "low", "high", "n")}
             rows.append(_row(ws, run, runs, names) | interval)

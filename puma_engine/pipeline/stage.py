@@ -369,11 +369,9 @@ class OverallProgress:
         self,
         parts: Sequence[Part | float],
         progress: ProgressCallback | None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.parts = [part if isinstance(part, Part) else Part("", part) for part in parts]
         self.progress = progress
-        self.clock = clock
 
     def part(self, number: int) -> ProgressCallback | None:
         """Return the callback of one part."""
@@ -395,7 +393,7 @@ class OverallProgress:
         self, number: int, execution: Execution, work: Callable[[Execution], Run | list[Run]]
     ) -> Any:
         """Do a part, report how it begins and ends, and return its run, or its runs."""
-        part, started, begun_at = self.parts[number], self.clock(), now()
+        part, started, begun_at = self.parts[number], time.monotonic(), now()
         execution.check_cancel(part.title)
         part.status = "running"
         self._report(StageProgress(part.title))
@@ -404,7 +402,7 @@ class OverallProgress:
         if all(run.finished is not None and run.finished < begun_at for run in runs):
             self.skip(number)
         else:
-            part.seconds = self.clock() - started
+            part.seconds = time.monotonic() - started
             part.status, part.done = "finished", 1.0
         self._report(StageProgress(part.title))
         return result

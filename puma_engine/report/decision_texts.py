@@ -212,7 +212,7 @@ def fine_print(
         else:
             parts.append(f"{name} reaches {reached}")
     text = f"Without any language model, {'; '.join(parts)}. " if parts else ""
-    scope = "One seed" if seeds <= 1 and spread is None else "Each figure is of one training"
+    scope = "One seed" if seeds == 1 and spread is None else "Each figure is of one training"
     text += f"{scope}: intervals are over users, not over trainings."
     if seeds > 1:
         text += f" The trainings have {seeds} seeds."

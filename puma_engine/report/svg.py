@@ -19,6 +19,7 @@ from puma_engine.report.templating import environment
 from puma_engine.report.theme import AMOUNTS, KINDS, NEUTRAL
 
 WIDTH = 520
+HEIGHT = 330
 MAX_LABEL = 30
 # Outline of each symbol around the origin, of equal visual size.
 MARKS = {
@@ -229,7 +230,6 @@ def share_kept_by_cost(
     plans: Sequence[PlanPoint],
     line: tuple[str, float] | None,
     labels: tuple[str, str],
-    height: float = 330,
 ) -> Chart:
     """Draw what plans cost and keep as labelled points with intervals.
 
@@ -238,8 +238,8 @@ def share_kept_by_cost(
     """
     x = Scale.of([0.0, 100.0, *(plan.cost for plan in plans)], 64, WIDTH - 14, pad=0.08)
     values = [value for plan in plans for value in (plan.kept, plan.low, plan.high)]
-    y = Scale.of(values if line is None else [*values, line[1]], height - 52, 12)
-    chart = Chart(title, height, x, y, *labels)
+    y = Scale.of(values if line is None else [*values, line[1]], HEIGHT - 52, 12)
+    chart = Chart(title, HEIGHT, x, y, *labels)
     points = [(x(plan.cost) - x.start, y.start - y(plan.kept)) for plan in plans]
     occupied = []
     for plan in plans:
@@ -285,7 +285,7 @@ def behaviour(
     means, spread, (low, high) = ranges
     x = Scale.of(means, 46, 180, pad=0.04)
     y = Scale(0, 1.05 * spread or 1, 278, 12)
-    chart = Chart(title, 330, x, y, *labels, width=186)
+    chart = Chart(title, HEIGHT, x, y, *labels, width=186)
     groups: list[list[tuple[float, float]]] = [[] for _ in AMOUNTS]
     for mean, each, outcome in users:
         share = (outcome - low) / (high - low) if high > low else 0.5

@@ -66,12 +66,11 @@ def predict(
     *,
     template: str | None = None,
     idle_seconds: float = IDLE_SECONDS,
-    timeout_seconds: float = ANSWER_SECONDS,
 ) -> Prediction:
     """Return what `pipeline.predict_title` returns, from the what-if process of the workspace.
 
     The process ends after idle_seconds without a request. Raises what `predict_title` raises,
-    and JobError if the process cannot be started, dies, or needs more than timeout_seconds.
+    and JobError if the process cannot be started, dies, or needs more than ANSWER_SECONDS.
     """
     checked_title(title)
     checked_user(user)
@@ -81,14 +80,14 @@ def predict(
         question["template"] = get_template(template).spec
     # The process may reach its idle limit between connection and answer: try a second one.
     for attempt in (1, 2):
-        connection = _connect_or_start(ws, question, idle_seconds, timeout_seconds)
+        connection = _connect_or_start(ws, question, idle_seconds)
         try:
             with contextlib.closing(connection):
                 response = connection.getresponse()
                 content: dict[str, Any] = json.loads(response.read())
         except TimeoutError:
             raise JobError(
-                f"No answer came within {timeout_seconds:.0f} seconds; the model may be too large "
+                f"No answer came within {ANSWER_SECONDS:.0f} seconds; the model may be too large "
                 "for this machine. Try again, or use puma predict."
             ) from None
         except (OSError, http.client.HTTPException) as error:
@@ -107,7 +106,7 @@ def predict(
 
 def preload(ws: Workspace, prompts: Sequence[str], *, idle_seconds: float = IDLE_SECONDS) -> None:
     """Let the process load runs, by id, without waiting; start it if it does not live."""
-    connection = _send(ws, "/v1/load", {"runs": list(prompts)}, ANSWER_SECONDS)
+    connection = _send(ws, "/v1/load", {"runs": list(prompts)})
     if connection is None:
         _start(ws, idle_seconds, prompts)
     else:
@@ -133,9 +132,9 @@ class _Connection(http.client.HTTPConnection):
             self.sock.connect(address)
 
 
-def _send(ws: Workspace, route: str, body: Any, timeout: float) -> _Connection | None:
+def _send(ws: Workspace, route: str, body: Any) -> _Connection | None:
     """POST a body as JSON and return the connection; None if no process listens."""
-    connection = _Connection(socket_path(ws), timeout)
+    connection = _Connection(socket_path(ws), ANSWER_SECONDS)
     try:
         connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
     except (FileNotFoundError, ConnectionRefusedError):
@@ -144,14 +143,12 @@ def _send(ws: Workspace, route: str, body: Any, timeout: float) -> _Connection |
     return connection
 
 
-def _connect_or_start(
-    ws: Workspace, question: dict[str, str], idle_seconds: float, timeout: float
-) -> _Connection:
+def _connect_or_start(ws: Workspace, question: dict[str, str], idle_seconds: float) -> _Connection:
     deadline = time.monotonic() + START_SECONDS
     # Exit code 0: another process held the lock; it may have been about to end.
     exit_code: int | None = 0
     while exit_code in (None, 0) and time.monotonic() < deadline:
-        connection = _send(ws, "/v1/predict", question, timeout)
+        connection = _send(ws, "/v1/predict", question)
         if connection is not None:
             return connection
         if exit_code == 0:

@@ -98,7 +98,7 @@ class WorkspaceDatabase:
                 "its database cannot be written. Change its owner or its rights, or work in a copy."
             )
 
-    def open_for_viewing(self, migrations: Migrations = MIGRATIONS) -> None:
+    def open_for_viewing(self) -> None:
         """Open a database whose folder cannot be written. Raises StoreError if it cannot be read.
 
         A write-ahead log that cannot be read in place, and the schema of an earlier version, are
@@ -107,7 +107,7 @@ class WorkspaceDatabase:
         wal = self.path.with_name(self.path.name + "-wal")
         self._mode = "ro"
         try:
-            self._check_schema(migrations)
+            self._check_schema(MIGRATIONS)
         except StoreError:
             self.close()
             self._mode = "immutable"
@@ -116,8 +116,8 @@ class WorkspaceDatabase:
                 self._database = self._temporary()
                 for file in (self.path, wal):
                     shutil.copyfile(file, self._database.with_name(file.name))
-            self._check_schema(migrations)
-        if migrations.pending(self.db):
+            self._check_schema(MIGRATIONS)
+        if MIGRATIONS.pending(self.db):
             before, self._database = self.db, self._temporary()
             with plain_errors(self.path), sqlite3.connect(self._database) as copy:
                 before.conn.backup(copy)
@@ -125,7 +125,7 @@ class WorkspaceDatabase:
             self.close()
             self._mode = "rwc"
             with self.transaction() as db:
-                migrations.apply(db)
+                MIGRATIONS.apply(db)
         self.read_only = True
 
     def _temporary(self) -> Path:

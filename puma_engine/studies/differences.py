@@ -189,14 +189,12 @@ def indirect_difference(a: PairedDifference, b: PairedDifference) -> PairedDiffe
 
 
 def differences_over_budgets(
-    report: Report, dataset: str, reference: str = "random", metric: str | None = None
+    report: Report, dataset: str, metric: str | None = None
 ) -> dict[str, PairedTTest]:
-    """Return the t-test of each selection strategy against a reference strategy.
+    """Return the t-test of each selection strategy against users drawn at random.
 
-    metric: one that all rows have (default: the primary one).
-
-    Each budget and seed that both have is one pair. Strategies with fewer than three pairs are
-    left out.
+    metric: one that all rows have (default: the primary one). Each budget and seed that both have is
+    one pair. Strategies with fewer than three pairs are left out.
     """
     rows = [row for row in report["rows"] if row["dataset"] == dataset and "strategy" in row]
     if not rows:
@@ -206,7 +204,7 @@ def differences_over_budgets(
     for row in rows:
         key = float(row["share"]), int(row["seed"])
         scores.setdefault(row["strategy"], {})[key] = float(row[metric])
-    base = scores.pop(reference, {})
+    base = scores.pop("random", {})
     tests = {
         strategy: paired_t_test([values[key] - base[key] for key in sorted(values.keys() & base)])
         for strategy, values in scores.items()

@@ -7,7 +7,6 @@ from measured_runs import ran
 
 from puma_engine.evaluation.cost_model import (
     break_even,
-    hours,
     money,
     predict_inference_time,
     predict_training_time,
@@ -91,7 +90,7 @@ def test_break_even_is_where_both_costs_are_equal():
 
 
 def test_hours_and_money_are_proportional_to_seconds():
-    assert hours(1800, 2) == 1 and money(7200, 2.5) == 5
+    assert money(7200, 2.5) == 5
 
 
 def test_chained_predictions_add_up():

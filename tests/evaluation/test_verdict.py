@@ -331,7 +331,17 @@ def test_weak_evidence_adds_cautions():
     elsewhere = judge(question(good, BASE, Moved={"device": "H100"}))
     assert any("not comparable" in caution for caution in elsewhere.cautions)
     seeds = judge(question(good, BASE, migrated((0.0, -0.1, 0.1), label="b"), b={"seed": 1}))
-    for verdict, words in ((few, "One seed"), (seeds, "Each figure is of one training")):
+    refined = ("b", "refined", 1.0, (0.0, -0.1, 0.1), 12.0)
+    refined_otherwise = judge(question(good, BASE, refined, b={"seed": 1}))
+    unknown = {label: {"seed": None} for label in ("Moved", BASE[0])}
+    unknown_seeds = judge(question(good, BASE, **unknown))
+    several = "Each figure is of one training"
+    for verdict, words in (
+        (few, "One seed"),
+        (seeds, several),
+        (refined_otherwise, several),
+        (unknown_seeds, several),
+    ):
         (caution,) = [text for text in verdict.cautions if "not for other trainings" in text]
         assert caution.startswith(words)
 

@@ -61,6 +61,7 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
             None,
             "Each figure is of one training: intervals are over users, not over trainings. The",
         ),
+        (0, None, "Each figure is of one training: intervals are over users, not over trainings."),
         (1, (1, 2, 0.01), "Each figure is of one training: intervals are over users"),
         (2, None, "not over trainings. The trainings have 2 seeds."),
     ],
