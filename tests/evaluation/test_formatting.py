@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from puma_engine.evaluation.formatting import format_change, format_count, shortened
-from puma_engine.evaluation.plan_summary import best_baseline
+from puma_engine.evaluation.plan_summary import best_baseline, comparison_setup
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,16 @@ def test_the_best_method_without_a_language_model_is_the_one_that_keeps_most():
     assert best is not None and best["method"] == "Factorisation"
     assert best_baseline(plans.assign(kept=np.nan)) is None
     assert best_baseline(plans[plans["kind"] != "baseline"]) is None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count"), [((0, 0), 1), ((0, 1), 2), ((0, None), 0), ((None, None), 0)]
+)
+def test_trainings_of_unknown_seeds_are_not_counted_as_one_seed(seeds, count):
+    plans = pd.DataFrame({"method": ["Moved", "Retraining"], "kind": ["migrated", "retrained"]})
+    plans = plans.assign(is_baseline=[False, True], device="cpu", origin="a", backbone="b")
+    plans = plans.assign(seed=pd.Series(seeds, dtype=float))
+    assert comparison_setup(plans, "Moved", 5, "books, test").seeds == count
 
 
 def test_nouns_are_in_the_plural_except_after_one():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -77,6 +77,7 @@ def test_the_interval_equals_that_of_a_paired_t_test():
     assert difference.pairs == 6 and difference.value == pytest.approx(np.mean(expected))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), max_size=12))
 def test_paired_t_test_equals_that_of_scipy(differences):
     test = paired_t_test(differences)
