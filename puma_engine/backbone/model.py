@@ -388,7 +388,7 @@ class FrozenBackbone:
         cache = _dynamic_cache(past)
         if self.model.config._attn_implementation == NAME:
             # This attention reads the prefix apart.
-            softmax = compiled_softmax if self.compiled else joint_softmax
+            softmax = compiled_softmax() if self.compiled else joint_softmax
             pairs: Sequence[KeyValue | None] = past or [None] * self.info.layers
             cache.layers = [PrefixLayer(Prefix(pair, softmax)) for pair in pairs]
         hidden: Tensor = self._decoder(

@@ -74,7 +74,7 @@ def test_whole_layers_compile_without_a_break_once_for_all_layers_but_the_last(
     run = torch.compile(
         compiled_layers.run_module, backend="aot_eager", dynamic=True, fullgraph=True
     )
-    monkeypatch.setattr(compiled_layers, "_run_compiled", run)
+    monkeypatch.setattr(compiled_layers, "_compiled_run_module", lambda: run)
     backbone.compiled = True
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -3,12 +3,15 @@
 Where attention reads prefixes in place, a whole decoder layer is compiled. Elsewhere norms,
 feed-forward activations, rotary embeddings and the softmax of attention are compiled. Each is
 compiled once for all shapes and layers, so that it reads its input once and stores little of it.
+
+torch.compile loads the compiler, which takes almost a second: it is called where layers are compiled, and
+not when this module is imported.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +39,10 @@ class CompiledOnGpu:
         return (self.compiled if first.is_cuda else self.plain)(first, *others, **named)
 
 
-compiled_softmax = CompiledOnGpu(two_part_softmax)
+@functools.cache
+def compiled_softmax() -> CompiledOnGpu:
+    """Return the softmax of attention over a prefix and new positions, compiled on a GPU."""
+    return CompiledOnGpu(two_part_softmax)
 
 
 def compile_layers(decoder: nn.Module) -> None:
@@ -55,15 +61,17 @@ def run_module(module: nn.Module, *arguments: Any, **named: Any) -> Any:
     return module._call_impl(*arguments, **named)
 
 
-_run_compiled = torch.compile(run_module, dynamic=True)
+@functools.cache
+def _compiled_run_module() -> Callable[..., Any]:
+    return torch.compile(run_module, dynamic=True)
 
 
 @contextmanager
 def whole_layers_compiled(decoder: nn.Module) -> Iterator[None]:
     """Within, each layer of a decoder runs as one compiled function."""
-    layers = decoder_layers(decoder) or ()
+    layers, run = decoder_layers(decoder) or (), _compiled_run_module()
     for layer in layers:
-        layer._compiled_call_impl = partial(_run_compiled, layer)
+        layer._compiled_call_impl = functools.partial(run, layer)
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ Weights have one scale a row or column, activations one a row (Micikevicius et a
 formats for deep learning", https://arxiv.org/abs/2209.05433).
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -49,14 +50,16 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
 
 
-_quantize_rows_compiled = CompiledOnGpu(quantize_rows)
+@functools.cache
+def _compiled_quantize_rows() -> CompiledOnGpu:
+    return CompiledOnGpu(quantize_rows)
 
 
 def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
     # In a layer that is being compiled, plain operations are fused with what computes x.
     if torch._guards.TracingContext.try_get() is not None:
         return quantize_rows(x)
-    return _quantize_rows_compiled(x)  # type: ignore[no-any-return]
+    return _compiled_quantize_rows()(x)  # type: ignore[no-any-return]
 
 
 class Fp8Linear(nn.Module):
