@@ -1,8 +1,7 @@
 """Summary: cost against kept quality of every plan, and the behaviour of users, as pictures."""
 
-import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from dashboard import engine
 from dashboard.components import figures
-from dashboard.components.formatting import plotly_text, short
+from dashboard.components.formatting import plotly_text
 from dashboard.components.theme import KINDS, NEUTRAL, amounts, marker
 from dashboard.engine import Run, summary
 from dashboard.engine.summary import decision_texts, label_layout
@@ -66,19 +65,44 @@ def cost_figure(
         [*heights, pd.Series([] if best is None else [float(best["kept"])])]
     ).dropna()
     space = 0.06 * (float(bounds.max()) - float(bounds.min()) or 1.0)
-    y_range = [100 * (float(bounds.min()) - space), 100 * (float(bounds.max()) + space)]
-    x_range = [-5.0, max(114.0, 114 * float(rows["cost"].max()))]
-    labels = [plotly_text(decision_texts.plan_label(row), 26) for row in rows.itertuples()]
-    points = rows[["cost", "kept", "kept_low", "kept_high"]]
-    obstacles, curve = _error_bars(points, x_range, y_range), list[label_layout.Box]()
-    if best is not None:
-        obstacles += _draw_line(figure, best, points, obstacles, x_range, y_range)
-    if published is not None and len(published) > 1:
-        curve, names = _draw_published(figure, published, points, obstacles, x_range, y_range)
-        obstacles += names
-    positions = label_layout.place_labels(
-        _in_pixels(points, x_range, y_range), labels, PLOT_WIDTH, PLOT_HEIGHT, obstacles, curve
+    axes = _Axes(
+        (-5.0, max(114.0, 114 * float(rows["cost"].max()))),
+        (100 * (float(bounds.min()) - space), 100 * (float(bounds.max()) + space)),
     )
+    scenes = [
+        label_layout.Scene(
+            width, PLOT_HEIGHT, axes.pixels(rows, width), thin=_error_bars(rows, axes, width)
+        )
+        for width in PLOT_WIDTHS
+    ]
+    if published is not None and len(published) > 1:
+        scenes = _draw_published(figure, published, scenes, axes)
+    if best is not None:
+        scenes = _draw_line(figure, best, scenes, axes)
+    labels = [plotly_text(decision_texts.plan_label(row), 26) for row in rows.itertuples()]
+    placed = label_layout.place_labels(scenes, labels)
+    for row, label, place in zip(rows.itertuples(), labels, placed, strict=True):
+        if place is not None and place.position is None:
+            figure.add_annotation(
+                x=100 * row.cost,
+                y=100 * row.kept,
+                ax=place.right,
+                ay=-place.up,
+                text=label,
+                font={"size": 12},
+                arrowhead=0,
+                arrowwidth=1,
+                arrowcolor=NEUTRAL,
+                standoff=label_layout.MARK,
+                borderpad=0,
+            )
+    # A label without room is shown by hovering alone.
+    beside = [
+        (label, place.position)
+        if place is not None and place.position is not None
+        else ("", "middle right")
+        for label, place in zip(labels, placed, strict=True)
+    ]
     for kind in [kind for kind in KINDS if kind in set(rows["kind"])]:
         chosen = (rows["kind"] == kind).to_numpy()
         of_kind = rows[chosen]
@@ -89,41 +113,78 @@ def cost_figure(
                 "high": 100 * of_kind["kept_high"],
             }
         )
-        placed = [positions[number] for number in np.flatnonzero(chosen)]
-        named = [labels[number] for number in np.flatnonzero(chosen)]
+        numbers = np.flatnonzero(chosen)
         figure.add_scatter(
             x=100 * of_kind["cost"],
             y=percent["value"],
             mode="markers+text",
-            # A label without room is shown by hovering alone.
-            text=["" if at is None else name for name, at in zip(named, placed, strict=True)],
-            textposition=[at or "middle right" for at in placed],
+            text=[beside[number][0] for number in numbers],
+            textposition=[beside[number][1] for number in numbers],
             textfont={"size": 12},
             name=KINDS[kind].label,
             marker=marker(kind, size=11),
             error_y=figures.error_bars(percent, KINDS[kind].colour),
-            customdata=list(zip(named, of_kind["seconds"], strict=True)),
+            customdata=[
+                (labels[number], seconds)
+                for number, seconds in zip(numbers, of_kind["seconds"], strict=True)
+            ],
             hovertemplate="%{customdata[0]}: keeps %{y:.0f} % at %{x:.0f} % of the cost, "
             "%{customdata[1]:,.3g} s<extra></extra>",
             cliponaxis=False,
         )
     figure.update_layout(showlegend=False)
-    figure.update_xaxes(range=x_range, zeroline=False)
-    figure.update_yaxes(range=y_range, zeroline=False)
+    figure.update_xaxes(range=axes.x, zeroline=False)
+    figure.update_yaxes(range=axes.y, zeroline=False)
     return figure
+
+
+PUBLISHED = "Published study"
+# The area of the chart in windows of 420, 1,280 and 1,920 pixels, with some room to spare.
+PLOT_WIDTHS, PLOT_HEIGHT = (270.0, 390.0, 640.0), 144.0
+
+
+class _Axes(NamedTuple):
+    """The ends of the axes, in percent."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def up(self, percent: Any) -> Any:
+        """Return the heights of values on the y axis, in pixels."""
+        low, high = self.y
+        return (percent - low) / (high - low) * PLOT_HEIGHT
+
+    def across(self, percent: Any, width: float) -> Any:
+        """Return the places of values on the x axis in a chart of this width, in pixels."""
+        low, high = self.x
+        return (percent - low) / (high - low) * width
+
+    def pixels(self, points: pd.DataFrame, width: float) -> list[tuple[float, float]]:
+        """Return the places of points, which have the columns cost and kept."""
+        x, y = self.across(100 * points["cost"], width), self.up(100 * points["kept"])
+        return list(zip(x, y, strict=True))
+
+
+def _error_bars(points: pd.DataFrame, axes: _Axes, width: float) -> list[label_layout.Box]:
+    """Return the rectangles of the points' intervals."""
+    x = axes.across(100 * points["cost"], width)
+    low, high = (axes.up(100 * points[name]) for name in ("kept_low", "kept_high"))
+    return [
+        label_layout.Box(left - 3, bottom, left + 3, top)
+        for left, bottom, top in zip(x, low, high, strict=True)
+        if top > bottom
+    ]
 
 
 def _draw_published(
     figure: go.Figure,
     published: pd.DataFrame,
-    points: pd.DataFrame,
-    obstacles: list[label_layout.Box],
-    x_range: list[float],
-    y_range: list[float],
-) -> tuple[list[label_layout.Box], list[label_layout.Box]]:
+    scenes: list[label_layout.Scene],
+    axes: _Axes,
+) -> list[label_layout.Scene]:
     """Draw the curve of a published study as a faint line with its name at a border of the chart.
 
-    Returns the rectangles that the line covers, and that of the name where it has room.
+    Returns the scenes with the rectangles that the line covers, and that of the name where it has room.
     """
     figure.add_scatter(
         x=100 * published["cost"],
@@ -136,122 +197,73 @@ def _draw_published(
         hovertemplate=f"{PUBLISHED}, %{{customdata}}: keeps %{{y:.1f}} % at %{{x:.1f}} % of the cost"
         "<extra></extra>",
     )
-    ends = _in_pixels(published, x_range, y_range)
-    line = [box for pair in pairwise(ends) for box in _along(*pair)]
-    occupied = [*_marks(points, x_range, y_range), *obstacles, *line]
+    with_curve = []
+    for scene in scenes:
+        pieces = pairwise(axes.pixels(published, scene.width))
+        curve = [box for ends in pieces for box in label_layout.line_boxes(*ends, half=4.0)]
+        with_curve.append(scene._replace(faint=curve))
     text = f"━ {PUBLISHED}"
-    place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, occupied)
-    if place is None:
-        return line, []
-    _write(figure, text, place, x_range, y_range, hoverinfo="skip")
-    return line, [place]
-
-
-def _along(
-    start: tuple[float, float], end: tuple[float, float], half: float = 4.0
-) -> list[label_layout.Box]:
-    """Return rectangles that cover a line between two points, in pixels; half: of its thickness."""
-    steps = max(1, math.ceil(math.dist(start, end) / (2 * half)))
-    return [
-        label_layout.Box(x - half, y - half, x + half, y + half)
-        for x, y in np.linspace(start, end, steps + 1)
-    ]
-
-
-PUBLISHED = "Published study"
-# The area of the chart in a window of 1,280 pixels, with some room to spare.
-PLOT_WIDTH, PLOT_HEIGHT = 390.0, 144.0
-
-
-def _pixels(values: Any, bounds: list[float], size: float) -> Any:
-    """Places of values on an axis with these ends, in pixels."""
-    return (values - bounds[0]) / (bounds[1] - bounds[0]) * size
-
-
-def _in_pixels(
-    points: pd.DataFrame, x_range: list[float], y_range: list[float]
-) -> list[tuple[float, float]]:
-    x = _pixels(100 * points["cost"], x_range, PLOT_WIDTH)
-    y = _pixels(100 * points["kept"], y_range, PLOT_HEIGHT)
-    return list(zip(x, y, strict=True))
-
-
-def _error_bars(
-    points: pd.DataFrame, x_range: list[float], y_range: list[float]
-) -> list[label_layout.Box]:
-    """Return the rectangles of the points' intervals."""
-    x = _pixels(100 * points["cost"], x_range, PLOT_WIDTH)
-    low, high = (
-        _pixels(100 * points[name], y_range, PLOT_HEIGHT) for name in ("kept_low", "kept_high")
-    )
-    return [
-        label_layout.Box(left - 3, bottom, left + 3, top)
-        for left, bottom, top in zip(x, low, high, strict=True)
-        if top > bottom
-    ]
+    spot = label_layout.place_in_corner(with_curve, text)
+    return _write(figure, text, spot, with_curve, hovertext="")
 
 
 def _draw_line(
-    figure: go.Figure,
-    best: pd.Series,
-    points: pd.DataFrame,
-    obstacles: list[label_layout.Box],
-    x_range: list[float],
-    y_range: list[float],
-) -> list[label_layout.Box]:
+    figure: go.Figure, best: pd.Series, scenes: list[label_layout.Scene], axes: _Axes
+) -> list[label_layout.Scene]:
     """Draw what the best method without a language model keeps as a dotted line with its name.
 
-    Returns the rectangles that line and name cover. The name is where it meets no mark and no
-    interval: beside the line, or else at a border of the chart.
+    Returns the scenes with the rectangles that line and name cover. The name is where it meets no mark
+    and no interval: beside the line, or else at a border of the chart.
     """
     value = 100 * float(best["kept"])
-    height = float(_pixels(value, y_range, PLOT_HEIGHT))
+    height = float(axes.up(value))
     figure.add_hline(y=value, line=figures.REFERENCE_LINE)
-    line = label_layout.Box(0, height - 1, PLOT_WIDTH, height + 1)
-    occupied = [*_marks(points, x_range, y_range), *obstacles]
-    name = f"{short(str(best['method']), 30)}, no language model"
-    text, place = name, label_layout.place_on_line(height, name, PLOT_WIDTH, PLOT_HEIGHT, occupied)
-    if place is None:
-        # Away from the line, the text begins with a piece of it.
-        text = f"┄ {name}"
-        place = label_layout.place_in_corner(text, PLOT_WIDTH, PLOT_HEIGHT, [*occupied, line])
-    if place is None:
-        return [line]
-    hover = f"{plotly_text(name)}: {value:.0f} %<extra></extra>"
-    _write(figure, text, place, x_range, y_range, hovertemplate=hover)
-    return [line, place]
-
-
-def _marks(
-    points: pd.DataFrame, x_range: list[float], y_range: list[float]
-) -> list[label_layout.Box]:
-    """Return the rectangles of the points' marks."""
-    mark = label_layout.MARK
-    return [
-        label_layout.Box(x - mark, y - mark, x + mark, y + mark)
-        for x, y in _in_pixels(points, x_range, y_range)
+    text, spot = WITHOUT_MODEL, label_layout.place_on_line(scenes, WITHOUT_MODEL, height)
+    with_line = [
+        scene._replace(thin=[*scene.thin, label_layout.Box(0, height - 1, scene.width, height + 1)])
+        for scene in scenes
     ]
+    if spot is None:
+        # Away from the line, the text begins with a piece of it.
+        text = f"┄ {WITHOUT_MODEL}"
+        spot = label_layout.place_in_corner(with_line, text)
+    hover = f"{plotly_text(str(best['method']), 60)}: {value:.0f} %"
+    return _write(figure, text, spot, with_line, hovertext=hover)
+
+
+WITHOUT_MODEL = "No language model"
 
 
 def _write(
     figure: go.Figure,
     text: str,
-    place: label_layout.Box,
-    x_range: list[float],
-    y_range: list[float],
-    **hover: str,
-) -> None:
-    """Write a text into a rectangle of the chart."""
-    figure.add_scatter(
-        x=[x_range[0] + place.left / PLOT_WIDTH * (x_range[1] - x_range[0])],
-        y=[y_range[0] + (place.bottom + place.top) / 2 / PLOT_HEIGHT * (y_range[1] - y_range[0])],
-        mode="text",
-        text=[plotly_text(text, 60)],
-        textposition="middle right",
-        textfont={"size": 11, "color": NEUTRAL},
-        showlegend=False,
-        **hover,
+    spot: label_layout.Spot | None,
+    scenes: list[label_layout.Scene],
+    *,
+    hovertext: str,
+) -> list[label_layout.Scene]:
+    """Write a text at its place, if it has one; return the scenes with its rectangle."""
+    if spot is None:
+        return scenes
+    figure.add_annotation(
+        xref="x domain",
+        yref="y domain",
+        x=spot.share,
+        y=(spot.bottom + label_layout.LINE / 2) / PLOT_HEIGHT,
+        # As much of the text as of the free width is left of that place.
+        xanchor="left",
+        xshift=-spot.share * label_layout.CHARACTER * len(text),
+        yanchor="middle",
+        text=plotly_text(text),
+        font={"size": 11, "color": NEUTRAL},
+        borderpad=0,
+        showarrow=False,
+        hovertext=hovertext,
     )
+    return [
+        scene._replace(obstacles=[*scene.obstacles, spot.box(text, scene.width)])
+        for scene in scenes
+    ]
 
 
 def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
@@ -298,7 +310,8 @@ def behaviour_figure(users: pd.DataFrame, unit: str) -> go.Figure:
         cols=len(panels),
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[f"{name}: {medians[name]:.2f}" for name in panels],
+        # Two lines, since panels are narrow in a narrow window.
+        subplot_titles=[f"{name}<br>{medians[name]:.2f}" for name in panels],
     )
     for number, panel in enumerate(panels, start=1):
         rows = users[users["panel"] == panel]
@@ -321,9 +334,9 @@ def behaviour_figure(users: pd.DataFrame, unit: str) -> go.Figure:
             col=number,
         )
     # Below the top of the figure, whose margin has no room for titles of panels.
-    figure.update_annotations(y=0.93, font={"size": 12})
+    figure.update_annotations(y=0.86, font={"size": 12})
     figure.update_xaxes(range=_range(users["mean"]))
-    figure.update_yaxes(domain=[0, 0.92])
+    figure.update_yaxes(domain=[0, 0.85])
     figure.update_yaxes(range=[0, 1.05 * float(users["spread"].max()) or 1])
     middle = (len(panels) + 1) // 2
     figure.update_xaxes(title={"text": f"Mean prediction ({unit})"}, col=middle)

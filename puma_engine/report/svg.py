@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from puma_engine.evaluation.formatting import shortened
-from puma_engine.report.label_layout import CHARACTER, LINE, MARK, POSITIONS, Box, place_labels
+from puma_engine.report.label_layout import (
+    CHARACTER,
+    LINE,
+    Box,
+    Scene,
+    leader,
+    place_labels,
+    placed_box,
+)
 from puma_engine.report.templating import environment
 from puma_engine.report.theme import AMOUNTS, KINDS, NEUTRAL
 
@@ -233,41 +241,43 @@ def share_kept_by_cost(
 ) -> Chart:
     """Draw what plans cost and keep as labelled points with intervals.
 
-    plans: those to label first come first; a label without room is a tooltip alone. line: name and
-    height of a reference. labels: of the axes.
+    plans: those to label first come first; a label without room beside its mark is at the end of a
+    line. line: name and height of a reference. labels: of the axes.
     """
     x = Scale.of([0.0, 100.0, *(plan.cost for plan in plans)], 64, WIDTH - 14, pad=0.08)
     values = [value for plan in plans for value in (plan.kept, plan.low, plan.high)]
     y = Scale.of(values if line is None else [*values, line[1]], HEIGHT - 52, 12)
     chart = Chart(title, HEIGHT, x, y, *labels)
     points = [(x(plan.cost) - x.start, y.start - y(plan.kept)) for plan in plans]
-    occupied = []
+    names, thin = list[Box](), list[Box]()
     for plan in plans:
         if math.isfinite(plan.low) and math.isfinite(plan.high):
             at, bottom, top = x(plan.cost), y(plan.low), y(plan.high)
             chart.line((at, bottom), (at, top), KINDS[plan.kind].colour, 1.5, "")
             left = at - x.start
-            occupied.append(Box(left - 3, y.start - bottom, left + 3, y.start - top))
+            thin.append(Box(left - 3, y.start - bottom, left + 3, y.start - top))
     if line is not None:
         name, value = line
         chart.line((x.start, y(value)), (x.end, y(value)))
         chart.labels.append((x.start + 4, y(value) + LINE - 2, name, "start"))
         up = y.start - y(value)
-        occupied += [
-            Box(0, up - LINE, CHARACTER * len(name) + 4, up),
-            Box(0, up - 1, x.end, up + 1),
-        ]
-    texts = [plan.label for plan in plans]
-    places = place_labels(points, texts, x.end - x.start, y.start - y.end, occupied)
-    anchors = {-1: "end", 0: "middle", 1: "start"}
-    for plan, position in zip(plans, places, strict=True):
-        at, up = x(plan.cost), y(plan.kept)
-        if position is not None:
-            right, above = POSITIONS[position]
-            label = at + right * MARK, up + 4 - above * (MARK + LINE / 2), plan.label
-            chart.labels.append((*label, anchors[right]))
+        names.append(Box(0, up - LINE, CHARACTER * len(name) + 4, up))
+        thin.append(Box(0, up - 1, x.end, up + 1))
+    scene = Scene(x.end - x.start, y.start - y.end, points, names, thin)
+    placed = place_labels([scene], [plan.label for plan in plans])
+    for plan, point, place in zip(plans, points, placed, strict=True):
+        if place is not None:
+            box = placed_box(*point, plan.label, place)
+            middle, bottom = (box.left + box.right) / 2, y.start - box.bottom
+            chart.labels.append((x.start + middle, bottom - 2, plan.label, "middle"))
+            if place.position is None:
+                start, end = (
+                    (x.start + across, y.start - up)
+                    for across, up in leader(*point, plan.label, place)
+                )
+                chart.line(start, end, width=0.75, dashes="")
         hint = f"{plan.label}: keeps {plan.kept:.0f} % at {plan.cost:.0f} % of the cost"
-        chart.marks.append((plan.kind, at, up, hint))
+        chart.marks.append((plan.kind, x(plan.cost), y(plan.kept), hint))
     return chart
 
 

@@ -388,30 +388,92 @@ def test_the_fine_print_says_what_methods_without_a_language_model_reach(measure
     ) in text
 
 
-def test_the_name_of_the_line_covers_no_mark_and_no_interval(measured, monkeypatch):
-    """The best method without a language model often is as good as the old model at cost 0."""
-    monkeypatch.setenv("PUMA_WORKSPACE", str(measured[0].root))
-    rows = summary.plans(measured[1]).assign(basis="arithmetic", cost=np.nan, first=0)
-    rows = rows[rows["kind"].isin(["source", "migrated", "retrained"])].head(4)
-    rows = rows.assign(cost=[0.0, 0.15, 0.8, 1.0], kept=[0.98, 0.95, 0.98, 1.0])
-    rows = rows.assign(kept_low=rows["kept"] - 0.06, kept_high=rows["kept"] + 0.06)
+def texts_of_chart(figure, width):
+    """The text and rectangle of every label and name in a chart of some width, in pixels."""
+    (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
+
+    def pixels(x, y):
+        return (
+            (x - left) / (right - left) * width,
+            (y - low) / (high - low) * summary_figures.PLOT_HEIGHT,
+        )
+
+    shown = []
+    for note in figure.layout.annotations:
+        length = label_layout.CHARACTER * len(note.text)
+        if note.xref == "x domain":
+            bottom = note.y * summary_figures.PLOT_HEIGHT - label_layout.LINE / 2
+            shown.append((note.text, label_layout.Spot(note.x, bottom).box(note.text, width)))
+            assert note.xshift == pytest.approx(-note.x * length)
+        else:
+            place = label_layout.Placement(note.ax, -note.ay, None)
+            box = label_layout.placed_box(*pixels(note.x, note.y), note.text, place)
+            shown.append((note.text, box))
+    for trace in figure.data:
+        labelled = (trace.x, trace.y, trace.text, trace.textposition)
+        for x, y, text, position in zip(*labelled, strict=True) if trace.text else ():
+            if text:
+                side, up = label_layout.POSITIONS[position]
+                half = label_layout.CHARACTER * len(text) / 2
+                right_by = side * (label_layout.MARK + half)
+                up_by = up * (label_layout.MARK + label_layout.LINE / 2)
+                place = label_layout.Placement(right_by, up_by, position)
+                shown.append((text, label_layout.placed_box(*pixels(x, y), text, place)))
+    return shown
+
+
+def demo_plans():
+    """Plans as close to each other as those of the demo."""
+    names = ["Retrained", "all users", "180 users", "60 users, refined", "60 users", "18 users"]
+    kept = np.array([1.0, 1.0, 0.98, 0.93, 0.89, 0.82, 0.64, 1.08])
+    names = [*names, "6 users", "Old model"]
+    kinds = ["retrained", "migrated", "migrated", "refined", "migrated", "migrated", "migrated"]
+    return pd.DataFrame(
+        {
+            "method": [f"Migration trained on {name}" for name in names],
+            "kind": [*kinds, "source"],
+            "is_baseline": [True] + [False] * 7,
+            "cost": [1.0, 0.72, 0.4, 0.35, 0.24, 0.11, 0.065, 0.0],
+            "kept": kept,
+            "kept_low": [np.nan, *(kept[1:] - 0.08)],
+            "kept_high": [np.nan, *(kept[1:] + 0.09)],
+            "seconds": 1.0,
+        }
+    )
+
+
+def test_every_plan_has_a_label_that_covers_nothing_in_narrow_and_wide_windows():
+    rows = demo_plans()
     best = pd.Series({"method": "Matrix factorisation", "kept": 0.99})
-    figure = summary_figures.cost_figure(rows, best)
-    (name,) = [trace for trace in figure.data if "Matrix" in str(trace.text)]
-    (low, high), (bottom, top) = figure.layout.xaxis.range, figure.layout.yaxis.range
-    length = label_layout.CHARACTER * len(name.text[0]) / summary_figures.PLOT_WIDTH
-    left, right = name.x[0], name.x[0] + length * (high - low)
-    half = label_layout.LINE / 2 / summary_figures.PLOT_HEIGHT * (top - bottom)
-    assert low <= left < right <= high + 1e-9
-    for row in rows.itertuples():
-        apart = 100 * row.kept_high < name.y[0] - half or 100 * row.kept_low > name.y[0] + half
-        assert apart or not left <= 100 * row.cost <= right
-    # With intervals everywhere along the line, the name goes elsewhere, with a piece of the line.
-    crowd = [rows.assign(cost=rows["cost"] + step) for step in (0, 0.05, 0.1, 0.3)]
-    crowd.append(rows.head(1).assign(cost=0.05, kept=0.7, kept_low=0.68, kept_high=0.72))
-    figure = summary_figures.cost_figure(pd.concat(crowd), best)
-    (name,) = [trace for trace in figure.data if "Matrix" in str(trace.text)]
-    assert name.text[0] == "┄ Matrix factorisation, no language model"
+    curve = pd.DataFrame({"cost": [0.02, 0.04, 0.83], "kept": [0.87, 0.93, 0.985], "method": "x"})
+    figure = summary_figures.cost_figure(rows, best, curve)
+    expected = {decision_texts.plan_label(row) for row in rows.itertuples()}
+    for width in summary_figures.PLOT_WIDTHS:
+        shown = texts_of_chart(figure, width)
+        assert expected <= {text for text, _ in shown}
+        assert {text.lstrip("┄━ ") for text, _ in shown} - expected == {
+            summary_figures.PUBLISHED,
+            summary_figures.WITHOUT_MODEL,
+        }
+        (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.yaxis.range
+        for number, (_, box) in enumerate(shown):
+            assert box.left >= -1e-9 and box.right <= width + 1e-9
+            assert not any(box.meets(other) for _, other in shown[:number])
+            for row in rows.itertuples():
+                x = (100 * row.cost - left) / (right - left) * width
+                bottom, top = (
+                    (100 * value - low) / (high - low) * summary_figures.PLOT_HEIGHT
+                    for value in (row.kept_low, row.kept_high)
+                )
+                if top > bottom:
+                    assert not box.meets(label_layout.Box(x - 1, bottom, x + 1, top))
+
+
+def test_the_name_of_the_line_says_which_method_it_is_when_the_mouse_is_over_it():
+    best = pd.Series({"method": "Matrix factorisation", "kept": 0.99})
+    figure = summary_figures.cost_figure(demo_plans(), best)
+    (name,) = [note for note in figure.layout.annotations if "language" in note.text]
+    assert name.hovertext == "Matrix factorisation: 99 %"
 
 
 def test_the_published_curve_is_of_the_same_data_and_model_and_from_its_report(

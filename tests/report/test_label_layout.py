@@ -1,53 +1,100 @@
 """Labels of points in a chart meet neither each other, nor marks, nor error bars, nor the border."""
 
+import math
+
 import numpy as np
 import pytest
 
 from puma_engine.report.label_layout import (
+    LEADER,
     LINE,
     MARK,
     POSITIONS,
     Box,
-    label_box,
+    Scene,
+    Spot,
+    leader,
+    line_boxes,
+    mark_box,
     place_in_corner,
     place_labels,
     place_on_line,
+    placed_box,
 )
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_placed_labels_meet_nothing(seed):
+def crowd(seed, widths):
+    """Nine points with error bars in charts of some widths, and their labels."""
     rng = np.random.default_rng(seed)
-    points = [tuple(point) for point in rng.uniform(0, 1, (9, 2)) * (380, 190)]
-    texts = ["x" * int(length) for length in rng.integers(3, 22, 9)]
-    bars = [Box(x - 3, y - 30, x + 3, y + 30) for x, y in points]
-    placed = place_labels(points, texts, 380, 190, bars)
-    boxes = [
-        label_box(*point, text, position)
-        for point, text, position in zip(points, texts, placed, strict=True)
-        if position is not None
-    ]
-    assert boxes
-    marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
-    for number, box in enumerate(boxes):
-        assert box.left >= 0 and box.right <= 380 and box.bottom >= 0 and box.top <= 190
-        assert not any(box.meets(other) for other in [*marks, *bars, *boxes[:number]])
+    shares = rng.uniform(0, 1, (9, 2))
+    texts = ["x" * int(length) for length in rng.integers(3, 18, 9)]
+    scenes = []
+    for width in widths:
+        points = [(x * width, y * 190) for x, y in shares]
+        bars = [Box(x - 3, y - 30, x + 3, y + 30) for x, y in points]
+        scenes.append(Scene(width, 190.0, points, thin=bars))
+    return scenes, texts
 
 
-def test_a_label_without_room_is_left_out_and_the_first_one_has_its_place():
+@pytest.mark.parametrize("seed", range(20))
+def test_placed_labels_and_their_lines_meet_nothing_at_any_width(seed):
+    scenes, texts = crowd(seed, (270.0, 390.0, 640.0))
+    placed = place_labels(scenes, texts)
+    assert any(place is not None and place.position is None for place in placed)
+    for scene in scenes:
+        boxes, lines = {}, {}
+        for number, (point, text, place) in enumerate(
+            zip(scene.points, texts, placed, strict=True)
+        ):
+            if place is not None:
+                boxes[number] = placed_box(*point, text, place)
+                if place.position is None:
+                    lines[number] = list(line_boxes(*leader(*point, text, place), half=LEADER))
+        for number, box in boxes.items():
+            assert box.left >= 0 and box.right <= scene.width
+            assert box.bottom >= 0 and box.top <= scene.height
+            others = [other for name, other in boxes.items() if name != number]
+            assert not any(box.meets(other) for other in [*scene.marks, *scene.thin, *others])
+            marks = [mark for name, mark in enumerate(scene.marks) if name != number]
+            for piece in lines.get(number, []):
+                assert not any(piece.meets(other) for other in [*marks, *others])
+
+
+def test_a_line_goes_from_the_mark_to_the_border_of_the_text():
+    text, point = "x" * 10, (100.0, 50.0)
+    # Around the mark there is no room for a label, but for a line.
+    (place,) = place_labels([Scene(300, 200, [point], thin=[Box(20, 25, 180, 75)])], [text])
+    assert place is not None and place.position is None
+    start, end = leader(*point, text, place)
+    assert math.dist(point, start) == pytest.approx(MARK)
+    box = placed_box(*point, text, place)
+    assert not mark_box(*point).meets(box)
+    assert box.left - 1e-9 <= end[0] <= box.right + 1e-9
+    assert box.bottom - 1e-9 <= end[1] <= box.top + 1e-9
+    borders = (box.left - end[0], box.right - end[0], box.bottom - end[1], box.top - end[1])
+    assert min(map(abs, borders)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_first_label_has_its_place_and_one_that_is_too_long_for_the_chart_is_left_out():
     points = [(100.0, 50.0), (102.0, 50.0)]
-    assert place_labels(points, ["first", "x" * 60], 200, 100)[1] is None
-    assert place_labels(points[:1], ["one"], 200, 100) == ["middle right"]
-    assert place_labels([(195.0, 50.0)], ["at the border"], 200, 100) == ["middle left"]
+    first, second = place_labels([Scene(200, 100, points)], ["first", "x" * 60])
+    assert first.position == "middle left" and second is None
+    (place,) = place_labels([Scene(200, 100, points[:1])], ["one"])
+    assert place.position == "middle right"
+    (place,) = place_labels([Scene(200, 100, [(195.0, 50.0)])], ["at the border"])
+    assert place.position == "middle left"
 
 
 def test_a_faint_line_is_covered_only_where_there_is_no_other_room():
     point, text = (100.0, 50.0), "a plan"
-    faint = [label_box(*point, text, "middle right")]
-    assert place_labels([point], [text], 200, 100, (), faint) == ["middle left"]
-    others = [label_box(*point, text, position) for position in POSITIONS]
-    assert place_labels([point], [text], 200, 100, (), others) == ["middle right"]
-    assert place_labels([point], [text], 200, 100, others) == [None]
+    (right,) = place_labels([Scene(200, 100, [point])], [text])
+    faint = [placed_box(*point, text, right)]
+    (place,) = place_labels([Scene(200, 100, [point], faint=faint)], [text])
+    assert place.position == "middle left"
+    everywhere = [Box(0, 0, 200, 100)]
+    (place,) = place_labels([Scene(200, 100, [point], faint=everywhere)], [text])
+    assert place == right
+    assert place_labels([Scene(200, 100, [point], everywhere)], [text]) == [None]
 
 
 def test_every_position_is_one_that_plotly_knows():
@@ -60,17 +107,24 @@ def test_every_position_is_one_that_plotly_knows():
 @pytest.mark.parametrize("height", [4.0, 95.0, 187.0])
 def test_the_name_of_a_line_is_inside_beside_it_and_free(height):
     bars = [Box(x - 3, 0, x + 3, 190) for x in (20, 60, 300)]
-    box = place_on_line(height, "x" * 20, 380, 190, bars)
-    assert box is not None and not any(box.meets(bar) for bar in bars)
+    scene = Scene(380, 190, [], thin=bars)
+    spot = place_on_line([scene], "x" * 20, height)
+    box = spot.box("x" * 20, 380)
+    assert not any(box.meets(bar) for bar in bars)
     assert box.left >= 63 and box.right <= 297 and box.bottom >= 0 and box.top <= 190
     assert min(abs(box.top - height), abs(box.bottom - height)) == 1
     assert box.top - box.bottom == LINE
-    assert place_on_line(height, "x" * 60, 380, 190, bars) is None
+    assert place_on_line([scene], "x" * 60, height) is None
+    # A chart of another width has the bars elsewhere.
+    wide = Scene(760, 190, [], thin=[Box(0, 0, 500, 190)])
+    assert place_on_line([scene, wide], "x" * 20, height) is None
 
 
 def test_a_name_without_room_beside_its_line_goes_to_a_border():
     low = Box(200, 0, 380, 40)
-    box = place_in_corner("x" * 20, 380, 190, [low])
-    assert box == Box(0, 0, 132, LINE)  # the left border is free where the right one is not
-    assert place_in_corner("x" * 40, 380, 190, [low]) == Box(380 - 264, 40, 380, 40 + LINE)
-    assert place_in_corner("x" * 60, 380, 190) is None
+    scene = Scene(380, 190, [], [low])
+    # The left border is free where the right one is not.
+    assert place_in_corner([scene], "x" * 20) == Spot(0.0, 0.0)
+    spot = place_in_corner([scene], "x" * 40)
+    assert spot == Spot(1.0, 40.0) and spot.box("x" * 40, 380) == Box(116, 40, 380, 40 + LINE)
+    assert place_in_corner([scene], "x" * 60) is None
