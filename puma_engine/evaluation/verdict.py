@@ -306,6 +306,12 @@ def _plans(
     return plans
 
 
+def _cheapest(plans: list[_Plan], margin: float) -> _Plan | None:
+    """Return the cheapest plan within a margin in metric units; None without one."""
+    within = [plan for plan in plans if plan.needed <= margin]
+    return min(within, key=lambda plan: (plan.cost, plan.needed), default=None)
+
+
 def _gain_of_refining(effects: UserEffects, users: tuple[str, ...], rmse: float) -> float:
     """Return by how much refining users would improve a migration's RMSE.
 
@@ -447,7 +453,7 @@ class _Judge:
         headline = {
             "migrate": lambda: self.migrate(pick),
             "refine": lambda: self.refine(pick, refine),
-            "undecided": lambda: self.undecided(pick),
+            "undecided": lambda: self.undecided(pick, plans),
             "retrain": lambda: self.retrain(pick),
         }[decision]()
         return self.verdict(decision, headline, pick, refine)
@@ -460,8 +466,7 @@ class _Judge:
         The cheapest plan within the margin is recommended. A larger margin admits the same plans and
         more, so the recommended one is never dearer.
         """
-        if within := [plan for plan in plans if plan.needed <= self.margin]:
-            best = min(within, key=lambda plan: (plan.cost, plan.needed))
+        if (best := _cheapest(plans, self.margin)) is not None:
             return ("refine" if best.refine else "migrate"), best.row, best.refine
         cheaper = [row for row in candidates if self.is_cheaper(row)]
         if plausible := [row for row in cheaper if row.loss < self.margin]:
@@ -495,7 +500,7 @@ class _Judge:
             f"{len(refine):,} of {users} who likely regress is expected to close the gap, at {cost}."
         )
 
-    def undecided(self, best: MethodScore) -> str:
+    def undecided(self, best: MethodScore, plans: list[_Plan]) -> str:
         """The migration is likely, but not surely, within the margin."""
         # The width of an interval shrinks with the square root of the number of users.
         ratio = (best.loss_high - best.loss) / (self.margin - best.loss)
@@ -504,8 +509,19 @@ class _Judge:
             f"Not settled yet: {self.name(best.method)} has {self.change(best)}, "
             f"against {format_percent(self.data.margin)} that you accept. It would be settled by "
             f"measuring about {format_users(needed)}, or by accepting "
-            f"{format_percent(round_up_percent(best.loss_high / abs(self.base.value)))}."
+            f"{self.settling_margin(best, plans)}."
         )
+
+    def settling_margin(self, best: MethodScore, plans: list[_Plan]) -> str:
+        """Name the smallest margin with a recommendation, and the plan if it is not `best` alone."""
+        needed = min(plan.needed for plan in plans)
+        accepted = round_up_percent(needed / abs(self.base.value))
+        plan = _cheapest(plans, max(accepted * abs(self.base.value), needed))
+        assert plan is not None  # the one that needs the smallest margin is within it
+        text = format_percent(accepted)
+        if plan.row.method != best.method:
+            text += f", which recommends {self.name(plan.row.method)}"
+        return text + (f", with {format_users(len(plan.refine))} refined" if plan.refine else "")
 
     def retrain(self, pick: MethodScore) -> str:
         """No migration is as good, or those that are save nothing."""

@@ -8,7 +8,7 @@ import pytest
 
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.evaluation.formatting import method_names
+from puma_engine.evaluation.formatting import format_percent, method_names
 from puma_engine.evaluation.shares_kept import shares_of_scores
 from puma_engine.evaluation.user_effects import (
     by_group,
@@ -184,6 +184,30 @@ def test_undecided_estimates_how_many_users_would_decide():
         judge(question(migrated((0.004, -0.008, 0.016)), BASE, margin=0.016)).decision == "migrate"
     )
     assert verdict.headline.endswith("or by accepting 1.6 %.")
+
+
+@pytest.mark.parametrize(
+    ("both", "regressing", "ending"),
+    [
+        (False, 0, "or by accepting 1.4 %."),
+        (True, 0, "or by accepting 1.2 %, which recommends narrow."),
+        (False, 3, "or by accepting 0.6 %, with 3 users refined."),
+        (True, 3, "or by accepting 0.4 %, which recommends narrow, with 3 users refined."),
+    ],
+)
+def test_an_open_verdict_names_the_first_recommendation_of_the_ranges(both, regressing, ending):
+    """The Summary shows both beside each other."""
+    close = migrated((0.001, -0.012, 0.014), 60.0, label="close")
+    narrow = migrated((0.009, 0.006, 0.0115), 20.0, label="narrow")
+    effects, _ = simulated(0.0, regressing=regressing)
+    methods = [close, narrow][: 1 + both]
+    data = question(*methods, BASE, effects=effects, margin=0.003, users=400)
+    verdict, ranges = judge(data), decision_ranges(data)
+    assert verdict.decision == "undecided" and verdict.headline.endswith(ending)
+    first = next(part for part in ranges if part.decision in ("migrate", "refine"))
+    assert f"by accepting {format_percent(first.low)}" in verdict.headline
+    assert first.method == ("narrow" if both else "close")
+    assert (first.decision == "refine") == (regressing > 0)
 
 
 def test_ranges_begin_where_a_cheaper_migration_is_within_the_margin():
