@@ -9,7 +9,7 @@ from streamlit.column_config import NumberColumn, TextColumn
 
 from dashboard import engine
 from dashboard.components import figures, query_params, tables
-from dashboard.components.formatting import short
+from dashboard.components.formatting import percent, short
 from dashboard.components.glossary import term
 from dashboard.components.theme import KINDS, difference_texts, marker, rank
 from dashboard.engine import METRICS, Run, comparisons
@@ -160,7 +160,7 @@ def metric_table(
         texts = {METRICS[name].heading: cell(cells.get((item.method, name))) for name in metrics}
         first = METRICS[metrics[0]].heading
         row |= {first: texts.pop(first), TIME: float(item.seconds)}
-        row[OF_BASELINE] = f"{item.seconds / baseline.iloc[0]:.0%}" if len(baseline) else ""
+        row[OF_BASELINE] = percent(item.seconds / baseline.iloc[0]) if len(baseline) else ""
         row |= texts | {"Users trained": _whole(item.users_trained)}
         row |= {"Model": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
         rows.append(row)
@@ -202,8 +202,9 @@ def share_table(methods: pd.DataFrame, shares: pd.DataFrame, task: str) -> pd.Da
             return "undefined"
         if pd.isna(row.share):
             return "no sure gain"
-        interval = "" if pd.isna(row.share_low) else f" [{row.share_low:.0%}, {row.share_high:.0%}]"
-        return f"{row.share:.0%}{interval}"
+        if pd.isna(row.share_low):
+            return percent(row.share)
+        return f"{percent(row.share)} [{percent(row.share_low)}, {percent(row.share_high)}]"
 
     columns = {
         f"{comparisons.aspect_label(task, aspect)} over {name}": (reference, aspect)

@@ -9,6 +9,7 @@ from streamlit.column_config import LinkColumn, NumberColumn, ProgressColumn
 from dashboard import engine, pages
 from dashboard.components import figures, page_states, query_params, tables
 from dashboard.components.compare_methods import in_order
+from dashboard.components.formatting import percent
 from dashboard.components.theme import KINDS, marker
 from dashboard.engine import Run, comparisons, user_impact
 from dashboard.engine.user_impact import EvaluationPair, UserImpact
@@ -123,9 +124,9 @@ def _metrics(impact: UserImpact, *, ratings: bool) -> None:
         "users lose more than chance explains."
     )
     values: dict[str, tuple[str, str | None]] = {
-        "Better off": (f"{impact.better:.0%}", None),
-        "Worse off": (f"{impact.worse:.0%}", None),
-        f"Regress with {user_impact.SURE:.0%} probability": (
+        "Better off": (percent(impact.better), None),
+        "Worse off": (percent(impact.worse), None),
+        f"Regress with {percent(user_impact.SURE)} probability": (
             f"{len(effects.worse()):,} of {effects.users:,}",
             chance,
         ),

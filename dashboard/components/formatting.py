@@ -6,7 +6,7 @@ import re
 import textwrap
 from datetime import UTC, datetime
 
-from dashboard.engine import capitalised, duration, shortened
+from dashboard.engine import capitalised, duration, percent, shortened
 
 __all__ = [
     "ago",
@@ -15,6 +15,7 @@ __all__ = [
     "duration",
     "duration_range",
     "escaped",
+    "percent",
     "plotly_text",
     "short",
     "size",
@@ -56,9 +57,11 @@ def ago(time: str | None) -> str:
         return "–"
     moment = datetime.fromisoformat(time)
     seconds = (datetime.now(UTC) - moment).total_seconds()
-    for limit, unit, size in ((60, "s", 1), (3600, "min", 60), (86_400, "h", 3600)):
-        if seconds < limit:
-            return f"{max(seconds, 0) / size:.0f} {unit} ago"
+    for limit, unit, size in ((60, "s", 1), (60, "min", 60), (24, "h", 3600)):
+        # Rounded before it is compared: 59.7 minutes are 1 hour, rather than 60 minutes.
+        number = round(max(seconds, 0) / size)
+        if number < limit:
+            return f"{number} {unit} ago"
     return moment.strftime("%Y-%m-%d")
 
 

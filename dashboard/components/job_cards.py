@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import engine, pages
 from dashboard.components import formatting, page_states
-from dashboard.components.formatting import capitalised, escaped, short
+from dashboard.components.formatting import capitalised, escaped, percent, short
 from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 
@@ -38,7 +38,7 @@ def watch(limit: int = 5, commands: Collection[str] | None = None) -> None:
         jobs = chosen()
         if redraw_is_due(jobs, f"watched-{'-'.join(sorted(commands or ['all']))}"):
             st.rerun()
-        if not jobs:
+        if not jobs and commands is None:
             st.caption("No jobs yet.")
         for job in jobs[:limit]:
             card(job)
@@ -257,7 +257,7 @@ def progress(job: engine.Job) -> None:
     if share is None:
         st.progress(0.0, text=f"{stage} · started {formatting.ago(job.started)}")
         return
-    parts = [f"{share:.0%} done", time_left(report), stage]
+    parts = [f"{percent(share)} done", time_left(report), stage]
     if total:
         parts.append(f"step {step:,} of {total:,}")
     if report.get("loss") is not None:

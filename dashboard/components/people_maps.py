@@ -10,7 +10,7 @@ from streamlit.column_config import NumberColumn
 
 from dashboard import engine
 from dashboard.components import figures, map_figures, map_selection, people_views, tables
-from dashboard.components.formatting import escaped, plotly_text, short
+from dashboard.components.formatting import escaped, percent, plotly_text, short
 from dashboard.components.glossary import term
 from dashboard.components.map_selection import MapSelection
 from dashboard.components.people_views import View
@@ -164,12 +164,12 @@ def trust(subject: Subject, view: View) -> None:
         )
         tables.metrics(
             {
-                "Neighbours in common": (f"{facts['shared_neighbours']:.0%}", shared),
-                "How much the layout changed": (f"{facts['misfit']:.0%}", _MISFIT),
+                "Neighbours in common": (percent(facts["shared_neighbours"]), shared),
+                "How much the layout changed": (percent(facts["misfit"]), _MISFIT),
             }
         )
     elif "misfit" in facts:
-        st.metric("How much the layout changed", f"{facts['misfit']:.0%}", help=_MISFIT)
+        st.metric("How much the layout changed", percent(facts["misfit"]), help=_MISFIT)
     method = "UMAP of the principal components" if view.name == "umap" else "Principal components"
     st.caption(
         f"{method} of the prompts, computed for each model alone; the migrated map is shifted, "

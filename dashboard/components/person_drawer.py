@@ -14,7 +14,7 @@ from dashboard.components import (
     user_predictions,
     user_prompts,
 )
-from dashboard.components.formatting import escaped
+from dashboard.components.formatting import escaped, percent
 from dashboard.engine import people, user_details
 from dashboard.engine.people import Subject
 from dashboard.engine.user_details import UserContext
@@ -125,7 +125,7 @@ def _metrics(records: pd.DataFrame, context: UserContext) -> None:
     if len(records):
         rating = context.task == "rating"
         values["Mean rating" if rating else "Mean outcome"] = (
-            f"{outcome.mean():.2f} ★" if rating else f"{outcome.mean():.0%} clicked",
+            f"{outcome.mean():.2f} ★" if rating else f"{percent(outcome.mean())} clicked",
             "Mean of all records of the user.",
         )
         values["Standard deviation"] = (

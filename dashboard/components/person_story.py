@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dashboard.components.formatting import short
+from dashboard.components.formatting import percent, short
 
 STARS = {1: "one star", 2: "two stars", 3: "three stars", 4: "four stars", 5: "five stars"}
 # How a sentence calls a method of a kind.
@@ -74,6 +74,6 @@ def sentence(
         )
     did = "clicked" if row["outcome"] >= 0.5 else "did not click"
     return (
-        f"{short(user, 40)} {did} “{title}”; {names[0]} gives a click {values[0]:.0%}, "
-        f"{names[1]} {values[1]:.0%}."
+        f"{short(user, 40)} {did} “{title}”; {names[0]} gives a click {percent(values[0])}, "
+        f"{names[1]} {percent(values[1])}."
     )

@@ -17,7 +17,7 @@ from dashboard.components import (
     query_params,
     tables,
 )
-from dashboard.components.formatting import escaped
+from dashboard.components.formatting import escaped, percent
 from dashboard.components.glossary import term
 from dashboard.components.plan_start import FIT, VECTORS, Start
 from dashboard.engine import plans
@@ -174,7 +174,7 @@ def table(costs: Costs, price: float | None) -> pd.DataFrame:
             spread = formatting.duration_range(item.low, item.high)
             texts = [
                 formatting.duration(item.seconds),
-                spread if len(item.evidence) > 1 else "of one run",
+                spread if len(item.evidence) > 1 else "from one run",
                 *([] if price is None else [amount(plans.money(item.seconds, price))]),
                 formatting.duration(many),
             ]
@@ -233,7 +233,7 @@ def _evidence(costs: Costs) -> None:
             "Trained, s": run.training_seconds,
             "Whole run, s": run.seconds,
             "Kind": "calibration" if run.short else "whole run",
-            "Other work": f"{run.other_load:.0%}" if run.short else "not measured",
+            "Other work": percent(run.other_load) if run.short else "not measured",
         }
         for name, predicted in (("retraining", costs.retraining), ("migration", costs.migration))
         for run in (predicted.evidence if predicted else ())
@@ -275,7 +275,7 @@ def disturbed(costs: Costs) -> str:
     share = max(run.other_load for run in disturbed)
     runs = ", ".join(dict.fromkeys(run.run for run in disturbed))
     return (
-        f"Measured while other work took up to {share:.0%} of the machine's cores, so the times may be "
+        f"Measured while other work took up to {percent(share)} of the machine's cores, so the times may be "
         f"too long. To measure again when the machine is idle, delete {runs} first (puma runs delete)."
     )
 

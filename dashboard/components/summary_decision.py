@@ -151,7 +151,7 @@ def tiles(run: Run, plans: pd.DataFrame, verdict: Verdict, hour: float | None = 
         tile = decision_texts.kept_tile(task, row, aspect)
         _show_tile(column, tile, f"Measured in {metric}. {term('share kept')}", warns=warns)
     _show_tile(columns[2], decision_texts.cost_tile(row, base, hour), ABOUT_COST)
-    hint = f"Surely: with {user_impact.SURE:.0%} or more. {term('regress')}"
+    hint = f"Surely: with {decision_texts.percent(user_impact.SURE)} or more. {term('regress')}"
     _show_tile(columns[3], worse_off(run, str(row["evaluation"])), hint)
 
 

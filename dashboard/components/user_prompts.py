@@ -10,7 +10,7 @@ from streamlit.column_config import LinkColumn, NumberColumn
 
 from dashboard import engine, pages
 from dashboard.components import figures, glossary, page_states, query_params, tables
-from dashboard.components.formatting import escaped, plotly_text, short
+from dashboard.components.formatting import escaped, percent, plotly_text, short
 from dashboard.components.theme import KINDS, NEUTRAL, marker, rank
 from dashboard.engine import user_details
 from dashboard.engine.user_details import Method, Prediction, Run, UserContext
@@ -211,7 +211,7 @@ def _predictions(methods: list[Method], user: str, title: str) -> None:
         rating = item.task == "rating"
         column.metric(
             escaped(method.label),
-            f"{item.value:.2f} ★" if rating else f"{item.value:.0%}",
+            f"{item.value:.2f} ★" if rating else percent(item.value),
             border=True,
             help="Predicted rating, 1 to 5 stars." if rating else "Probability of a click.",
         )

@@ -15,6 +15,7 @@ from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
 from puma_engine.pipeline.demo import demo_seconds
 from puma_engine.pipeline.publishing import check_models
+from puma_engine.report.decision_texts import percent
 from puma_engine.report.glossary import TERMS, heading
 from puma_engine.report.theme import DECISIONS, KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
@@ -39,6 +40,7 @@ __all__ = [
     "demo_seconds",
     "duration",
     "heading",
+    "percent",
     "rank",
     "shortened",
 ]

@@ -16,7 +16,7 @@ from dashboard.components import (
     query_params,
     tables,
 )
-from dashboard.components.formatting import MAX_WARNING, escaped, short
+from dashboard.components.formatting import MAX_WARNING, escaped, percent, short
 from dashboard.components.glossary import show_glossary, term
 from dashboard.components.theme import KINDS
 from dashboard.engine import datasets
@@ -96,7 +96,7 @@ def _table_one(runs: list[engine.Run]) -> None:
 
 def _charts(dataset: str, facts: dict) -> None:
     median, rows = f"{facts['rows_per_user']['median']:,.0f}", facts["rows"]
-    split = [f"{rows[name] / facts['records']:.0%}" for name in ("train", "validation", "test")]
+    split = [percent(rows[name] / facts["records"]) for name in ("train", "validation", "test")]
     shown = {
         "Users": formatting.count(facts["users"]),
         "Items": formatting.count(facts["items"]),
@@ -108,7 +108,7 @@ def _charts(dataset: str, facts: dict) -> None:
     st.header("Statistics", divider="gray")
     tables.facts(shown)
     users = datasets.profiles(engine.root(), dataset, "user")
-    left, middle, right = st.columns(3)
+    left, middle, right = st.columns(3, gap="large")
     outcomes = pd.DataFrame(facts["outcomes"].items(), columns=["outcome", "share"])
     with left:
         bars = go.Bar(

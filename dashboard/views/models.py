@@ -100,7 +100,7 @@ def _memory(chosen: dict[str, engine.Run]) -> None:
                 )
     st.caption(
         "Of the weights alone. Cached item texts, batches and the training of an adapter need more, "
-        f"so above {models.TIGHT:.0%} of the free memory is marked as tight."
+        f"so above {formatting.percent(models.TIGHT)} of the free memory is marked as tight."
     )
 
 

@@ -43,7 +43,10 @@ def aspect_name(task: str, aspect: str) -> str:
 
 def percent(share: float) -> str:
     """Return a share in whole percent, or a dash where it is not known."""
-    return "–" if pd.isna(share) else f"{100 * share:.0f} %"
+    if pd.isna(share) or math.isinf(share):
+        return "–"
+    # An integer, which has no "-0 %".
+    return f"{round(100 * share)} %"
 
 
 def title(setup: ComparisonSetup) -> str:

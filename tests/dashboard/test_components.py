@@ -3,6 +3,7 @@
 import io
 import itertools
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import compared
@@ -11,8 +12,8 @@ import pytest
 from dashboard_pages import open_page
 from streamlit.testing.v1 import AppTest
 
-from dashboard.components import figures
-from dashboard.components.formatting import duration_range, escaped, plotly_lines, short
+from dashboard.components import figures, formatting
+from dashboard.components.formatting import ago, duration_range, escaped, plotly_lines, short
 from dashboard.components.theme import KINDS
 from dashboard.engine import people
 from dashboard.pages import PAGES, SECTIONS, address, url
@@ -217,3 +218,23 @@ def test_prompts_of_several_seeds_are_told_apart_by_their_seed(tmp_path, monkeyp
     assert people.labels()[again.id] == "Full retraining · new · seed 0"
     assert people.labels()[other.id] == "Full retraining · new · seed 1"
     assert people.brief(people.labels()[other.id]) == "Full retraining"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s ago"),
+        (59.4, "59 s ago"),
+        (59.7, "1 min ago"),
+        (59.4 * 60, "59 min ago"),
+        (59.7 * 60, "1 h ago"),
+        (90 * 60 + 5, "2 h ago"),
+        (23.4 * 3600, "23 h ago"),
+    ],
+)
+def test_an_age_has_the_largest_unit_of_which_it_is_one(seconds, text, monkeypatch):
+    moment = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+    clock = type("Clock", (datetime,), {"now": staticmethod(lambda _zone: moment)})
+    monkeypatch.setattr(formatting, "datetime", clock)
+    assert ago((moment - timedelta(seconds=seconds)).isoformat()) == text
+    assert ago((moment - timedelta(hours=23.7)).isoformat()) == "2026-02-28"

@@ -139,7 +139,7 @@ def test_a_running_job_shows_its_overall_progress(ws, monkeypatch):
     assert shown.value == 75 and "estimating the time left" in shown.text
     report(ws, job, stage="fit", step=1, total=2, overall=0.75, left=[125.0, 219.0])
     app = open_page("jobs", ws.root, monkeypatch, job=job)
-    assert "75% done · 2 to 4 min left" in app.get("progress")[0].proto.text
+    assert "75 % done · 2 to 4 min left" in app.get("progress")[0].proto.text
     assert app.dataframe[0].value["share"].tolist() == [75.0]
 
 

@@ -369,7 +369,7 @@ def test_the_sentence_names_the_record_that_changed_most_in_the_users_direction(
     )
     clicks = joined.assign(outcome=[1.0, 0, 0], one=[0.31, 0.2, 0.5], two=[0.62, 0.2, 0.4])
     assert person_story.sentence("u", clicks, {"a": "News"}, "click", **ends) == (
-        "u clicked “News”; retraining gives a click 62%, the migration 31%."
+        "u clicked “News”; retraining gives a click 62 %, the migration 31 %."
     )
     unknown = joined.assign(two=np.nan)
     assert person_story.sentence("u", unknown, titles, "rating", **ends) == ""
