@@ -63,14 +63,16 @@ def import_dataset(
         return _import_table(ws, path, name, seed, execution, users=users, **settings)
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
+        own = "import a file of your own with `puma data import table FILE --task rating`, or click"
         # os.path, which takes a name that is too long for a file as one that does not exist.
-        is_file = os.path.isfile(source)
-        hint = (
-            " Your own file is a table: `puma data import table FILE --task rating`."
-            if is_file
-            else ""
-        )
-        raise DataError(f"There is no data set {source!r}; choose one of {names}.{hint}")
+        if os.path.isfile(source):
+            raise DataError(f"{source!r} is a file, not the name of a data set ({names}); {own}.")
+        if os.sep in source or Path(source).suffix:
+            raise DataError(
+                f"The file {source!r} does not exist, nor is there a data set of that name; check "
+                f"the path and {own}, or choose one of {names}."
+            )
+        raise DataError(f"There is no data set {source!r}; choose one of {names}.")
     if not REGISTRY[source].shipped:
         if population != "product":
             raise ConfigError(f"{source!r} is read whole: population is for shipped sets.")

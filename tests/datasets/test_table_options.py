@@ -474,8 +474,12 @@ def test_a_table_without_a_path_or_a_task_is_told_which_is_missing(tmp_path: Pat
         pipeline.import_dataset(ws, "table", task="rating")
     with pytest.raises(DataError, match=r"puma data import table FILE --task rating"):
         pipeline.import_dataset(ws, str(path))
+    missing = str(tmp_path / "gone.csv")
+    for name in (missing, "gone.csv"):
+        with pytest.raises(DataError, match=rf"The file '{name}' does not exist.*check the path"):
+            pipeline.import_dataset(ws, name)
     for name in ("nope", "x" * 5_000):
-        with pytest.raises(DataError, match=r"choose one of .*table\.$"):
+        with pytest.raises(DataError, match=r"no data set .*choose one of .*table\.$"):
             pipeline.import_dataset(ws, name)
 
 
