@@ -2,7 +2,8 @@
 
 It serves a workspace, such as that of `puma demo`, and lets Lighthouse open every page in a
 headless Chromium as a desktop would, in the light and the dark theme. The figures go into the
-section "lighthouse" of a JSON file. It fails if a page misses a limit. Needs Chromium, and Node.js
+section "lighthouse" of a JSON file, beside those of pages that are not audited now. It fails if a
+page misses a limit. Needs Chromium, and Node.js
 18.16 or newer: npx downloads Lighthouse.
 """
 
@@ -51,8 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     rows.append({"page": name, "theme": theme} | figures(lighthouse(link, theme)))
                     print(json.dumps(rows[-1]), flush=True)
     written = json.loads(args.out.read_text()) if args.out.exists() else {}
+    merged = with_rows(written.get("lighthouse", {}).get("rows", []), rows)
     date = datetime.now(UTC).date().isoformat()
-    written["lighthouse"] = {"date": date, "version": LIGHTHOUSE, "preset": "desktop", "rows": rows}
+    written["lighthouse"] = {"date": date, "version": LIGHTHOUSE, "preset": "desktop"} | {
+        "rows": merged
+    }
     args.out.write_text(json.dumps(written, indent=1) + "\n")
     missed = [f"{row['page']} ({row['theme']})" for row in rows if misses_limits(row)]
     if missed:
@@ -92,6 +96,15 @@ def figures(report: dict[str, Any]) -> dict[str, Any]:
         "console_errors": [item.get("description", "") for item in errors],
         "failed_audits": failed,
     }
+
+
+def with_rows(
+    published: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return published figures with newer ones in place of theirs, in the order of the pages."""
+    by_place = {(row["page"], row["theme"]): row for row in (*published, *rows)}
+    places = ((page, theme) for page in PAGES for theme in THEMES)
+    return [by_place[place] for place in places if place in by_place]
 
 
 def misses_limits(row: dict[str, Any]) -> bool:

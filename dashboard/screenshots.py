@@ -3,7 +3,8 @@
 It serves a finished demo workspace, opens every page in a headless Chromium with the light and the
 dark theme, and writes small PNGs. To judge the design, it also takes other states and widths:
 `python -m dashboard.screenshots --out pictures --states filled empty busy failed read-only --widths
-1440 1920 420`. Needs requirements-dev.txt and Chromium.
+1440 1920 420`, and parts of a page with `--query`, such as `--pages users --query user=1` for the
+drawer of a person. Needs requirements-dev.txt and Chromium.
 """
 
 import argparse
@@ -63,11 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--widths", nargs="*", type=int, default=[WIDTH])
     parser.add_argument("--themes", nargs="*", default=list(THEMES), choices=list(THEMES))
     parser.add_argument(
+        "--max-height", type=int, default=MAX_HEIGHT, help="Of a picture, in pixels."
+    )
+    parser.add_argument("--query", help="What the addresses of the pages end with, such as user=1.")
+    parser.add_argument(
         "--story", type=Path, help="Record the presenter's script as an animated WebP, too."
     )
     args = parser.parse_args(arguments)
-    if "read-only" in args.states and os.geteuid() == 0:
-        raise SystemExit("Root may write every workspace; run the state read-only as another user.")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     args.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright, prepared(Path(args.workspace)) as filled:
@@ -78,8 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     usual = (state, width) == ("filled", WIDTH)
                     parts = [name, theme] if usual else [name, state, str(width), theme]
                     path = args.out / f"{'-'.join(parts)}.png"
-                    link = f"{url}/{address(name)}{QUERIES.get(name, '')}"
-                    path.write_bytes(picture(browser, link, theme, width))
+                    query = QUERIES.get(name, "") if args.query is None else f"?{args.query}"
+                    link = f"{url}/{address(name)}{query}"
+                    path.write_bytes(picture(browser, link, theme, width, args.max_height))
                     print(f"{path} {path.stat().st_size / 1000:.0f} kB", flush=True)
         if args.story is not None:
             with in_state("filled", filled) as url:
@@ -108,7 +112,7 @@ def in_state(state: str, filled: Path) -> Iterator[str]:
         elif state == "failed":
             table = Path(folder) / "ratings.csv"
             table.write_text("user,item,rating\n1,1,5\n")
-            _puma(root, "data", "import", str(table), "--queue")
+            _puma(root, "data", "import", "table", str(table), "--task", "rating", "--queue")
             table.unlink()
             _puma(root, "worker", "--once")
         elif state == "read-only":
@@ -116,6 +120,10 @@ def in_state(state: str, filled: Path) -> Iterator[str]:
             for path in everything:
                 path.chmod(0o555 if path.is_dir() else 0o444)
             stack.callback(_make_writable, everything)
+            if os.access(root, os.W_OK):
+                raise SystemExit(
+                    "This user may write every workspace, as root; run the state read-only as another."
+                )
         yield stack.enter_context(serving(root))
 
 
@@ -208,8 +216,8 @@ def serving(workspace: str | Path) -> Iterator[str]:
         yield url
 
 
-def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
-    """Open a page and return a PNG of it, up to MAX_HEIGHT."""
+def picture(browser: Browser, url: str, theme: str, width: int, max_height: int) -> bytes:
+    """Open a page and return a PNG of it, as high as the page and at most `max_height` pixels."""
     page = browser.new_page(
         viewport={"width": width, "height": 900},
         color_scheme="dark" if theme == "dark" else "light",
@@ -218,7 +226,7 @@ def picture(browser: Browser, url: str, theme: str, width: int) -> bytes:
     try:
         page.goto(url)
         page.wait_for_function(READY, timeout=120_000)
-        height = min(max(int(page.evaluate(HEIGHT)), MIN_HEIGHT), MAX_HEIGHT)
+        height = min(max(int(page.evaluate(HEIGHT)), MIN_HEIGHT), max_height)
         # Elements that come into view load now.
         page.set_viewport_size({"width": width, "height": height})
         page.wait_for_function(READY, timeout=120_000)

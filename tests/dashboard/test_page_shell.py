@@ -30,3 +30,12 @@ def test_the_published_audit_has_every_page_in_both_themes_and_misses_no_limit()
     actual = {(row["page"], row["theme"]) for row in rows}
     assert actual == {(page, theme) for page in audit.PAGES for theme in audit.THEMES}
     assert not [row for row in rows if audit.misses_limits(row)]
+
+
+def test_an_audit_of_some_pages_keeps_the_figures_of_the_others():
+    rows = [{"page": page, "theme": "dark", "accessibility": 90} for page in audit.PAGES]
+    again = {"page": "models", "theme": "dark", "accessibility": 100}
+    added = {"page": "models", "theme": "light", "accessibility": 100}
+    merged = audit.with_rows(rows, [again, added])
+    assert len(merged) == len(rows) + 1 and again in merged and added in merged
+    assert all(row in merged for row in rows if row["page"] != "models")
