@@ -8,6 +8,14 @@ cached, files not yet checked); server_ms_median is that of the others (warm). T
 first one after a start, which loads the libraries too. Bytes are those that a
 real Chromium receives on the websocket when it opens the page in the real app; rss_mb is the
 memory of that app's process afterwards, all pages before it included.
+
+    python benchmarks/dashboard.py --first-paint WORKSPACE --out benchmarks/results/dashboard.json
+
+measures the page People of a workspace, such as that of the demo, in a real Chromium instead, and
+writes the section "first_paint": milliseconds from the navigation to the first text or picture
+(first contentful paint), to the page's title, and to the drawn maps. Cold: of the first page of a
+server that was just started, in a browser that has nothing of it. Warm: of a server that has shown the page
+before, in a browser that has its scripts.
 """
 
 import argparse
@@ -19,6 +27,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -28,6 +38,7 @@ from provenance import free_port, measured, provenance, running_server, write_re
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (10_000, 50_000, 1_000_000)
 WARM = 7
+STARTS = 3  # of a server, for the first paint
 START = "start"
 CHROMIUM = [
     "--no-sandbox",
@@ -37,6 +48,23 @@ CHROMIUM = [
     "--disable-sync",
     "--no-first-run",
 ]
+# Stores when the title and the maps of a page are first in the document, in milliseconds.
+WATCH = """() => {
+  window.paints = {};
+  const look = () => {
+    const drawn = {title: 'h1', maps: '.st-key-people-maps .js-plotly-plot .main-svg'};
+    for (const [name, selector] of Object.entries(drawn)) {
+      if (!window.paints[name] && document.querySelector(selector)) {
+        window.paints[name] = performance.now();
+      }
+    }
+    if (!window.paints.maps) requestAnimationFrame(look);
+  };
+  look();
+}"""
+PAINTS = """() => ({
+  contents: performance.getEntriesByName('first-contentful-paint')[0].startTime, ...window.paints
+})"""
 STILL = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 USER_VIEWS = ("items", "history", "neighbours", "what-if", "lineage")
 
@@ -82,17 +110,64 @@ def measure(page: str, query: dict[str, str]) -> list[float]:
     return times
 
 
+@contextmanager
+def served() -> Iterator[tuple[int, int]]:
+    """Run the app on the workspace of PUMA_WORKSPACE; give its process id and its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
+    command += ["--server.port", str(port)]
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    with running_server(command, port, cwd=ROOT, **silent) as pid:
+        yield pid, port
+
+
+def first_paints() -> list[dict[str, Any]]:
+    """Return one row a visit of People, the first one of each start of the server being cold."""
+    from playwright.sync_api import sync_playwright
+
+    rows = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
+        for _ in range(STARTS):
+            with served() as (_, port):
+                context = browser.new_context(viewport={"width": 1440, "height": 900})
+                for visit in range(1 + WARM):
+                    page = context.new_page()
+                    page.add_init_script(f"({WATCH})()")
+                    page.goto(f"http://localhost:{port}/people")
+                    page.wait_for_function(
+                        "() => window.paints && window.paints.maps", timeout=120_000
+                    )
+                    paints = page.evaluate(PAINTS)
+                    row = {"server": "warm" if visit else "cold"}
+                    rows.append(row | {f"{name}_ms": round(ms) for name, ms in paints.items()})
+                    print(json.dumps(rows[-1]), flush=True)
+                    page.close()
+                context.close()
+        browser.close()
+    return rows
+
+
+def first_paint_summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return median and worst of the visits, cold and warm: {"cold": {"contents_ms_median": ...}}."""
+    summary = {}
+    for server in ("cold", "warm"):
+        visits = [row for row in rows if row["server"] == server]
+        summary[server] = {"visits": float(len(visits))} | {
+            f"{name}_{kind}": of([row[name] for row in visits])
+            for name in ("contents_ms", "title_ms", "maps_ms")
+            for kind, of in (("median", statistics.median), ("worst", max))
+        }
+    return summary
+
+
 def visited() -> dict[str, tuple[int, float]]:
     """Bytes that a browser receives for each page, and the server's megabytes afterwards."""
     import psutil
     from playwright.sync_api import sync_playwright
 
-    port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
-    command += ["--server.port", str(port)]
-    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
     measurements = {}
-    with running_server(command, port, cwd=ROOT, **silent) as pid, sync_playwright() as play:
+    with served() as (pid, port), sync_playwright() as play:
         browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM)
         for label, (page, query) in addresses().items():
             page = "" if page == START else page
@@ -141,13 +216,44 @@ def rows_of(users: int) -> list[dict[str, Any]]:
     return rows
 
 
+def write_first_paint(workspace: Path, out: Path) -> None:
+    """Measure the first paint of People on a copy of a workspace, and write it into a results file."""
+    from dashboard.screenshots import copied
+    from puma_engine.store import Workspace
+
+    load = round(os.getloadavg()[0], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = copied(workspace, Path(folder) / "workspace")
+        os.environ["PUMA_WORKSPACE"] = str(root)
+        newest = Workspace.open(root).runs("comparison")[0]
+        summary = first_paint_summary(first_paints())
+    written = json.loads(out.read_text()) if out.exists() else {}
+    written["first_paint"] = {
+        "date": provenance()["date"],
+        "page": "users",
+        "users": newest.summary["users"],
+        "load_average_before": load,
+    } | summary
+    write_results(out, written)
+
+
 def main() -> None:
     """Measure all sizes and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/dashboard.json")
     parser.add_argument("--users", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "puma-synthetic")
+    parser.add_argument(
+        "--first-paint",
+        type=Path,
+        metavar="WORKSPACE",
+        help="Measure the first paint of People of this workspace, and nothing else.",
+    )
     args = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(ROOT)
+    if args.first_paint is not None:
+        write_first_paint(args.first_paint, args.out)
+        return
     from benchmarks.synthetic import build
 
     rows: list[dict[str, Any]] = []
@@ -157,7 +263,7 @@ def main() -> None:
         root = args.work / str(users)
         build(root, users)
         # Read by the app and by the processes that time its pages.
-        os.environ |= {"PUMA_WORKSPACE": str(root), "PYTHONPATH": str(ROOT)}
+        os.environ["PUMA_WORKSPACE"] = str(root)
         rows += rows_of(users)
         header = {
             "date": provenance()["date"],
