@@ -85,10 +85,11 @@ def show(run: Run, margin: float) -> None:
         rows[["method", "kind", "value", "change", "change_low", "change_high", "outcome"]],
         "method-differences",
         title=f"Difference of {noun} from {short(base.iloc[0], 60)}: {worse} of zero is worse",
-        x=f"Difference of {METRICS[metric].label}, in % of the baseline's; 95 % intervals over users",
+        x=f"Difference of {METRICS[metric].label} (%)",
         # Long names have two lines or three.
         height=80 + sum(30 + 12 * plotly_lines(name).count("<br>") for name in rows["method"]),
     )
+    st.caption("In % of the baseline's value; the bars are 95 % intervals over users.")
 
 
 def relative(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -134,9 +135,12 @@ def difference_figure(rows: pd.DataFrame, margin: float) -> go.Figure:
         figure.add_scatter(**_trace(name, row, low, high))
     figure.add_vline(x=0, line=figures.REFERENCE_LINE)
     figure.add_annotation(
-        x=50 * margin,
+        x=0,
         y=0,
         yref="paper",
+        # Inside the band or, where that is narrow, beyond it, but not across the line at zero.
+        xanchor="left" if margin > 0 else "right",
+        xshift=4 if margin > 0 else -4,
         yanchor="bottom",
         text="accepted",
         font={"size": 11, "color": NEUTRAL},

@@ -8,6 +8,7 @@ from dashboard import engine
 from dashboard.components import figures, job_cards, map_figures, page_states, query_params
 from dashboard.components.glossary import term
 from dashboard.engine import Run, user_maps
+from dashboard.engine.summary import format_percent
 from dashboard.engine.user_maps import UserMap
 
 TRAINED = "trained"
@@ -97,10 +98,16 @@ def summary(groups: pd.DataFrame) -> str:
     """Return one sentence on the number of selected users and the groups without any."""
     selected, users = int(groups["chosen"].sum()), int(groups["users"].sum())
     by_cluster = groups.groupby("cluster")["chosen"].sum()
+    without = int((groups["chosen"] == 0).sum())
+    missed = (
+        f"{without} of {len(groups)} groups have no selected user"
+        if without
+        else f"each of {len(groups)} groups has a selected user"
+    )
     return (
-        f"The adapter is trained on {selected:,} of {users:,} users ({selected / users:.1%}). They "
-        f"are from {int((by_cluster > 0).sum())} of {len(by_cluster)} clusters; "
-        f"{int((groups['chosen'] == 0).sum())} of {len(groups)} groups have no selected user."
+        f"The adapter is trained on {selected:,} of {users:,} users "
+        f"({format_percent(selected / users)}). They are from {int((by_cluster > 0).sum())} of "
+        f"{len(by_cluster)} clusters; {missed}."
     )
 
 

@@ -168,7 +168,7 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
             interval_figure(rows, percent=finding.claim.name == "cost"),
             rows,
             f"claim-{finding.claim.name}-{name}",
-            title="The claim holds as far as the dotted marks",
+            title="Measured differences, and the limit of the claim (dotted)",
             x=f"{studies.plain(axis)}<br>({unit}" if unit else axis,
             height=AXES_HEIGHT + ROW_HEIGHT * len(rows),
         )

@@ -44,9 +44,9 @@ def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
         "data set": "Data set",
         "template": "Template",
         "validation": NumberColumn(
-            "Best validation",
+            "Validation (RMSE; clicks: log loss)",
             format="%.4f",
-            help="The best validation value of the training, in the metric that it was stopped by.",
+            help="The best value of the training on the validation records, which stopped it.",
         ),
         "seconds": NumberColumn("Time (s)", format="%.1f"),
         "created": DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm"),

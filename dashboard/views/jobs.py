@@ -19,6 +19,8 @@ from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 
 LOG_LINES = 200
+# A log of fewer lines is shown whole.
+SHORT_LOG, LOG_PIXELS = 8, 260
 
 
 @page_states.guarded
@@ -113,7 +115,8 @@ def _detail(job: engine.Job) -> None:
             st.caption("The log is empty.")
             return
         st.caption(f"Log (the last {LOG_LINES} lines)")
-        st.code(log, language=None, height=260, wrap_lines=True)
+        whole = log.count("\n") < SHORT_LOG
+        st.code(log, language=None, height="content" if whole else LOG_PIXELS, wrap_lines=True)
 
 
 def _result(job: engine.Job) -> None:

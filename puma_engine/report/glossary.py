@@ -93,7 +93,7 @@ SETTINGS = {
     "fit_on": "Old models to fit prompts on",
     "item_tokens": "Tokens of an item prompt",
     "items_path": "File of items",
-    "method": "Way of drawing the map",
+    "method": "Projection of the map",
     "migrated": "Migrated prompts",
     "most": "Maximum number of users drawn",
     "neighbours": "Neighbours that the layout keeps",

@@ -313,7 +313,7 @@ def assess_taste(report: Report, dataset: str) -> ClaimVerdict | None:
 
 @_claim(
     "pairs",
-    f"Migrating gains between models of all families (Figure 4: {LOWEST_GAIN} to 1.0299).",
+    f"Migrating gains between models of all families (Figure 4: RMSE ratios of {LOWEST_GAIN} to 1.0299).",
     "figure4",
     "The mean difference from full retraining over all ordered pairs. Reproduced if its "
     f"interval lies at zero or on the better side and no pair's gain is below {LOWEST_GAIN}, "

@@ -155,8 +155,11 @@ def test_colour_scale_of_differences_is_symmetric_and_unmeasured_users_have_a_la
 
 def test_the_summary_counts_groups_without_selected_users():
     cells = coverage(np.array([0, 0, 1]), np.zeros(3, int), np.array([True, False, False]))
-    assert "on 1 of 3 users (33.3%)" in summary(cells)
+    assert "on 1 of 3 users (33.3 %)" in summary(cells)
     assert "1 of 2 clusters; 1 of 2 groups have no selected user" in summary(cells)
+    everybody = coverage(np.array([0, 0, 1]), np.zeros(3, int), np.ones(3, bool))
+    assert "users (100 %)" in summary(everybody)
+    assert "each of 2 groups has a selected user" in summary(everybody)
 
 
 def keep(ws, kind, role, data, vectors, **more):
@@ -268,7 +271,7 @@ def test_the_map_shows_trust_and_the_users_who_trained(drawn, monkeypatch):
     ws, _run = drawn
     app = open_page("users", ws.root, monkeypatch)
     shown = words(app)
-    assert "All 60 users are drawn" in shown and "60 of 60 users (100.0%)" in shown
+    assert "All 60 users are drawn" in shown and "60 of 60 users (100 %)" in shown
     assert [metric.label for metric in app.metric][:2] == [
         "Trust in the source map",
         "Trust in the migrated map",
@@ -305,7 +308,7 @@ def test_the_preview_of_a_strategy_equals_its_selection(drawn, monkeypatch):
     ws, _run = drawn
     for strategy in ("kmeans-variance", "kmeans", "variance", "facility", "kmeans-activity"):
         app = open_page("users", ws.root, monkeypatch, strategy=strategy, budget="12", cluster="1")
-        assert "12 of 60 users (20.0%)" in words(app)
+        assert "12 of 60 users (20 %)" in words(app)
         run = pipeline.select(ws, "source <i>x</i>", strategy=strategy, budget=12)
         chosen = set(pipeline.selected_users(ws, run))
         table = listed(app)
