@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from puma_engine.backbone.attention.prefix_attention import NAME as PREFIX_ATTENTION
-from puma_engine.backbone.loading import TIGHT, gib
+from puma_engine.backbone.loading import TIGHT, gib, refuse_unused_revision
 from puma_engine.backbone.model import FrozenBackbone
 from puma_engine.backbone.reader import Context, Reader
 from puma_engine.backbone.templates import TEMPLATES, Template, get_template
@@ -40,12 +40,14 @@ def inspect_backbone(
     seconds: how long to measure the speed on this device (0: not at all). template: one of your own
     to describe too. chat_template: describe the own template, or the defaults of both tasks, in the
     model's chat template. announce: see `FrozenBackbone.load`. Raises BackboneError with the part
-    that fails if the model cannot serve, and TemplateError.
+    that fails if the model cannot serve, and for a revision of a model that is not on the hub;
+    TemplateError.
     """
     custom = [] if template is None else [get_template(template)]
     if chat_template:
         wrapped = custom or [get_template(name) for name in DEFAULT_TEMPLATES.values()]
         custom = [replace(item, chat_template=True) for item in wrapped]
+    refuse_unused_revision(spec, revision)
     backbone = FrozenBackbone.load(
         spec,
         device=device,

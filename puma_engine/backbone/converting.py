@@ -12,6 +12,7 @@ from puma_engine.backbone.loading import (
     load_tokenizer,
     locate,
     quiet,
+    refuse_unused_revision,
     weight_bytes,
 )
 from puma_engine.errors import BackboneError
@@ -43,6 +44,7 @@ def convert_model(
         raise BackboneError(f"A model is stored as {', '.join(PRECISIONS)}, not {precision}.")
     if round_to is not None and round_to not in BLOCK_TYPES:
         raise BackboneError(f"Weights can be rounded to {', '.join(BLOCK_TYPES)}, not {round_to}.")
+    refuse_unused_revision(spec, revision)
     source = locate(spec, revision)
     shapes = source.shapes()
     check_room(source.spec, weight_bytes(shapes, "fp32"), free_host_memory(), "this machine")

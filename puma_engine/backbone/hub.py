@@ -32,7 +32,7 @@ def is_hub_id(spec: str) -> bool:
 
 
 def refuse_revision(spec: str, revision: str | None) -> None:
-    """Raise BackboneError for a revision of a model that is no hub id, which has none."""
+    """Raise BackboneError for a revision of a model or adapter that is no hub id, which has none."""
     if revision is not None:
         raise BackboneError(
             f"A revision names a commit of a hub id (owner/name), and {spec} is none; leave out the revision "

@@ -224,6 +224,12 @@ def locate(spec: str | Path, revision: str | None = None) -> Source:
     return Source(name, folder, commit)
 
 
+def refuse_unused_revision(spec: str | Path, revision: str | None) -> None:
+    """Raise BackboneError for a revision of a model that `locate` finds on this machine."""
+    if revision is not None and locate(spec, revision).commit is None:
+        hub.refuse_revision(str(spec), revision)
+
+
 def _check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         # transformers would add the adapter to weights that may hold it already.

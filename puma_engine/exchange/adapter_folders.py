@@ -63,10 +63,12 @@ def write_adapter(folder: Path, adapter: AdapterFile, card: str) -> None:
 def read_adapter(spec: str | Path, revision: str | None = None) -> AdapterFile:
     """Read an adapter from a folder, or from the hub by owner/name.
 
-    Raises StoreError, MigrationError, or BackboneError with what the hub says.
+    Raises StoreError, MigrationError, or BackboneError with what the hub says, and for a revision
+    of a folder.
     """
     folder = Path(spec).expanduser()
     if folder.is_dir():
+        hub.refuse_revision(str(spec), revision)
         return _read(folder)
     if not hub.is_hub_id(str(spec)):
         raise StoreError(f"There is no adapter {spec}; give its folder, or owner/name of the hub.")

@@ -89,10 +89,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Starting:
-    """An actor that was asked for. facts: what it will say of its node."""
+    """An actor that was asked for. info: a reference to what it says of its node; see `node_info`."""
 
     actor: Any
-    facts: Any
+    info: Any
 
 
 class Cluster:
@@ -245,7 +245,7 @@ class Cluster:
         """Return a new actor, or one that another thread gave back while there was no room for it."""
         starting = self.begin(NodeWorker)
         try:
-            while self.first_of([starting.facts]) is None:
+            while self.first_of([starting.info]) is None:
                 if (node := self._take_idle()) is not None:
                     self.end(starting)
                     return node
@@ -273,7 +273,7 @@ class Cluster:
     ) -> Starting:
         """Ask for an actor; it starts where and when there is room.
 
-        kind: a class with a method `facts` that returns `node_facts`. cpus, gpus: what it takes
+        kind: a class with a method `info` that returns `node_info`. cpus, gpus: what it takes
         (default: what a run does).
         """
         options = {
@@ -282,17 +282,17 @@ class Cluster:
             "max_restarts": 0,
         }
         actor: Any = self._ray.remote(kind).options(**options).remote(*arguments)
-        return Starting(actor, actor.facts.remote())
+        return Starting(actor, actor.info.remote())
 
     def ready(self, starting: Starting) -> Node:
-        """Return an actor whose facts are there. Raises NodeLost; JobError for other versions there."""
+        """Return an actor that runs. Raises NodeLost; JobError for other versions there."""
         try:
-            facts = self.get(starting.facts)
-            refuse_other_software(facts["software"], facts["name"])
+            info = self.get(starting.info)
+            refuse_other_software(info["software"], info["name"])
         except BaseException:
             self.end(starting)
             raise
-        return Node(starting.actor, facts["name"], facts["id"], self.gpus)
+        return Node(starting.actor, info["name"], info["id"], self.gpus)
 
     def wait_for_room(self, execution: Execution) -> None:
         """Say that work waits for a node. Raises Cancelled."""

@@ -73,8 +73,8 @@ class _Stream:
     ) -> Iterator[tuple[int, bytes]]:
         driver = self._driver.remote()
         try:
-            facts = self.cluster.call(driver, "facts")
-            refuse_other_software(facts["software"], facts["name"])
+            info = self.cluster.call(driver, "info")
+            refuse_other_software(info["software"], info["name"])
             # In the order in which they wait: JSON keeps no whole numbers as names.
             numbers, texts = list(pieces), [json.dumps(piece) for piece in pieces.values()]
             pool = min(self.actors, len(texts))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from puma_engine.errors import JobError, PumaError
-from puma_engine.jobs.node_worker import last_line, node_facts, refuse_other_software, software
+from puma_engine.jobs.node_worker import last_line, node_info, refuse_other_software, software
 
 # Number of unfetched results at which actors stop.
 MAX_WAITING = 8
@@ -34,9 +34,9 @@ class StreamDriver:
         self._error: str | None = None
         self._thread = threading.Thread(target=self._drive, daemon=True)
 
-    def facts(self) -> dict[str, Any]:
-        """Return what this node is; see `node_facts`."""
-        return node_facts()
+    def info(self) -> dict[str, Any]:
+        """Return what this node is; see `node_info`."""
+        return node_info()
 
     def start(
         self,
@@ -118,8 +118,8 @@ class Station:
         import ray
 
         if self.work is None:
-            facts = node_facts()
-            refuse_other_software(facts["software"], facts["name"], self.versions)
+            info = node_info()
+            refuse_other_software(info["software"], info["name"], self.versions)
             kind, arguments, self.pieces = ray.get(self.given[0])
             self.work = kind(*arguments)
         if not ray.get(self.driver.begin.remote(number)):

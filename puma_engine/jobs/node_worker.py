@@ -50,7 +50,7 @@ def error_of(outcome: Mapping[str, Any]) -> PumaError:
     return (kind if issubclass(kind, PumaError) else JobError)(outcome["error"])
 
 
-def node_facts() -> dict[str, Any]:
+def node_info() -> dict[str, Any]:
     """Return the versions of a node's software, its name, and the id that Ray gave it; asked there."""
     import ray
 
@@ -100,9 +100,9 @@ class NodeWorker:
         self._ended: dict[str, Any] | None = None
         self._placed: list[tuple[str, int, int]] | None = None
 
-    def facts(self) -> dict[str, Any]:
-        """Return what this node is; see `node_facts`."""
-        return node_facts()
+    def info(self) -> dict[str, Any]:
+        """Return what this node is; see `node_info`."""
+        return node_info()
 
     def missing_files(self, hashes: Sequence[str]) -> list[str]:
         """Return those of some files that are not here, by their SHA-256."""

@@ -22,7 +22,7 @@ from puma_engine.jobs.node_worker import (
     NodeWorker,
     error_of,
     last_line,
-    node_facts,
+    node_info,
     refuse_other_software,
 )
 from puma_engine.store.records import checked_file_name
@@ -68,18 +68,18 @@ class TrainingGroup(NodeWorker):
         """Return the specs of all models: a process takes those from here that its node lacks."""
         return [model["spec"] for model in models]
 
-    def register(self, rank: int, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    def register(self, rank: int, info: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take in a process, and return its task; None if it is to do nothing."""
         self._heard = time.monotonic()
         try:
-            refuse_other_software(facts["software"], facts["name"])
+            refuse_other_software(info["software"], info["name"])
         except JobError as error:
             self._outcome = {"error": str(error), "type": "JobError"}
             return None
-        self._names[rank], self._reserved = facts["name"], facts["reserved"]
+        self._names[rank], self._reserved = info["name"], info["reserved"]
         self._report = {"stage": f"starting {self.workers} processes"}
         self._log.add(
-            f"process {rank + 1} of {self.workers} is {facts['pid']} on {facts['name']} ({facts['id']})"
+            f"process {rank + 1} of {self.workers} is {info['pid']} on {info['name']} ({info['id']})"
         )
         return self._task | {"checkpoint": self._checkpoint_files}
 
@@ -226,7 +226,7 @@ def train_in_group(settings: Mapping[str, Any]) -> None:
             raise
 
     reserved = ray.util.get_current_placement_group()
-    task = call("register", rank, node_facts() | {"pid": os.getpid(), "reserved": reserved})
+    task = call("register", rank, node_info() | {"pid": os.getpid(), "reserved": reserved})
     if task is None:
         return
     try:

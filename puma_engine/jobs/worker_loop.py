@@ -190,21 +190,14 @@ def workers(ws: Workspace) -> list[dict[str, Any]]:
     ]
 
 
-def ensure_worker(
-    ws: Workspace,
-    *,
-    devices: Sequence[str] | None = None,
-    idle_seconds: float = IDLE_SECONDS,
-    command: Sequence[str] | None = None,
-) -> bool:
+def ensure_worker(ws: Workspace, *, command: Sequence[str] | None = None) -> bool:
     """Start a detached worker if none lives; return whether one was started.
 
-    It ends after idle_seconds without work. command: another command line that runs a worker
-    on this workspace. Raises JobError for unknown devices, StoreError if its log cannot be written.
+    It serves all devices, and ends after IDLE_SECONDS without work. command: another command line
+    that runs a worker on this workspace. Raises StoreError if its log cannot be written.
     """
-    chosen = _checked_devices(devices) if devices else []
     line = command or processes.python(
-        "puma_engine.jobs.worker_loop", str(ws.root), str(idle_seconds), *chosen
+        "puma_engine.jobs.worker_loop", str(ws.root), str(IDLE_SECONDS)
     )
     # Held while starting, so that two callers do not start two.
     with ws.transaction() as db:
@@ -212,7 +205,7 @@ def ensure_worker(
             return False
         db.execute("DELETE FROM workers")
         child = processes.start_detached(line, ws.root / "logs" / "worker.log")
-        _register(ws, child.pid, processes.identity_or_ended(child.pid), chosen)
+        _register(ws, child.pid, processes.identity_or_ended(child.pid), [])
     return True
 
 

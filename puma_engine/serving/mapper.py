@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from puma_engine.backbone.hub import refuse_revision
 from puma_engine.errors import MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, read_adapter
 from puma_engine.migration.adapter import apply_adapter
@@ -51,11 +52,15 @@ class Mapper:
 
 
 def adapter_of(ws: Workspace | None, spec: str, revision: str | None = None) -> AdapterFile:
-    """Return the adapter of a folder, a migration run of a workspace, or the hub."""
+    """Return the adapter of a folder, a migration run of a workspace, or the hub.
+
+    Raises what `read_adapter` does; NotFoundError; BackboneError for a revision of a run.
+    """
     if ws is not None and not Path(spec).expanduser().is_dir() and "/" not in spec:
         from puma_engine.pipeline import find, load_adapter, load_prompts
         from puma_engine.pipeline.stored_prompts import template_of
 
+        refuse_revision(spec, revision)
         run = find(ws, spec, "migration")
         tensors, meta = load_adapter(ws, run)
         config: dict[str, Any] = meta | template_of(run).to_config() | {"run": run.id}

@@ -65,12 +65,11 @@ def predict(
     title: str,
     *,
     template: str | None = None,
-    idle_seconds: float = IDLE_SECONDS,
 ) -> Prediction:
     """Return what `pipeline.predict_title` returns, from the what-if process of the workspace.
 
-    The process ends after idle_seconds without a request. Raises what `predict_title` raises,
-    and JobError if the process cannot be started, dies, or needs more than ANSWER_SECONDS.
+    The process ends after IDLE_SECONDS without a request. Raises what `predict_title` raises, and
+    JobError if the process cannot be started, dies, or needs more than ANSWER_SECONDS.
     """
     checked_title(title)
     checked_user(user)
@@ -80,7 +79,7 @@ def predict(
         question["template"] = get_template(template).spec
     # The process may reach its idle limit between connection and answer: try a second one.
     for attempt in (1, 2):
-        connection = _connect_or_start(ws, question, idle_seconds)
+        connection = _connect_or_start(ws, question)
         try:
             with contextlib.closing(connection):
                 response = connection.getresponse()
@@ -104,11 +103,11 @@ def predict(
     return Prediction(**content)
 
 
-def preload(ws: Workspace, prompts: Sequence[str], *, idle_seconds: float = IDLE_SECONDS) -> None:
+def preload(ws: Workspace, prompts: Sequence[str]) -> None:
     """Let the process load runs, by id, without waiting; start it if it does not live."""
     connection = _send(ws, "/v1/load", {"runs": list(prompts)})
     if connection is None:
-        _start(ws, idle_seconds, prompts)
+        _start(ws, prompts)
     else:
         connection.close()
 
@@ -120,8 +119,8 @@ ask, warm = predict, preload
 class _Connection(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=ANSWER_SECONDS)
         self.path = path
 
     def connect(self) -> None:
@@ -134,7 +133,7 @@ class _Connection(http.client.HTTPConnection):
 
 def _send(ws: Workspace, route: str, body: Any) -> _Connection | None:
     """POST a body as JSON and return the connection; None if no process listens."""
-    connection = _Connection(socket_path(ws), ANSWER_SECONDS)
+    connection = _Connection(socket_path(ws))
     try:
         connection.request("POST", route, json.dumps(body), {"Content-Type": "application/json"})
     except (FileNotFoundError, ConnectionRefusedError):
@@ -143,7 +142,7 @@ def _send(ws: Workspace, route: str, body: Any) -> _Connection | None:
     return connection
 
 
-def _connect_or_start(ws: Workspace, question: dict[str, str], idle_seconds: float) -> _Connection:
+def _connect_or_start(ws: Workspace, question: dict[str, str]) -> _Connection:
     deadline = time.monotonic() + START_SECONDS
     # Exit code 0: another process held the lock; it may have been about to end.
     exit_code: int | None = 0
@@ -152,14 +151,14 @@ def _connect_or_start(ws: Workspace, question: dict[str, str], idle_seconds: flo
         if connection is not None:
             return connection
         if exit_code == 0:
-            process = _start(ws, idle_seconds, [question["run"]])
+            process = _start(ws, [question["run"]])
         time.sleep(0.05)
         exit_code = process.poll()
     raise JobError(f"The what-if process did not start; read {ws.root / 'logs' / LOG}.")
 
 
-def _start(ws: Workspace, idle_seconds: float, runs: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(ws: Workspace, runs: Sequence[str]) -> subprocess.Popen[bytes]:
     command = processes.python(
-        "puma_engine.serving.whatif_server", str(ws.root), str(idle_seconds), *runs
+        "puma_engine.serving.whatif_server", str(ws.root), str(IDLE_SECONDS), *runs
     )
     return processes.start_detached(command, ws.root / "logs" / LOG)

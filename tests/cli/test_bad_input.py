@@ -221,6 +221,16 @@ REQUESTS = [
     (["evaluate", "item_mean", "--dataset", "good", "--precision", "bf16"], "has no precision"),
     (["compare", "a", "b", "--margin", "0.1", "--queue"], "a queued job prints none"),
     (["models", "add", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
+    (["models", "check", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
+    (["models", "convert", "llama", "whole", "--revision", "v2"], "and llama is none", "'v2'"),
+    (["adapters", "show", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
+    (["serve-adapter", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
+    (
+        ["migrate-stream", "llama", "moved", "--adapter", "llama", "--revision", "v2"],
+        "and llama is none",
+        "'v2'",
+    ),
+    (["serve-adapter", "source", "--revision", "v2"], "and source is none", "'v2'"),
     (
         [
             "prompts",

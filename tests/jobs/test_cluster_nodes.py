@@ -68,7 +68,7 @@ def losing(world, actors, monkeypatch):
 
         def is_lost(actor):
             try:
-                call(actor, "facts")
+                call(actor, "info")
             except NodeLost:
                 return True
             return False

@@ -148,7 +148,7 @@ def test_bad_job_requests_are_refused_with_the_reason(ws, tmp_path, monkeypatch)
     with pytest.raises(JobError, match="different devices"):
         jobs.worker(ws, devices=["cpu", "cpu"])
     with pytest.raises(JobError, match="different devices"):
-        jobs.ensure_worker(ws, devices=["cuda:0; rm"])
+        jobs.worker(ws, devices=["cuda:0; rm"])
     job = jobs.enqueue(ws, "count", {"path": Path("a.csv"), "steps": 1}, title="Good")
     assert job.args == {"path": str(tmp_path / "a.csv"), "steps": 1}
 

@@ -218,7 +218,7 @@ def test_a_click_is_predicted_with_the_latest_history(tmp_path):
     assert len(rows) == 3
 
 
-def test_concurrent_starts_make_one_process_and_an_idle_one_exits(empty):
+def test_concurrent_starts_make_one_process_and_an_idle_one_exits(empty, monkeypatch):
     threads = [threading.Thread(target=whatif.preload, args=(empty, [])) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -231,7 +231,8 @@ def test_concurrent_starts_make_one_process_and_an_idle_one_exits(empty):
         assert time.monotonic() < until
         time.sleep(0.05)
     kill(empty)
-    whatif.preload(empty, [], idle_seconds=0.5)
+    monkeypatch.setattr(whatif, "IDLE_SECONDS", 0.5)
+    whatif.preload(empty, [])
     # The killed process left its socket, which the next one replaces and removes.
     until = time.monotonic() + 120
     while socket_path(empty).exists() or not ended(empty):

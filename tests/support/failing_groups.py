@@ -6,6 +6,6 @@ from puma_engine.jobs.training_group import TrainingGroup
 class FailingGroup(TrainingGroup):
     """The second process gets a device that there is not."""
 
-    def register(self, rank, facts):
-        task = super().register(rank, facts)
+    def register(self, rank, info):
+        task = super().register(rank, info)
         return task | {"device": "cuda"} if rank == 1 else task
