@@ -221,16 +221,6 @@ REQUESTS = [
     (["evaluate", "item_mean", "--dataset", "good", "--precision", "bf16"], "has no precision"),
     (["compare", "a", "b", "--margin", "0.1", "--queue"], "a queued job prints none"),
     (["models", "add", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
-    (["models", "check", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
-    (["models", "convert", "llama", "whole", "--revision", "v2"], "and llama is none", "'v2'"),
-    (["adapters", "show", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
-    (["serve-adapter", "llama", "--revision", "v2"], "and llama is none", "'v2'"),
-    (
-        ["migrate-stream", "llama", "moved", "--adapter", "llama", "--revision", "v2"],
-        "and llama is none",
-        "'v2'",
-    ),
-    (["serve-adapter", "source", "--revision", "v2"], "and source is none", "'v2'"),
     (
         [
             "prompts",
@@ -266,6 +256,23 @@ REQUESTS = [
 def test_impossible_requests(world, case):
     words, *sentences = case
     refused(world, words, *sentences)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("models", "check", "{model}"),
+        ("models", "convert", "{model}", "whole"),
+        ("adapters", "show", "{model}"),
+        ("serve-adapter", "{model}"),
+        ("serve-adapter", "source"),
+        ("migrate-stream", "in", "out", "--adapter", "{model}"),
+    ],
+    ids=" ".join,
+)
+def test_a_revision_of_what_is_not_on_the_hub(world, words):
+    words = [word.format(model=world / "llama") for word in words]
+    refused(world, [*words, "--revision", "v2"], "is none; leave out the revision 'v2'")
 
 
 def test_unknown_users_are_named(world, tmp_path):

@@ -9,13 +9,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0f6e3a5b" * 8
 # What the clusters inherit: no statistics are sent, and each node computes with one thread. A node is
 # lost when it answers no connection five times, and neither a full memory nor a slow answer ends one.
+# Nodes compete with other tests on equal terms, and start no process before one is needed.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_AUTH_MODE": "disabled",
     # It is not asked for, and must not be found in what is stored and logged.
     "RAY_AUTH_TOKEN": TOKEN,
-    "RAY_health_check_period_ms": "500",
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_health_check_period_ms": "200",
     "RAY_health_check_timeout_ms": "60000",
     "RAY_memory_monitor_refresh_ms": "0",
     "OMP_NUM_THREADS": "1",
