@@ -103,3 +103,11 @@ def test_kernels_that_fail_or_give_other_results_are_not_used(monkeypatch):
     assert trial(exact)
     assert not trial(fails)
     assert not trial(lambda *given: (1.2 * exact(*given)[0], None))
+
+
+@pytest.mark.parametrize(("group", "length"), [(1, 1), (3, 4)])
+def test_inputs_of_the_kernels_tests_suit_attention_in_place(group, length):
+    """What tests on a GPU call exists, which a machine without one would not notice."""
+    inputs = AttentionInputs(group=group, length=length, device="cpu", dtype=torch.float32)
+    for actual, expected in zip(inputs.kernels(), inputs.reference(), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)

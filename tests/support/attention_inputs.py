@@ -53,9 +53,9 @@ class AttentionInputs:
 
     def kernels(self):
         """Output and gradients from the Triton kernels."""
-        places = self.prefix.places(self.tile_rows)
+        tiles = self.prefix.tiles(self.tile_rows)
         one_block = self.prefix.longest <= block_tokens(self.query.dtype)
-        out, _ = attend_in_place(*self.new, self.layer, places, one_block, self.scale)
+        out, _ = attend_in_place(*self.new, self.layer, tiles, one_block, self.scale)
         return out, *torch.autograd.grad(out, self.new, self.d_out)
 
     def reference(self):

@@ -8,10 +8,10 @@ from puma_engine.backbone.attention.triton_attention import (
 )
 
 
-def _parts(query, key, value, layer, places, scale):
+def _parts(query, key, value, layer, tiles, scale):
     """Queries by key head, all keys and values of each row, and the probabilities."""
     batch, kv_heads, length, _ = key.shape
-    _, count, own, tokens, common, order = places.unbind(1)
+    _, count, own, tokens, common, order = tiles.unbind(1)
     start, sizes = torch.empty(2, batch, 1, dtype=torch.long).unbind(0)
     start[order, 0], sizes[order, 0] = own.repeat_interleave(count), tokens.repeat_interleave(count)
     common = common[0]
@@ -29,15 +29,15 @@ def _parts(query, key, value, layer, places, scale):
 
 
 @attend_in_place.register_kernel("cpu")
-def _(query, key, value, layer, places, one_block, scale):
-    _, _, v, p = _parts(query, key, value, layer, places, scale)
+def _(query, key, value, layer, tiles, one_block, scale):
+    _, _, v, p = _parts(query, key, value, layer, tiles, scale)
     out = (p @ v).flatten(1, 2).transpose(1, 2).contiguous()
     return out, query.new_zeros(out.shape[:3], dtype=torch.float32)
 
 
 @attend_in_place_backward.register_kernel("cpu")
-def _(query, key, value, layer, places, out, lse, d_out, one_block, scale):
-    q, k, v, p = _parts(query, key, value, layer, places, scale)
+def _(query, key, value, layer, tiles, out, lse, d_out, one_block, scale):
+    q, k, v, p = _parts(query, key, value, layer, tiles, scale)
     d_o = d_out.transpose(1, 2).unflatten(1, q.shape[1:3])
     d_p = d_o @ v.transpose(3, 4)
     ds = p * (d_p - (d_p * p).sum(-1, keepdim=True)) * scale
