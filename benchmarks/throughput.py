@@ -295,9 +295,10 @@ def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Ite
         del backbone
 
 
-def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> list[dict]:
+def measure(
+    name: str, dataset: Dataset, device: torch.device, options: Any
+) -> Iterator[dict[str, Any]]:
     """Time every stage of every way on one backbone, training at every batch size."""
-    rows: list[dict[str, Any]] = []
     plain: dict[str, float] = {}
     for way in ways(name, dataset, device, options):
         for stage in options.stages:
@@ -322,10 +323,7 @@ def measure(name: str, dataset: Dataset, device: torch.device, options: Any) -> 
                 row |= {"peak_memory_gb": round(memory(device), 2)}
                 row |= {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
                 row |= {"profile": profile} if profile else {}
-                rows.append(row)
-                if distributed.is_main_process():
-                    print(json.dumps(row), file=sys.stderr, flush=True)
-    return rows
+                yield row
 
 
 def free_memory(device: torch.device) -> None:
@@ -384,9 +382,13 @@ def main() -> None:
     options.peaks = {name: measured_peak(device, dtype) for name, dtype in dtypes.items()}
     dataset = load_shipped("goodbooks", users=options.users)
     for name in names:
-        rows = measure(name, dataset, device, options)
-        if distributed.is_main_process():
-            write(options.out, device_label(device), name, rows, options.peaks)
+        rows = []
+        # Written after each row, so that a run that is stopped loses none.
+        for row in measure(name, dataset, device, options):
+            rows.append(row)
+            if distributed.is_main_process():
+                print(json.dumps(row), file=sys.stderr, flush=True)
+                write(options.out, device_label(device), name, rows, options.peaks)
     distributed.shutdown()
 
 
