@@ -6,6 +6,7 @@ Between LLMs", AAAI 2026, arXiv 2601.12034.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations, permutations
 from typing import Any
 
@@ -43,44 +44,39 @@ FROM_ITEMS_TOO = f"{FROM_FACTORS} of items, too"
     quick={"users": 110, "seeds": (0,), "shares": (SMALL_SHARE,)},
 )
 def table2(build: Builder) -> None:
-    """Add every method of Table 2, tuned on the first seed, item prompts, and migrations of other sources.
+    """Add every method of Table 2, item prompts, migrations of other sources, and blends.
 
-    The main ones are also blended with matrix factorisation, to see what prompts add to it.
-
-    Migrations that a few users train are tuned on the first two seeds.
-    Those from predictions have the default settings: tuned by records they would not be without
-    records.
+    Methods are tuned on the first seed, migrations that a few users train on the first two. Migrations
+    that learn from predictions have the default settings, since tuning would read records. The main
+    methods are also blended with matrix factorisation, which shows what prompts add to it.
     """
-    grids, seeds, target = build.grids, build.options.seeds, build.options.target
+    grids, target, first = build.grids, build.options.target, build.options.seeds[0]
     shares = build.options.shares or FEW_USERS_SHARES
     strategies = list(dict.fromkeys([PAPER_STRATEGY, DEFAULT_STRATEGIES[build.task], "random"]))
-    first, data = seeds[0], {"dataset": build.data}
     build.evaluate_baselines()
     best_source = build.tune_source()
-    to_target = {"backbone": target, "role": "retrained", "seed": first}
-    best_retrained = build.tune("retrained", "fit_prompts", grids.prompts, to_target, data)
+    best_retrained = build.tune(
+        "retrained",
+        "fit_prompts",
+        grids.prompts,
+        {"backbone": target, "role": "retrained", "seed": first},
+        {"dataset": build.data},
+    )
     sources = build.sources(best_source)
-    settings: dict[str, Any] = {"target": target, "seed": first}
-    source = sources[first]
-    best_all = build.tune("all", "migrate", grids.adapter, settings, {"sources": source})
+    best_all = build.tune(
+        "all",
+        "migrate",
+        grids.adapter,
+        {"target": target, "seed": first},
+        {"sources": sources[first]},
+    )
     selected = {
         (seed, strategy, share): build.select(source, strategy, share, seed)
         for seed, source in sources.items()
         for share in shares
         for strategy in strategies
     }
-    # A few users of one seed decide little, so candidates are compared over several.
-    best_few = {}
-    for share in shares:
-        name = "few" if share == SMALL_SHARE else f"few {share:g}"
-        trained_on = {
-            seed: {"sources": sources[seed], "selection": selected[seed, PAPER_STRATEGY, share]}
-            for seed in seeds[:FEW_USERS_SEEDS]
-        }
-        best_few[share] = build.tune_over_seeds(
-            name, "migrate", grids.small_adapter, {"target": target}, trained_on
-        )
-
+    best_few = {share: _tune_few_users(build, sources, selected, share) for share in shares}
     migrated: dict[int, dict[str, str]] = {}
     for seed, source in sources.items():
         build.evaluate(source, method="source", kind="source", seed=seed)
@@ -105,42 +101,84 @@ def table2(build: Builder) -> None:
         shuffled = build.migrate("shuffled", source, seed, best_few[share], random, shuffled=True)
         build.evaluate(shuffled, method="shuffled control", kind="shuffled", seed=seed)
         migrated[seed] = {"all": all_users, "few": few[PAPER_STRATEGY, share]}
-
-    best_refined = {
-        which: build.tune(
-            f"{which} refined", "refine", grids.refining, {"seed": first}, {"start": start}
-        )
-        for which, start in migrated[first].items()
-    }
-    settings = to_target | {"prompt": ITEM_PROMPTS}
-    best_retrained_items = build.tune(
-        "retrained with items", "fit_prompts", grids.item_prompts, settings, data
-    )
-    settings, start_all = {"seed": first} | ITEM_PROMPTS, {"start": migrated[first]["all"]}
-    best_refined_items = build.tune(
-        "refined with items", "refine", grids.item_prompts, settings, start_all
-    )
-
     methods = {"all": ALL_USERS, "few": few_users(PAPER_STRATEGY, shares[0])}
-    for seed, starts in migrated.items():
-        for which, start in starts.items():
-            refined = build.refine(f"{which} {seed} refined", start, seed, best_refined[which])
-            build.evaluate(refined, method=f"{methods[which]}, refined", kind="refined", seed=seed)
-    for seed, starts in migrated.items():
-        name, prompt = f"retrained with items {seed}", ITEM_PROMPTS
-        retrained = build.fit(name, "retrained", target, seed, best_retrained_items, prompt=prompt)
-        build.evaluate(retrained, method="retrained, item prompts too", kind="retrained", seed=seed)
-        refined = build.refine(
-            f"all {seed} refined, items", starts["all"], seed, best_refined_items, **ITEM_PROMPTS
-        )
-        method = f"{ALL_USERS}, refined with item prompts"
-        build.evaluate(refined, method=method, kind="refined", seed=seed)
+    _refine_migrated(build, migrated, methods)
+    _fit_item_prompts(build, {seed: starts["all"] for seed, starts in migrated.items()})
     _migrate_factors(build, shares[0])
     names = ["retrained", "retrained, item prompts too", *methods.values()]
     build.evaluate_blends(
         "matrix_factorisation",
         [*names, f"{ALL_USERS}, refined", f"{ALL_USERS}, refined with item prompts"],
     )
+
+
+def _tune_few_users(
+    build: Builder,
+    sources: Mapping[int, str],
+    selected: Mapping[tuple[int, str, float], str],
+    share: float,
+) -> str | None:
+    """Tune migrations that a share of users trains; a few users of one seed would decide little.
+
+    sources: by seed. selected: users by seed, strategy and share.
+    """
+    return build.tune_over_seeds(
+        "few" if share == SMALL_SHARE else f"few {share:g}",
+        "migrate",
+        build.grids.small_adapter,
+        {"target": build.options.target},
+        {
+            seed: {"sources": sources[seed], "selection": selected[seed, PAPER_STRATEGY, share]}
+            for seed in build.options.seeds[:FEW_USERS_SEEDS]
+        },
+    )
+
+
+def _refine_migrated(
+    build: Builder, migrated: Mapping[int, Mapping[str, str]], methods: Mapping[str, str]
+) -> None:
+    """Refine migrations of each seed, all users, tuned on the first seed. methods: their names in reports."""
+    first = build.options.seeds[0]
+    best = {
+        which: build.tune(
+            f"{which} refined", "refine", build.grids.refining, {"seed": first}, {"start": start}
+        )
+        for which, start in migrated[first].items()
+    }
+    for seed, starts in migrated.items():
+        for which, start in starts.items():
+            refined = build.refine(f"{which} {seed} refined", start, seed, best[which])
+            build.evaluate(refined, method=f"{methods[which]}, refined", kind="refined", seed=seed)
+
+
+def _fit_item_prompts(build: Builder, migrated: Mapping[int, str]) -> None:
+    """Fit item prompts with the full retraining, and with refined migrations, tuned on the first seed."""
+    first, target, grid = build.options.seeds[0], build.options.target, build.grids.item_prompts
+    retraining = {"backbone": target, "role": "retrained", "seed": first, "prompt": ITEM_PROMPTS}
+    best_retrained = build.tune(
+        "retrained with items", "fit_prompts", grid, retraining, {"dataset": build.data}
+    )
+    best_refined = build.tune(
+        "refined with items",
+        "refine",
+        grid,
+        {"seed": first} | ITEM_PROMPTS,
+        {"start": migrated[first]},
+    )
+    for seed, start in migrated.items():
+        retrained = build.fit(
+            f"retrained with items {seed}",
+            "retrained",
+            target,
+            seed,
+            best_retrained,
+            prompt=ITEM_PROMPTS,
+        )
+        build.evaluate(retrained, method="retrained, item prompts too", kind="retrained", seed=seed)
+        name = f"all {seed} refined, items"
+        refined = build.refine(name, start, seed, best_refined, **ITEM_PROMPTS)
+        method = f"{ALL_USERS}, refined with item prompts"
+        build.evaluate(refined, method=method, kind="refined", seed=seed)
 
 
 def _migrate_factors(build: Builder, share: float) -> None:

@@ -286,40 +286,19 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     """Read and parse a table, refusing only what cannot be read. Raises DataError."""
     fields = (*REQUIRED, *OPTIONAL, *NAMED_ONLY)
     main = _read_fields(path, options.columns or {}, REQUIRED, fields, options.csv_format)
-    values, bad, columns_read = main.table, main.bad, dict(main.columns_read)
+    values, columns_read = main.table, dict(main.columns_read)
     names = values.column_names
     user, user_ids = _sorted_codes(values["user_id"], "user ids")
     item, item_ids = _sorted_codes(values["item_id"], "item ids")
-    has_several_texts, differing, repeated = np.zeros(len(item_ids), dtype=bool), 0, 0
-    if options.items_path is not None:
-        columns = options.item_columns or {}
-        place = Path(options.items_path)
-        items = _read_fields(place, columns, ITEM_FIELDS, ITEM_FIELDS, options.items_csv_format)
-        bad = bad + items.bad
-        columns_read |= {"text": items.columns_read["text"]}
-        of_items = as_ids(items.table["item_id"], "item ids")
-        texts = item_texts(of_items.codes, as_texts(items.table["text"], "texts"))
-        differing, repeated = len(texts.several), texts.repeated
-        by_id = {of_items.unique[code]: text for code, text in texts.first.items()}
+    texts = _read_item_texts(path, options, values, item, item_ids)
+    if texts.column is not None:
+        columns_read["text"] = texts.column
     elif options.id_as_text:
         columns_read.pop("text", None)
-        by_id = {str(item): str(item) for item in item_ids if str(item).strip()}
-    elif "text" in names:
-        texts = item_texts(item, as_texts(values["text"], "texts"))
-        has_several_texts[texts.several] = True
-        differing, repeated = len(texts.several), texts.repeated
-        by_id = {item_ids[code]: text for code, text in texts.first.items()}
-    else:
-        suggested = _suggestion(path, options.columns or {}, ("text",), options.csv_format)
-        raise DataError(
-            f"{path} has no column of item texts; name it (columns={{'text': ...}}, --column "
-            "text=...), give a second table with items_path (--items-path), or take the item ids "
-            f"as texts with id_as_text (--id-as-text).{suggested}"
-        )
     # Repeated texts and histories take the memory of one as they are read, and of each when stored.
     refuse_bomb(
         Path(options.items_path or path),
-        sum(len(by_id.get(item, "")) for item in item_ids.tolist()),
+        sum(len(texts.by_id.get(item, "")) for item in item_ids.tolist()),
     )
     histories, histories_read = None, np.ones(values.num_rows, dtype=bool)
     if "history" in names:
@@ -329,38 +308,95 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
     if times is None and options.split_by == "time":
         raise DataError(f"{path} has no column of times to split by; name it (--column time=...).")
     written = as_numbers(values["outcome"], "outcomes")
-    outcome = written
-    if options.click_threshold is not None:
-        above = (written >= options.click_threshold).astype(np.float64)
-        outcome = np.where(np.isfinite(written), above, np.nan)
-    elif options.scale is not None:
-        low, high = options.bounds
-        outcome = 1 + 4 * (written - low) / (high - low)
-    split = None
-    if "split" in names:
-        of_rows = as_texts(values["split"], "splits")
-        names_of_splits = [OWN_SPLITS.get(text.strip().casefold(), "") for text in of_rows.unique]
-        split = np.array(names_of_splits)[of_rows.codes]
+    outcome = _task_outcomes(written, options)
     seconds = None if times is None else times.seconds
     return _Table(
         path=path,
         task=task,
         options=options,
         values=values,
-        bad=bad,
+        bad=main.bad + texts.bad,
         columns_read=columns_read,
         unused=_unread_columns(main),
         rows=EncodedInteractions(user_ids, item_ids, user, item, outcome, seconds),
         written=written,
         times=times,
-        texts=by_id,
-        several=has_several_texts,
-        differing=differing,
-        repeated=repeated,
+        texts=texts.by_id,
+        several=np.isin(np.arange(len(item_ids)), texts.several),
+        differing=texts.differing,
+        repeated=texts.repeated,
         histories=histories,
         histories_read=histories_read,
-        split=split,
+        split=_named_splits(values["split"]) if "split" in names else None,
     )
+
+
+@dataclass(frozen=True)
+class _ItemTexts:
+    """Texts of items, from the table, a second table, or their ids.
+
+    repeated: how many items have text in several rows; differing: how many of them have several
+    texts. several: the items, by code, whose text differs from row to row of the table itself.
+    column: that of a second table. bad: its rows that could not be read.
+    """
+
+    by_id: dict[str, str]
+    repeated: int = 0
+    differing: int = 0
+    several: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+    column: str | None = None
+    bad: list[BadRow] = dataclasses.field(default_factory=list)
+
+
+def _read_item_texts(
+    path: Path, options: TableOptions, values: pa.Table, item: np.ndarray, item_ids: np.ndarray
+) -> _ItemTexts:
+    """Read the texts of items from where the options say. Raises DataError where there are none.
+
+    values: the rows of the table. item: the code of each row's item; item_ids: the id of each code.
+    """
+    if options.items_path is not None:
+        file, columns = Path(options.items_path), options.item_columns or {}
+        items = _read_fields(file, columns, ITEM_FIELDS, ITEM_FIELDS, options.items_csv_format)
+        ids = as_ids(items.table["item_id"], "item ids")
+        texts = item_texts(ids.codes, as_texts(items.table["text"], "texts"))
+        return _ItemTexts(
+            {ids.unique[code]: text for code, text in texts.first.items()},
+            texts.repeated,
+            len(texts.several),
+            column=items.columns_read["text"],
+            bad=items.bad,
+        )
+    if options.id_as_text:
+        return _ItemTexts({str(item): str(item) for item in item_ids if str(item).strip()})
+    if "text" in values.column_names:
+        texts = item_texts(item, as_texts(values["text"], "texts"))
+        by_id = {item_ids[code]: text for code, text in texts.first.items()}
+        return _ItemTexts(by_id, texts.repeated, len(texts.several), texts.several)
+    suggested = _suggestion(path, options.columns or {}, ("text",), options.csv_format)
+    raise DataError(
+        f"{path} has no column of item texts; name it (columns={{'text': ...}}, --column "
+        "text=...), give a second table with items_path (--items-path), or take the item ids "
+        f"as texts with id_as_text (--id-as-text).{suggested}"
+    )
+
+
+def _task_outcomes(written: np.ndarray, options: TableOptions) -> np.ndarray:
+    """Return clicks from numbers and a threshold, or ratings on the scale of 1 to 5, from the file's values."""
+    if options.click_threshold is not None:
+        above = (written >= options.click_threshold).astype(np.float64)
+        return np.where(np.isfinite(written), above, np.nan)
+    if options.scale is not None:
+        low, high = options.bounds
+        return 1 + 4 * (written - low) / (high - low)
+    return written
+
+
+def _named_splits(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the split that each row names, "" where it is none of ours."""
+    texts = as_texts(column, "splits")
+    names = [OWN_SPLITS.get(text.strip().casefold(), "") for text in texts.unique]
+    return np.array(names)[texts.codes]
 
 
 def _read_fields(
