@@ -48,15 +48,18 @@ TUNED_ON, REPORTED = 80, 200
 
 
 class DemoRuns:
-    """The runs of `puma demo` and both backbones."""
+    """The runs of `puma demo` and both backbones.
+
+    all_users, few_users: migrations that all users train, or a few.
+    """
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
         tables = {run.config["role"]: run for run in bench.runs("prompts")}
         self.source, self.retrained = tables["source"], tables["retrained"]
         migrated = [run for run in bench.runs("migration") if run.config["role"] == "migrated"]
-        self.all = next(run for run in migrated if "selection" not in run.inputs)
-        self.few = next(run for run in migrated if "selection" in run.inputs)
+        self.all_users = next(run for run in migrated if "selection" not in run.inputs)
+        self.few_users = next(run for run in migrated if "selection" in run.inputs)
         self.data = bench.dataset(self.source.inputs["dataset"])
         self.small = FrozenBackbone.load(SOURCE, device="cpu", precision="fp32")
         self.large = FrozenBackbone.load(TARGET, device="cpu", precision="fp32")
@@ -98,9 +101,9 @@ class DemoRuns:
         }
 
     def closed_form(self) -> dict[str, float]:
-        """Return test RMSE of linear maps fitted on users of the target: the few of the demo, and all."""
+        """Return test RMSE of linear maps fitted on the target's prompts of the users who train the demo's migration, and of all."""
         source = self.bench.prompts(self.source)
-        users = self.bench.selected_users(self.few.inputs["selection"])
+        users = self.bench.selected_users(self.few_users.inputs["selection"])
         fitted = fit_prompts(
             self.large,
             self.data.for_users(users),
@@ -128,7 +131,7 @@ class DemoRuns:
         for ratings in (3, 10):
             tuning = _first(more.for_users(tuned), ratings)
             data = _first(more.for_users(reported), ratings)
-            tables = {"mean": mean_prompts(self.bench.prompts(self.all), data.users)}
+            tables = {"mean": mean_prompts(self.bench.prompts(self.all_users), data.users)}
             for name, fit in {"carried": self.carried, "direct": self.direct}.items():
                 settings = min(NEW_GRID, key=lambda new: self.rmse(fit(tuning, new), tuning))
                 tables[name] = fit(data, settings)
@@ -151,17 +154,17 @@ class DemoRuns:
             scores[f"carried minus {other}"] = ends
         return scores | {"users": len(data.users), "rows": len(y)}
 
-    def carried(self, few: Dataset, training: TrainingConfig) -> PromptTable:
+    def carried(self, new_users: Dataset, training: TrainingConfig) -> PromptTable:
         """Fit prompts on the source and map them by the adapter."""
         source = self.bench.prompts(self.source)
-        fitted = fit_new_users(self.small, few, source, template=TEMPLATE, training=training)
-        vectors = apply_adapter(load_adapter(*self.bench.adapter(self.all)), fitted.vectors)
-        return PromptTable(fitted.user_ids, vectors, self.bench.prompts(self.all).head)
+        fitted = fit_new_users(self.small, new_users, source, template=TEMPLATE, training=training)
+        vectors = apply_adapter(load_adapter(*self.bench.adapter(self.all_users)), fitted.vectors)
+        return PromptTable(fitted.user_ids, vectors, self.bench.prompts(self.all_users).head)
 
-    def direct(self, few: Dataset, training: TrainingConfig) -> PromptTable:
+    def direct(self, new_users: Dataset, training: TrainingConfig) -> PromptTable:
         """Fit prompts on the target."""
-        moved = self.bench.prompts(self.all)
-        return fit_new_users(self.large, few, moved, template=TEMPLATE, training=training)
+        moved = self.bench.prompts(self.all_users)
+        return fit_new_users(self.large, new_users, moved, template=TEMPLATE, training=training)
 
 
 def _first(data: Dataset, ratings: int) -> Dataset:
@@ -184,8 +187,8 @@ def main() -> None:
         "dataset": DATASET,
         "users": len(demo.data.users),
         "seeds": [demo.source.seed],
-        "foreseen_all_users": demo.predicted_regressions(demo.all),
-        "foreseen_few_users": demo.predicted_regressions(demo.few),
+        "foreseen_all_users": demo.predicted_regressions(demo.all_users),
+        "foreseen_few_users": demo.predicted_regressions(demo.few_users),
     }
     print(json.dumps(results), file=sys.stderr, flush=True)
     results["closed_form_rmse"] = demo.closed_form()

@@ -105,11 +105,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     reviews = make(options.folder, options.gigabytes, options.packed, options.seed)
-    facts, cost = measured(read, str(reviews), loaded=["puma_engine.datasets"])
-    results = {"file": reviews.name, "bytes": reviews.stat().st_size} | facts
+    imported, cost = measured(read, str(reviews), loaded=["puma_engine.datasets"])
+    results = {"file": reviews.name, "bytes": reviews.stat().st_size} | imported
     results |= {
         "seconds": round(cost["seconds"], 1),
-        "rows_per_second": round(facts["rows"] / cost["seconds"]),
+        "rows_per_second": round(imported["rows"] / cost["seconds"]),
         "peak_MiB": cost["peak_kib"] // 1024,
         "of_which_before_MiB": cost["before_kib"] // 1024,
     }

@@ -1,4 +1,4 @@
-"""The plain way to read soft prompts, as the published code works: the yardstick of speed.
+"""The plain implementation of reading soft prompts, as the published code does it: the yardstick of speed.
 
 Every example is run as one padded sequence, logits of the whole vocabulary are computed at
 every position, and a language-model loss is computed that nobody uses.

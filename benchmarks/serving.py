@@ -212,11 +212,11 @@ def main() -> None:
     args = parser.parse_args()
     written = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
     if args.half_open is not None:
-        facts = provenance() | machine()
+        about = provenance() | machine()
         rows = half_open_adapter(args)
         if args.workspace is not None:
             rows += half_open_whatif(args)
-        write_results(args.out, written | {"half_open": {"about": facts, "rows": rows}})
+        write_results(args.out, written | {"half_open": {"about": about, "rows": rows}})
         return
     port = free_port()
     rows = []
@@ -236,9 +236,9 @@ def main() -> None:
                 rows.append(load(port, args.shape[0], users, clients, form, args.seconds))
                 print(json.dumps(rows[-1]))
     adapter = dict(zip(("d_in", "d_out", "hidden"), args.shape, strict=True))
-    facts = provenance() | machine() | {"adapter": adapter, "device": args.device}
+    about = provenance() | machine() | {"adapter": adapter, "device": args.device}
     kept = {name: written[name] for name in ("half_open",) if name in written}
-    write_results(args.out, facts | {"rows": rows} | kept)
+    write_results(args.out, about | {"rows": rows} | kept)
 
 
 if __name__ == "__main__":

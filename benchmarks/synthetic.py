@@ -105,8 +105,8 @@ def _prompts(
         def select(run_id: str) -> StageResult:
             names = np.sort(np.arange(users).astype(str))
             ws.put_table(run_id, "selection", pd.DataFrame({"user_id": names, "selected": chosen}))
-            facts = {"strategy": "random", "selected": int(chosen.sum()), "users": users}
-            return StageResult(summary=facts)
+            summary = {"strategy": "random", "selected": int(chosen.sum()), "users": users}
+            return StageResult(summary=summary)
 
         selection = _stage(
             ws, "selection", "random-10-percent", {"prompts": source.id}, select, strategy="random"
@@ -157,8 +157,8 @@ def _evaluation(
         ws.put_metrics(
             run_id, [{"split": "test", "metric": k, "value": v} for k, v in values.items()]
         )
-        facts = {"task": "rating", "split": "test", "rows": len(rows), "metrics": values}
-        return StageResult(summary=facts | {"users": data.summary["users"]})
+        summary = {"task": "rating", "split": "test", "rows": len(rows), "metrics": values}
+        return StageResult(summary=summary | {"users": data.summary["users"]})
 
     inputs = {"dataset": data.id} | ({"prompts": prompts.id} if prompts else {})
     return _stage(ws, "evaluation", f"eval-{method}", inputs, work, method=method, split="test")

@@ -1,12 +1,12 @@
-"""Examples a second of the plain way and of the engine with each order of a template's parts.
+"""Examples a second of the plain implementation and of the engine with each order of a template's parts.
 
     python benchmarks/throughput.py --out benchmarks/results/throughput.json
 
-On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. The ways are
+On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. The implementations are
 `plain`, `paper` (the prompt before the item), `item_first` and `prompt_last`. All are timed in this
-one run, on the same titles; `ratio_to_plain` divides by the plain way on the same backbone and
-stage. `peak_share` divides the arithmetic that a way must do (counted from its shapes) by the rate
-of a large matrix product in bf16 (on a CPU in the way's own precision), measured here. Compiling
+one run, on the same titles; `ratio_to_plain` divides by the plain one on the same backbone and
+stage. `peak_share` divides the arithmetic that an implementation must do (counted from its shapes) by the rate
+of a large matrix product in bf16 (on a CPU in the implementation's own precision), measured here. Compiling
 and capturing come before the clock starts; so does reading what stands before the slot, once for
 each distinct text: `prefixes` says how many, `prefix_seconds` how long. With --profile, `profile`
 says which share of a training step's time each group of GPU kernels takes.
@@ -69,8 +69,8 @@ PROFILED_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of working on one backbone: its reader over the data, and its settings."""
+class Implementation:
+    """One implementation on one backbone, plain or with an order of the template: its data and its settings."""
 
     name: str
     data: ReaderData
@@ -113,26 +113,34 @@ def full_batches(data: ReaderData, batch: int) -> ReaderData:
 
 
 def plain_part(data: ReaderData) -> ReaderData:
-    """Return the data with a quarter of the train rows: the plain way's epochs take long, its steps are alike."""
+    """Return the data with a quarter of the train rows: its epochs take long with the plain implementation, and its steps are alike."""
     train = data.train
     rows = torch.arange(max(PLAIN_BATCH, len(train) // 4))
     columns = (column[rows] for column in (train.user, train.item, train.context, train.outcome))
     return ReaderData(data.reader, data.task, Examples(*columns), data.validation)
 
 
-def training_config(way: Way, batch: int) -> TrainingConfig:
-    """Return the training settings of a way."""
-    precision = {"fp32": "auto", "fp8": "bf16"}.get(way.precision, way.precision)
+def training_config(implementation: Implementation, batch: int) -> TrainingConfig:
+    """Return the training settings of an implementation."""
+    precision = {"fp32": "auto", "fp8": "bf16"}.get(
+        implementation.precision, implementation.precision
+    )
     return TrainingConfig(epochs=1000, batch_size=batch, learning_rate=1e-4, precision=precision)  # type: ignore[arg-type]
 
 
-def profile_step(module: torch.nn.Module, way: Way, batch: int) -> dict[str, float]:
+def profile_step(
+    module: torch.nn.Module, implementation: Implementation, batch: int
+) -> dict[str, float]:
     """Return the milliseconds of a training step by group of GPU kernels; gaps have no kernel."""
-    config = training_config(way, batch)
-    precision = resolve_precision(config.precision, way.backbone.device)
+    config = training_config(implementation, batch)
+    precision = resolve_precision(config.precision, implementation.backbone.device)
     step = TrainingStep(module, module, config, precision, 1)
     batches = epoch_batches(
-        len(way.data.train), batch, seed=0, epoch=0, lengths=way.data.train.lengths(way.data.reader)
+        len(implementation.data.train),
+        batch,
+        seed=0,
+        epoch=0,
+        lengths=implementation.data.train.lengths(implementation.data.reader),
     )
 
     def run(steps: int) -> float:
@@ -160,15 +168,21 @@ def profile_step(module: torch.nn.Module, way: Way, batch: int) -> dict[str, flo
     return {"step": round(wall, 2)} | {name: round(ms, 2) for name, ms in groups.items()}
 
 
-def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float) -> float:
+def training_rate(
+    module: torch.nn.Module, implementation: Implementation, batch: int, seconds: float
+) -> float:
     """Examples a second of the project's own training loop, once it is warm.
 
     On a GPU every shape of a batch must have come once, and twice where graphs are captured, so
     two or four epochs warm up.
     """
     seen: list[tuple[float, int]] = []
-    epochs = 2 if way.name == "plain" else 4
-    warm = epochs * len(way.data.train) // batch if way.backbone.device.type == "cuda" else 3
+    epochs = 2 if implementation.name == "plain" else 4
+    warm = (
+        epochs * len(implementation.data.train) // batch
+        if implementation.backbone.device.type == "cuda"
+        else 3
+    )
 
     def progress(report: Progress) -> None:
         if report.step >= warm:
@@ -177,13 +191,13 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
     def is_enough() -> bool:
         return len(seen) >= LEAST_REPORTS and time.monotonic() - seen[0][0] > seconds
 
-    config = training_config(way, batch)
+    config = training_config(implementation, batch)
     with contextlib.suppress(Cancelled):
         train(
             module,
-            len(way.data.train),
+            len(implementation.data.train),
             config,
-            lengths=way.data.train.lengths(way.data.reader),
+            lengths=implementation.data.train.lengths(implementation.data.reader),
             progress=progress,
             should_cancel=is_enough,
         )
@@ -193,29 +207,31 @@ def training_rate(module: torch.nn.Module, way: Way, batch: int, seconds: float)
     return (last - first) * batch / (end - start)
 
 
-def evaluation_rate(prompts: Prompts, head: Any, way: Way) -> float:
+def evaluation_rate(prompts: Prompts, head: Any, implementation: Implementation) -> float:
     """Examples a second of predicting train rows, the best of four passes.
 
-    The plain way predicts a tenth of them.
+    The plain implementation predicts a tenth of them.
     """
-    every, rates = way.data.train, []
-    rows = max(PLAIN_BATCH, len(every) // 10) if way.name == "plain" else len(every)
+    every, rates = implementation.data.train, []
+    rows = max(PLAIN_BATCH, len(every) // 10) if implementation.name == "plain" else len(every)
     cut = slice(rows)
     part = Examples(every.user[cut], every.item[cut], every.context[cut], every.outcome[cut])
     for _ in range(4):
         start = time.perf_counter()
-        predict_examples(way.data.reader, way.data.task, part, prompts, head)
+        predict_examples(implementation.data.reader, implementation.data.task, part, prompts, head)
         rates.append(rows / (time.perf_counter() - start))
     return max(rates)
 
 
 def rate_of(
-    stage: str, way: Way, batch: int, users: int, options: Any
+    stage: str, implementation: Implementation, batch: int, users: int, options: Any
 ) -> tuple[float, dict[str, float]]:
-    """Return the examples a second of one stage of one way, and its profile if one is wanted."""
+    """Return the examples a second of one stage of one implementation, and its profile if one is wanted."""
     generator = torch.Generator().manual_seed(0)
-    backbone = way.backbone
-    head = make_head(way.data.task, way.data.train, generator).to(backbone.device)
+    backbone = implementation.backbone
+    head = make_head(implementation.data.task, implementation.data.train, generator).to(
+        backbone.device
+    )
     if stage == "adapter":
         width, config = adapter_shape(backbone)
         sources = torch.randn(users, 1, width, generator=generator)
@@ -225,34 +241,41 @@ def rate_of(
         base = torch.rand(1, 1, backbone.width, generator=generator) * 0.2 - 0.1
         prompts = PromptEmbedding(base, users)
     if stage != "evaluation":
-        data = plain_part(way.data) if way.name == "plain" else way.data
-        way = replace(way, data=full_batches(data, batch))
-    module = PromptTuningModule(way.data, prompts, head).to(backbone.device)
+        data = (
+            plain_part(implementation.data)
+            if implementation.name == "plain"
+            else implementation.data
+        )
+        implementation = replace(implementation, data=full_batches(data, batch))
+    module = PromptTuningModule(implementation.data, prompts, head).to(backbone.device)
     if stage == "evaluation":
-        return evaluation_rate(module.prompts, head, way), {}
-    rate = training_rate(module, way, batch, options.seconds)
-    wanted = options.profile and way.name != "plain"
-    return rate, profile_step(module, way, batch) if wanted else {}
+        return evaluation_rate(module.prompts, head, implementation), {}
+    rate = training_rate(module, implementation, batch, options.seconds)
+    wanted = options.profile and implementation.name != "plain"
+    return rate, profile_step(module, implementation, batch) if wanted else {}
 
 
-def work_of(stage: str, way: Way) -> dict[str, float]:
+def work_of(stage: str, implementation: Implementation) -> dict[str, float]:
     """Count mean tokens, positions with work, and FLOPs of an example."""
-    reader, config = way.data.reader, way.backbone.model.config.get_text_config()
-    weights = way.backbone.layer_weights
-    lengths = way.data.train.context.unique().tolist()
+    reader, config = (
+        implementation.data.reader,
+        implementation.backbone.model.config.get_text_config(),
+    )
+    weights = implementation.backbone.layer_weights
+    lengths = implementation.data.train.context.unique().tolist()
     fast = reader.inner if isinstance(reader, PlainReader) else reader
     sequences = [fast.sequence(row) for row in lengths]
     tokens = float(np.mean([len(b) + 1 + len(a) for b, a in sequences]))
     positions = float(np.mean([1 + len(a) for _, a in sequences]))
     passes = 1 if stage == "evaluation" else 2
-    if way.name == "plain":
+    if implementation.name == "plain":
         positions = tokens
         flops = 2 * tokens * (weights * passes + config.hidden_size * config.vocab_size * passes)
     else:
         flops = 2 * positions * weights * passes
     if stage == "adapter":
-        source, shape = adapter_shape(way.backbone)
-        network = Adapter(source, way.backbone.width, shape)
+        source, shape = adapter_shape(implementation.backbone)
+        network = Adapter(source, implementation.backbone.width, shape)
         flops += 6 * sum(p.numel() for p in network.parameters())
     return {"tokens": tokens, "positions": positions, "gflops": flops / 1e9}
 
@@ -268,29 +291,31 @@ def backbone_for(name: str, device: torch.device, precision: str) -> FrozenBackb
     return backbone
 
 
-def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Iterator[Way]:
-    """The ways to time, one after the other, so that only one backbone takes memory."""
+def implementations(
+    name: str, dataset: Dataset, device: torch.device, options: Any
+) -> Iterator[Implementation]:
+    """Yield the implementations to time, one after the other, so that only one backbone takes memory."""
     gpu = device.type == "cuda"
     slow = "fp16" if gpu else "fp32"
     backbone = backbone_for(name, device, slow)
     backbone.model.set_attn_implementation("sdpa")
     data = reader_for(backbone, dataset, TEMPLATES["plain"], dataset.users)
     reader: Any = PlainReader(data.reader)
-    yield Way("plain", ReaderData(reader, data.task, data.train, data.validation), slow)
+    yield Implementation("plain", ReaderData(reader, data.task, data.train, data.validation), slow)
     del backbone, data, reader
     for precision in options.precisions or (["bf16", "fp8"] if gpu else ["fp32", "bf16"]):
         free_memory(device)
         backbone = backbone_for(name, device, precision)
-        for way in options.ways:
+        for order in options.ways:
             backbone.forget()
             free_memory(device)
             start = time.perf_counter()
-            data = reader_for(backbone, dataset, TEMPLATES[way], dataset.users)
+            data = reader_for(backbone, dataset, TEMPLATES[order], dataset.users)
             if gpu:
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
             texts = {tuple(data.reader.sequence(row)[0]) for row in range(len(data.reader))}
-            yield Way(way, data, precision, len(texts), round(seconds, 2))
+            yield Implementation(order, data, precision, len(texts), round(seconds, 2))
             del data
         del backbone
 
@@ -298,30 +323,37 @@ def ways(name: str, dataset: Dataset, device: torch.device, options: Any) -> Ite
 def measure(
     name: str, dataset: Dataset, device: torch.device, options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Time every stage of every way on one backbone, training at every batch size."""
+    """Time every stage of every implementation on one backbone, training at every batch size."""
     plain: dict[str, float] = {}
-    for way in ways(name, dataset, device, options):
+    for implementation in implementations(name, dataset, device, options):
         for stage in options.stages:
             sizes = options.batch
-            if way.name in ("item_first", "prompt_last"):
+            if implementation.name in ("item_first", "prompt_last"):
                 sizes = options.item_batch or sizes
             if stage == "evaluation":
                 sizes = sizes[:1]  # predicting takes as many rows as fit, and is timed once
-            for batch in [PLAIN_BATCH] if way.name == "plain" else sizes:
+            for batch in [PLAIN_BATCH] if implementation.name == "plain" else sizes:
                 free_memory(device)
-                rate, profile = rate_of(stage, way, batch, len(dataset.users), options)
+                rate, profile = rate_of(stage, implementation, batch, len(dataset.users), options)
                 plain.setdefault(stage, rate)
-                work = work_of(stage, way)
-                fp32 = device.type == "cpu" and way.precision == "fp32"
+                work = work_of(stage, implementation)
+                fp32 = device.type == "cpu" and implementation.precision == "fp32"
                 peak = options.peaks["fp32" if fp32 else "bf16"] * distributed.world_size()
                 row = {"device": device_label(device), "backbone": name, "stage": stage}
-                row |= {"way": way.name, "precision": way.precision, "batch": batch}
+                row |= {
+                    "way": implementation.name,
+                    "precision": implementation.precision,
+                    "batch": batch,
+                }
                 row |= {"examples_per_s": round(rate, 1)}
                 row |= {"ratio_to_plain": round(rate / plain[stage], 3)}
                 row |= {key: round(value, 3) for key, value in work.items()}
                 row |= {"peak_share": round(rate * work["gflops"] * 1e9 / peak, 4)}
                 row |= {"peak_memory_gb": round(memory(device), 2)}
-                row |= {"prefixes": way.prefixes, "prefix_seconds": way.prefix_seconds}
+                row |= {
+                    "prefixes": implementation.prefixes,
+                    "prefix_seconds": implementation.prefix_seconds,
+                }
                 row |= {"profile": profile} if profile else {}
                 yield row
 
@@ -358,17 +390,21 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--backbones", nargs="+", help="zoo names or shapes (default by device)")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
-    parser.add_argument("--batch", type=int, nargs="+", default=[256], help="of the engine's ways")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[256], help="of the engine's implementations"
+    )
     parser.add_argument(
         "--item-batch",
         type=int,
         nargs="+",
         help="of item_first and prompt_last, if others than --batch",
     )
-    ways = [way for way in TEMPLATES if way != "plain"]
-    parser.add_argument("--ways", nargs="+", default=ways, choices=ways)
+    orders = [name for name in TEMPLATES if name != "plain"]
+    parser.add_argument("--ways", nargs="+", default=orders, choices=orders)
     parser.add_argument("--profile", action="store_true", help="of training steps, on a GPU")
-    parser.add_argument("--precisions", nargs="+", help="of the engine's ways (default by device)")
+    parser.add_argument(
+        "--precisions", nargs="+", help="of the engine's implementations (default by device)"
+    )
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each training")
     options = parser.parse_args()

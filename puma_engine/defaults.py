@@ -98,12 +98,14 @@ def migration_defaults(
     `FEW_USERS_SHARE` are few users; a selection of all users is the same as none.
     """
     trained = users if trained is None else trained
-    few = trained < FEW_USERS_SHARE * users
-    training = _few_users_training(task, trained) if few else _all_users_training(task, trained)
+    by_few_users = trained < FEW_USERS_SHARE * users
+    training = (
+        _few_users_training(task, trained) if by_few_users else _all_users_training(task, trained)
+    )
     # Noise keeps the adapter from memorising users. Differences between users are amplified where
     # they are small beside the mean prompt, as with clicks; with few users always.
     # With a random start, few users of some seeds learn no more than each user's mean.
-    limit = 1.0 if few else 3.0
+    limit = 1.0 if by_few_users else 3.0
     adapter = AdapterConfig(hidden=1024, noise=0.3, max_mean_to_std=limit, output_start="text")
     if task == "click":
         # Gradients from clicks are weak, so mapped prompts would grow long before they carry
@@ -196,17 +198,17 @@ DEMO_ADAPTERS = {
 # `puma demo --real`: a pre-trained model that knows nothing of our templates, on few users. All
 # epochs are run, so that their time is known before; the best on validation rows counts.
 REAL_DEMO_USERS, REAL_DEMO_SHARE = 60, 0.2
-REAL_DEMO_ADAPTERS = {"few": DEMO_ADAPTERS["0.1"], "all": DEMO_ADAPTERS["1"]}
+REAL_DEMO_ADAPTERS = {"few users": DEMO_ADAPTERS["0.1"], "all users": DEMO_ADAPTERS["1"]}
 REAL_DEMO_TRAINING = {
     "source": DEMO_TRAINING["source"],
     "retrained": TrainingConfig(
         epochs=5, batch_size=64, learning_rate=1e-2, weight_decay=0.3, patience=0
     ),
     "random": TrainingConfig(epochs=2, batch_size=64, learning_rate=1e-2, patience=0),
-    "all": TrainingConfig(
+    "all users": TrainingConfig(
         epochs=4, batch_size=32, learning_rate=5e-4, weight_decay=0.01, patience=0
     ),
-    "few": TrainingConfig(
+    "few users": TrainingConfig(
         epochs=4, batch_size=32, learning_rate=5e-4, weight_decay=0.01, grad_clip=0.1, patience=0
     ),
 }

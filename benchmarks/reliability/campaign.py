@@ -85,8 +85,8 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         left -= SHARES[name]
         began = time.monotonic()
         figures = PARTS[name](args, work, began + seconds)
-        facts = header | {"seconds": round(time.monotonic() - began, 1)}
-        results[TITLES.get(name, name)] = {"about": facts} | figures
+        about = header | {"seconds": round(time.monotonic() - began, 1)}
+        results[TITLES.get(name, name)] = {"about": about} | figures
         write_results(args.out, results)
     return results
 

@@ -105,8 +105,8 @@ def convert(
 @app.command("list")
 def list_() -> None:
     """List the backbones of the workspace."""
-    facts = ("family", "layers", "width", "vocabulary", "parameters", "memory_bytes")
-    session.list_runs("backbone", *facts)
+    columns = ("family", "layers", "width", "vocabulary", "parameters", "memory_bytes")
+    session.list_runs("backbone", *columns)
 
 
 @zoo.command("list")

@@ -174,8 +174,8 @@ def embed(
         device=device,
         precision=precision,
     )
-    facts = {"file": str(written), "pairs": len(rows.pairs), "bytes": written.stat().st_size}
-    session.show(facts)
+    record = {"file": str(written), "pairs": len(rows.pairs), "bytes": written.stat().st_size}
+    session.show(record)
 
 
 @app.command("list")

@@ -97,12 +97,12 @@ class Session:
         else:
             self.show(result)
 
-    def list_runs(self, kind: str, *facts: str) -> None:
-        """Print the runs of a kind with facts of their summaries."""
+    def list_runs(self, kind: str, *columns: str) -> None:
+        """Print the runs of a kind, with these values of their summaries."""
         runs = self.open().runs(kind=kind)
         rows = [
             {"id": run.id, "name": run.name, "status": run.status}
-            | {fact: run.summary.get(fact) for fact in facts}
+            | {name: run.summary.get(name) for name in columns}
             for run in runs
         ]
         self.table(rows, raw=runs)

@@ -173,9 +173,9 @@ def show_comparison(run: Any, margin: float = MARGIN) -> None:
         for row in methods
     ]
     shares = comparison_shares(ws, run).to_dict("records")
-    facts = {"run": run, "methods": methods, "metrics": scores, "shares_kept": shares}
-    facts["verdict"] = verdict
-    session.table(rows, raw=facts)
+    record = {"run": run, "methods": methods, "metrics": scores, "shares_kept": shares}
+    record["verdict"] = verdict
+    session.table(rows, raw=record)
     if not session.as_json:
         print("\n".join(["", verdict.headline, *verdict.evidence, *verdict.cautions]))
 

@@ -23,7 +23,7 @@ def statistics(ds: Dataset) -> dict[str, Any]:
     rounded = np.floor(frame["outcome"].to_numpy(np.float64) + 0.5).astype(int)
     values, counts = np.unique(rounded, return_counts=True)
     per_split = frame["split"].value_counts()
-    facts: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "name": ds.name,
         "task": ds.task,
         "users": int(users),
@@ -37,10 +37,10 @@ def statistics(ds: Dataset) -> dict[str, Any]:
         "text_characters": _distribution(ds.items["text"].str.len().to_numpy()),
     }
     if "time" in frame:
-        facts["time"] = {"first": int(frame["time"].min()), "last": int(frame["time"].max())}
+        summary["time"] = {"first": int(frame["time"].min()), "last": int(frame["time"].max())}
     if "history" in frame:
-        facts["history"] = float(np.mean([len(past) for past in frame["history"]]))
-    return facts
+        summary["history"] = float(np.mean([len(past) for past in frame["history"]]))
+    return summary
 
 
 def user_profiles(ds: Dataset) -> pd.DataFrame:

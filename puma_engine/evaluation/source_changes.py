@@ -96,16 +96,16 @@ def source_change(
         )
         where = aspect_label(task, aspect).partition(" (")[0]
         name = plans[nearest["method"]]
-        subject = f"the best, {name[:1].lower()}{name[1:]}," if len(losses) > 1 else "it"
-        said.setdefault((*_words(changes_by_aspect[aspect], losses), subject), []).append(
+        plan = f"the best, {name[:1].lower()}{name[1:]}," if len(losses) > 1 else "it"
+        said.setdefault((*_words(changes_by_aspect[aspect], losses), plan), []).append(
             (where, amount)
         )
     if not said:
         return None
     parts = []
-    for (claim, doubt, subject), measured in said.items():
+    for (claim, doubt, plan), measured in said.items():
         wheres, amounts = (" and ".join(texts) for texts in zip(*measured, strict=True))
-        parts.append(f"{claim} in {wheres}{doubt}: {subject} has {amounts}")
+        parts.append(f"{claim} in {wheres}{doubt}: {plan} has {amounts}")
     old = (
         f"the best of the old models ({method_names([best])[best]})" if several else "the old model"
     )

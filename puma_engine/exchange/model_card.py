@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class CardFacts:
+class CardContent:
     """Content of a card. lineage and metrics are rows of a table; licence an SPDX id or None."""
 
     title: str
@@ -20,23 +20,23 @@ class CardFacts:
     usage: str = ""
 
 
-def model_card(facts: CardFacts) -> str:
+def model_card(content: CardContent) -> str:
     """Return the Markdown text of README.md, with the front matter that the hub reads."""
     front = {
         "library_name": "puma-workbench",
-        "tags": ["puma", "soft-prompts", facts.kind],
-        "base_model": facts.base_model if facts.base_model.count("/") == 1 else None,
-        "license": (facts.licence or "other").lower(),
+        "tags": ["puma", "soft-prompts", content.kind],
+        "base_model": content.base_model if content.base_model.count("/") == 1 else None,
+        "license": (content.licence or "other").lower(),
     }
     # JSON values are YAML values, whatever stands in them.
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items() if value)]
-    lines += ["---", "", f"# {_plain(facts.title)}", "", *_fields(facts.details), ""]
-    if facts.usage:
-        lines += ["## Use", "", facts.usage, ""]
-    lines += ["## Data", "", *(_fields(facts.data) or ["Unknown."]), ""]
-    lines += ["## Metrics", "", *(_table(facts.metrics) or ["Not evaluated yet."]), ""]
-    lines += ["## Lineage", "", *(_table(facts.lineage) or ["Unknown."]), ""]
-    licence = facts.licence or (
+    lines += ["---", "", f"# {_plain(content.title)}", "", *_fields(content.details), ""]
+    if content.usage:
+        lines += ["## Use", "", content.usage, ""]
+    lines += ["## Data", "", *(_fields(content.data) or ["Unknown."]), ""]
+    lines += ["## Metrics", "", *(_table(content.metrics) or ["Not evaluated yet."]), ""]
+    lines += ["## Lineage", "", *(_table(content.lineage) or ["Unknown."]), ""]
+    licence = content.licence or (
         "None was given. Prompts and adapters derive from the data and models above, whose licences "
         "hold."
     )

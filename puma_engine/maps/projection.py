@@ -23,7 +23,7 @@ class Projection:
 
     source, migrated [n, 2] float32: coordinates, those of migrated aligned to source; space,
     migrated_space [n, k] float64: principal components of the prompts; cluster [n]: k-means labels
-    in `space`; facts: measures of how far to trust the maps, see `project`.
+    in `space`; measures: how far to trust the maps, see `project`.
     """
 
     user_ids: np.ndarray
@@ -32,7 +32,7 @@ class Projection:
     space: np.ndarray
     migrated_space: np.ndarray
     cluster: np.ndarray
-    facts: dict[str, Any]
+    measures: dict[str, Any]
 
 
 def project(
@@ -50,7 +50,7 @@ def project(
 
     Each table is reduced by its own PCA to at most 50 components, then by UMAP (McInnes et al. 2018)
     or to its first two components (method="pca"). clusters: of k-means on the source's components;
-    neighbours: of UMAP and of the measures. facts: trust_source and trust_migrated, the
+    neighbours: of UMAP and of the measures. measures: trust_source and trust_migrated, the
     trustworthiness (Venna & Kaski 2001) of each map against its prompts, 1 is perfect;
     shared_neighbours, the mean share of a user's nearest users in one table that are so in the
     other; misfit, see `align`; trust_users and trust_neighbours, on what these were measured;
@@ -81,12 +81,12 @@ def project(
         maps.append(np.asarray(model.fit_transform(space), dtype=np.float64))
     announce("measuring trustworthiness")
     maps[1], misfit = align(maps[1], maps[0])
-    facts = {"method": method, "misfit": misfit} | _trust(tables, maps, neighbours, seed)
+    measures = {"method": method, "misfit": misfit} | _trust(tables, maps, neighbours, seed)
     for name, values, space in zip(("source", "migrated"), tables, spaces, strict=True):
         total = float(values.var(axis=0).sum())
-        facts[f"variance_{name}"] = float(space[:, 0].var()) / total if total else 0.0
+        measures[f"variance_{name}"] = float(space[:, 0].var()) / total if total else 0.0
     first, second = (points.astype(np.float32) for points in maps)
-    return Projection(user_ids, first, second, spaces[0], spaces[1], labels, facts)
+    return Projection(user_ids, first, second, spaces[0], spaces[1], labels, measures)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from puma_engine.errors import BackboneError, NotFoundError, StoreError
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.item_cache import item_facts, item_store
+from puma_engine.pipeline.item_cache import item_cache_cost, item_store
 from puma_engine.store import Run, Workspace, locks
 from puma_engine.training.cpu_threads import use_free_threads
 
@@ -164,14 +164,14 @@ def load_backbone(
     return backbone
 
 
-def computing_facts(backbone: FrozenBackbone) -> dict[str, Any]:
+def computing_cost(backbone: FrozenBackbone) -> dict[str, Any]:
     """Return how a model computed, for a run's cost: model_precision, threads on a CPU, cached items."""
-    facts: dict[str, Any] = {"model_precision": backbone.info.dtype} | item_facts(backbone)
+    cost: dict[str, Any] = {"model_precision": backbone.info.dtype} | item_cache_cost(backbone)
     if backbone.device.type == "cpu":
         import torch
 
-        facts["threads"] = torch.get_num_threads()
-    return facts
+        cost["threads"] = torch.get_num_threads()
+    return cost
 
 
 def release_backbones() -> None:
@@ -396,14 +396,14 @@ def fingerprints(ws: Workspace, run: Run) -> set[str]:
 
 
 def list_zoo() -> list[dict[str, Any]]:
-    """Return the facts of each zoo backbone: from its card if it is built, else its shape."""
+    """Return the properties of each zoo backbone: from its card if it is built, else its shape."""
     from puma_engine.zoo import ZOO, zoo_folder
 
     rows = []
     for name, entry in ZOO.items():
         card = zoo_folder(name) / "card.json"
         built = card.is_file() and (card.parent / "model.safetensors").is_file()
-        facts = json.loads(card.read_text(encoding="utf-8")) if built else asdict(entry)
+        properties = json.loads(card.read_text(encoding="utf-8")) if built else asdict(entry)
         status = {"built": built, "shipped": entry.shipped, "folder": str(card.parent)}
-        rows.append({**facts, "name": name, **status})
+        rows.append({**properties, "name": name, **status})
     return rows

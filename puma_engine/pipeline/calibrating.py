@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from puma_engine.datasets import Dataset
     from puma_engine.prompts.tuning import FitResult
 
-Way = Literal["migration", "retraining", "prediction"]
+Work = Literal["migration", "retraining", "prediction"]
 STEPS, EPOCHS, MIN_ROWS = 20, 2, 2048
 
 
 @dataclasses.dataclass(frozen=True)
 class _Trial:
-    """One training to time, or predictions of random pairs.
+    """One training to time, or predictions of random pairs; its work is stored under the name way.
 
     widths: of the prompts that an adapter reads, one a source. pairs: predicted for each user.
     """
 
-    way: Way
+    work: Work
     data: Run
     model: Run
     template: Template
@@ -52,15 +52,15 @@ class _Trial:
         template = self.template.to_config()
         template.pop("reading", None)  # it hardly changes the speed, so calibrations stay
         values = {
-            "way": self.way,
+            "way": self.work,
             **template,
             "tokens": self.tokens,
             "device": device,
         }
-        if self.way == "prediction":
+        if self.work == "prediction":
             return values | {"pairs": self.pairs, "precision": self.training.precision}
         values["training"] = stage.settings_of(self.training)
-        if self.way == "retraining":
+        if self.work == "retraining":
             return values
         return values | {"widths": list(self.widths), "adapter": self.adapter.to_dict()}
 
@@ -126,7 +126,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         dataset, training = load_dataset(ws, trial.data), trial.training
         users, rows = dataset.users, len(dataset.rows("train"))
         needed_rows = max(STEPS * training.batch_size, MIN_ROWS)
-        if trial.way == "prediction":
+        if trial.work == "prediction":
             rows, needed_rows = trial.pairs * len(users), MIN_ROWS
         count = min(len(users), math.ceil(needed_rows * len(users) / max(rows, 1)))
         sampled = np.random.default_rng(training.seed).choice(users, count, replace=False)
@@ -134,7 +134,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         backbone.prefix_store = None  # items are read anew, so that reading is measured
         clock.restart()
         contention = CpuContention()
-        if trial.way == "prediction":
+        if trial.work == "prediction":
             outcome = _predict(trial, backbone, dataset, sampled)
         else:
             trained = _train(trial, backbone, dataset.for_users(sampled), execution)
@@ -147,7 +147,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
     return stage.run_stage(
         ws,
         "calibration",
-        name=stage.slug("calibration", trial.way, trial.model.name, trial.data.name),
+        name=stage.slug("calibration", trial.work, trial.model.name, trial.data.name),
         config=trial.config(device),
         inputs={"dataset": trial.data.id, "backbone": trial.model.id},
         seed=trial.training.seed,
@@ -188,7 +188,7 @@ def _train(
 
     shared: dict[str, Any] = {"template": trial.template, "training": trial.training}
     shared |= execution.callbacks
-    if trial.way == "retraining":
+    if trial.work == "retraining":
         return fit_prompts(backbone, dataset, prompt=PromptConfig(tokens=trial.tokens), **shared)
     rng, users = np.random.default_rng(trial.training.seed), dataset.users
     tables = [

@@ -114,8 +114,8 @@ def compare(
         texts = list(labels.values())
         for run in runs:
             if texts.count(labels[run.id]) > 1:  # equal labels get the names of the runs too
-                subject = run.inputs.get("prompts", run.id)
-                labels[run.id] += f" [{ws.run(subject).name} {subject[:6]}]"
+                scored = run.inputs.get("prompts", run.id)
+                labels[run.id] += f" [{ws.run(scored).name} {scored[:6]}]"
         joined, left_out = _join(ws, runs, labels)
         execution.announce(f"comparing {len(runs)} methods")
         sampled = _sample(task, runs, labels, joined, metrics_of(task), seed)
@@ -474,17 +474,17 @@ def _user_table(
 
 def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
     """A row of the table "methods"."""
-    subject = ws.run(run.inputs["prompts"]) if "prompts" in run.inputs else None
+    prompts_run = ws.run(run.inputs["prompts"]) if "prompts" in run.inputs else None
     cost = method_cost(ws, run)
     return {
         "method": label,
         "kind": method_kind(run),
         "evaluation": run.id,
-        "run": subject.id if subject else None,
+        "run": prompts_run.id if prompts_run else None,
         "users_trained": cost["users_trained"],
         "seconds": cost["seconds"],
-        "seed": subject.seed if subject else None,
-        "device": subject.device if subject else run.device,
+        "seed": prompts_run.seed if prompts_run else None,
+        "device": prompts_run.device if prompts_run else run.device,
         "is_baseline": run.id == base.id,
     }
 
@@ -506,15 +506,19 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
         )
         seconds = (prompts["seconds"] or 0.0) + (baseline["seconds"] or 0.0)
         return prompts | {"seconds": seconds}
-    subject = ws.run(evaluation.inputs["prompts"])
+    prompts_run = ws.run(evaluation.inputs["prompts"])
     if evaluation.config["method"] == REUSED:
         return {"seconds": 0.0, "users_trained": 0, "flops": 0.0}
-    trained = subject.cost.get("users_trained")
-    if subject.kind == "prompts" and "start" not in subject.inputs:
-        seconds = subject.cost.get("fitting_seconds") or _seconds_without_cache(subject)
-        return {"seconds": seconds, "users_trained": trained, "flops": subject.cost.get("flops")}
-    steps = [run for run in ws.lineage(subject.id) if run.kind in MIGRATION_KINDS]
-    steps += [subject] if subject.kind == "prompts" else []
+    trained = prompts_run.cost.get("users_trained")
+    if prompts_run.kind == "prompts" and "start" not in prompts_run.inputs:
+        seconds = prompts_run.cost.get("fitting_seconds") or _seconds_without_cache(prompts_run)
+        return {
+            "seconds": seconds,
+            "users_trained": trained,
+            "flops": prompts_run.cost.get("flops"),
+        }
+    steps = [run for run in ws.lineage(prompts_run.id) if run.kind in MIGRATION_KINDS]
+    steps += [prompts_run] if prompts_run.kind == "prompts" else []
     flops = [run.cost.get("flops") for run in steps if run.kind != "selection"]
     return {
         "seconds": sum(_seconds_without_cache(run) or 0.0 for run in steps),

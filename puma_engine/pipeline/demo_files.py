@@ -10,7 +10,7 @@ from puma_engine.exchange.prompt_formats import read_prompts
 from puma_engine.pipeline.backbones import fingerprints
 from puma_engine.pipeline.publishing import add_published
 from puma_engine.store import Run, Workspace
-from puma_engine.store.archives import subject_of
+from puma_engine.store.archives import main_run_of
 
 PROMPT_FILE = "source-prompts.safetensors"
 ARCHIVE_FILE = "measured.zip"
@@ -34,7 +34,7 @@ def add_shipped_comparisons(ws: Workspace) -> None:
     """
     existing = {run.id for run in ws.runs(kind="comparison", status="finished")}
     for file in sorted((data_root() / "demo").glob("*.zip")):
-        if file.name != ARCHIVE_FILE and subject_of(file) not in existing:
+        if file.name != ARCHIVE_FILE and main_run_of(file) not in existing:
             add_published(ws, file)
 
 

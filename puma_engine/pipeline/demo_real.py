@@ -25,14 +25,21 @@ from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed, measure_m
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.store import Run, Workspace
 
-METHODS = ("source", "migrated few", "migrated all", "retrained", "random", "shuffled")
+METHODS = (
+    "source",
+    "migrated, few users",
+    "migrated, all users",
+    "retrained",
+    "random",
+    "shuffled",
+)
 
 _log = logging.getLogger("puma_engine.demo")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the demo on a real model: the target model, users, the share of few users, and all settings."""
+    """Settings of the demo on a real model: the target model, users, the share who train the migration on few users, and all settings."""
 
     name: str
     target: str
@@ -121,11 +128,11 @@ class RealDemo(DemoRuns):
 
     def _steps(self) -> Iterator[tuple[str, MakeRun]]:
         yield "source", self.import_or_fit_source(self._fit("source", "source model"))
-        yield "migrated few", self._migrate("few")
-        yield "migrated all", self._migrate("all")
+        yield "migrated, few users", self._migrate("few users")
+        yield "migrated, all users", self._migrate("all users")
         yield "retrained", self._fit("retrained", "target model")
         yield "random", self._fit("random", "target model")
-        yield "shuffled", self._migrate("few", shuffled=True)
+        yield "shuffled", self._migrate("few users", shuffled=True)
         methods = (*METHODS, *BASELINES)
         for method in methods:
             yield evaluation_of(method), self.evaluate(method)
@@ -135,12 +142,12 @@ class RealDemo(DemoRuns):
         return self.fit(role, model, training=self.recipe.training[role].to_dict())
 
     def _migrate(self, trained_on: str, *, shuffled: bool = False) -> MakeRun:
-        few = trained_on == "few"
+        selects = trained_on == "few users"
         return self.migrate(
             ("source",),
             "target model",
-            strategy=PAPER_STRATEGY if few else None,
-            share=self.recipe.share if few else None,
+            strategy=PAPER_STRATEGY if selects else None,
+            share=self.recipe.share if selects else None,
             training=self.recipe.training[trained_on].to_dict(),
             adapter=self.recipe.adapters[trained_on].to_dict(),
             shuffled=shuffled,
@@ -180,12 +187,12 @@ def expected_seconds(
     # The first adapter reads the items of few users' train rows and of others' validation rows.
     share = recipe.share
     first = min(counts.fitted_items, share * counts.train + (1 - share) * counts.validation)
-    few_users = fit("few", share * counts.train, (1 - share) * counts.validation)
+    few_users = fit("few users", share * counts.train, (1 - share) * counts.validation)
     seconds = {
         "source": source,
-        "migrated few": few_users + speed.seconds(items=first),
-        "migrated all": fit(
-            "all", counts.train, counts.validation, max(0.0, counts.fitted_items - first)
+        "migrated, few users": few_users + speed.seconds(items=first),
+        "migrated, all users": fit(
+            "all users", counts.train, counts.validation, max(0.0, counts.fitted_items - first)
         ),
         "retrained": fit("retrained", counts.train, counts.validation),
         "random": fit("random", counts.train, counts.validation),
@@ -196,6 +203,6 @@ def expected_seconds(
         seconds[evaluation_of(name)] = speed.seconds(prediction=test) + short
     # The first evaluation on the target reads the items of test rows.
     unread = counts.items - counts.fitted_items
-    seconds[evaluation_of("migrated few")] += speed.seconds(items=unread)
+    seconds[evaluation_of("migrated, few users")] += speed.seconds(items=unread)
     seconds |= {evaluation_of(name): short / 2 for name in BASELINES}
     return seconds | {"comparison": short}

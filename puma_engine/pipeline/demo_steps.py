@@ -91,9 +91,9 @@ class DemoRuns:
         """Evaluate the prompts of a step, or a baseline."""
 
         def make(part: stage.Execution) -> Run:
-            subject = self.runs[method].id if method in self.runs else method
+            scored = self.runs[method].id if method in self.runs else method
             data = self.runs["data"].id
-            return run_evaluation(self.ws, EvaluationRequest(subject=subject, dataset=data), part)
+            return run_evaluation(self.ws, EvaluationRequest(subject=scored, dataset=data), part)
 
         return make
 

@@ -327,11 +327,11 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
     method = evaluation.config["method"]
     if method in BASELINES:
         return BASELINES[method].label
-    subject = ws.run(evaluation.inputs["prompts"])
+    prompts = ws.run(evaluation.inputs["prompts"])
     if method == BLENDED:
         baseline = BASELINES[evaluation.config["blended_with"]].label
-        return f"{prompts_label(ws, subject)}, blended with {baseline.lower()}"
-    return _prompts_label(ws, subject, method)
+        return f"{prompts_label(ws, prompts)}, blended with {baseline.lower()}"
+    return _prompts_label(ws, prompts, method)
 
 
 def is_of_prompts_alone(evaluation: Run) -> bool:
@@ -339,22 +339,22 @@ def is_of_prompts_alone(evaluation: Run) -> bool:
     return "prompts" in evaluation.inputs and evaluation.config["method"] not in (REUSED, BLENDED)
 
 
-def prompts_label(ws: Workspace, subject: Run) -> str:
+def prompts_label(ws: Workspace, prompts: Run) -> str:
     """Return the name of the method that a prompt table is of, evaluated or not."""
-    return _prompts_label(ws, subject, str(subject.config["role"]))
+    return _prompts_label(ws, prompts, str(prompts.config["role"]))
 
 
-def _prompts_label(ws: Workspace, subject: Run, method: str) -> str:
+def _prompts_label(ws: Workspace, prompts: Run, method: str) -> str:
     if method in LABELS:
         label = LABELS[method]
     elif method == "refined":
-        label = f"{_migration_label(ws, ws.run(subject.inputs['start']))}, refined"
-        if "selection" in subject.inputs:
-            selection = ws.run(subject.inputs["selection"])
+        label = f"{_migration_label(ws, ws.run(prompts.inputs['start']))}, refined"
+        if "selection" in prompts.inputs:
+            selection = ws.run(prompts.inputs["selection"])
             label += f" for {selection.summary['selected']} users"
     else:
-        label = _migration_label(ws, subject)
-    return f"{label}, item prompts too" if subject.summary.get("item_tokens") else label
+        label = _migration_label(ws, prompts)
+    return f"{label}, item prompts too" if prompts.summary.get("item_tokens") else label
 
 
 def _migration_label(ws: Workspace, run: Run) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from puma_engine.errors import ConfigError, DataError, StoreError
-from puma_engine.exchange.model_card import CardFacts, model_card
+from puma_engine.exchange.model_card import CardContent, model_card
 from puma_engine.exchange.prompt_file import with_head
 from puma_engine.files import new_folder, save_tensors, write_text
 from puma_engine.pipeline import stage
@@ -231,8 +231,8 @@ def _prompt_space(ws: Workspace, run: Run) -> dict[str, Any]:
     if not has_model(run):
         return {"vectors": run.name, "width": run.summary["width"]}
     config = ws.run(run.inputs["backbone"]).config
-    facts = {name: config[name] for name in ("fingerprint", "revision")}
-    return {"backbone": config["spec"], **facts, "width": run.summary["width"]}
+    version = {name: config[name] for name in ("fingerprint", "revision")}
+    return {"backbone": config["spec"], **version, "width": run.summary["width"]}
 
 
 def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
@@ -263,7 +263,7 @@ def card_of(ws: Workspace, run: Run, licence: str | None, *, kind: str) -> str:
     scores = scores[scores["run_id"].isin(evaluations) & scores["method"].isna()]
     scores = scores[["split", "metric", "value", "low", "high", "n"]]
     return model_card(
-        CardFacts(
+        CardContent(
             title=run.name,
             kind=kind,
             details={name: value for name, value in description.items() if value is not None},

@@ -11,7 +11,7 @@ from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import DEFAULT_TEMPLATES, fit_defaults
 from puma_engine.errors import NotFoundError
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, computing_cost, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.stored_prompts import (
     save_prompts,
@@ -122,7 +122,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
             **execution.callbacks,
         )
         result = fitted_result(ws, fitted, len(dataset.users) if trainable else 0)
-        result.cost |= computing_facts(backbone)
+        result.cost |= computing_cost(backbone)
         return result
 
     return stage.run_stage(

@@ -38,7 +38,7 @@ def item_store(ws: Workspace, run: Run, backbone: FrozenBackbone) -> PrefixStore
     return PrefixStore(ws.root / ITEM_CACHE, key, budget)
 
 
-def item_facts(backbone: FrozenBackbone) -> dict[str, Any]:
+def item_cache_cost(backbone: FrozenBackbone) -> dict[str, Any]:
     """Return the items that came from disk since the model last forgot its reader, for a run's cost.
 
     items_from_disk: how many; item_seconds_from_disk: the seconds that computing them took when

@@ -58,7 +58,7 @@ def evaluated_methods(ws: Workspace, dataset: str, split: str) -> pd.DataFrame:
 def _row(
     ws: Workspace, evaluation: Run, runs: dict[str, Run], names: dict[str, str]
 ) -> dict[str, Any]:
-    subject = runs.get(evaluation.inputs.get("prompts", ""))
+    prompts = runs.get(evaluation.inputs.get("prompts", ""))
     row: dict[str, Any] = method_cost(ws, evaluation) | {
         "evaluation": evaluation.id,
         "kind": method_kind(evaluation),
@@ -70,15 +70,15 @@ def _row(
         "name": evaluation.name,
         "device": evaluation.device,
     }
-    if subject is None:
+    if prompts is None:
         return row
-    path, steps = _path(subject, runs, names)
-    sources = _sources(subject)
-    selection = runs.get(subject.inputs.get("selection", ""))
-    all_users = "all" if subject.kind == "migration" else None
+    path, steps = _path(prompts, runs, names)
+    sources = _sources(prompts)
+    selection = runs.get(prompts.inputs.get("selection", ""))
+    all_users = "all" if prompts.kind == "migration" else None
     return row | {
-        "run": subject.id,
-        "name": subject.name,
+        "run": prompts.id,
+        "name": prompts.name,
         "backbone": names.get(evaluation.inputs.get("backbone", ""), path[-1]),
         "origin": path[0],
         "path": path,
@@ -87,10 +87,10 @@ def _row(
         "sources": len(sources),
         "hops": len(path) - 1,
         "strategy": selection.config["strategy"] if selection else all_users,
-        "budget": selection.summary["selected"] if selection else subject.summary.get("users"),
-        "seed": subject.seed,
-        "device": subject.device,
-        "item_tokens": subject.summary.get("item_tokens", 0),
+        "budget": selection.summary["selected"] if selection else prompts.summary.get("users"),
+        "seed": prompts.seed,
+        "device": prompts.device,
+        "item_tokens": prompts.summary.get("item_tokens", 0),
         "template": template_label(evaluation.config),
     }
 

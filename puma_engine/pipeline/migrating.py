@@ -13,7 +13,7 @@ from puma_engine.backbone.templates import Template
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import migration_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import backbone_run, computing_facts, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, computing_cost, load_backbone
 from puma_engine.pipeline.fitting import training_result
 from puma_engine.pipeline.importing_data import load_dataset
 from puma_engine.pipeline.selecting import run_selection, selected_users
@@ -252,7 +252,7 @@ def _train(
     result = training_result(migrated.result, int(table.meta["users_trained"]), migrated.flops)
     buffers = STORED_BUFFERS.values()
     learned = [value for name, value in tensors.items() if name not in buffers]
-    result.cost |= computing_facts(backbone)
+    result.cost |= computing_cost(backbone)
     result.cost["adapter_parameters"] = sum(int(np.size(value)) for value in learned)
     result.summary["users_filled"] = table.meta["users_filled"]
     if predicted is not None:

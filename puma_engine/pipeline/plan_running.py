@@ -95,25 +95,25 @@ class _Steps:
     def of(self, item: PlanStage) -> Callable[[stage.Execution], Run | list[Run]]:
         """Return the work of a stage."""
         work = getattr(self, f"_{item.kind}")
-        return lambda part: work(item.subject, part)
+        return lambda part: work(item.model, part)
 
-    def _model(self, subject: str, part: stage.Execution) -> Run:
-        part.announce(f"adding the model {subject}")
-        return backbone_run(self.ws, subject, device=part.device)
+    def _model(self, model: str, part: stage.Execution) -> Run:
+        part.announce(f"adding the model {model}")
+        return backbone_run(self.ws, model, device=part.device)
 
-    def _fit(self, subject: str, part: stage.Execution) -> Run:
-        run = run_fit(self.ws, fit_request(self.request, self.settings, subject, "source"), part)
+    def _fit(self, model: str, part: stage.Execution) -> Run:
+        run = run_fit(self.ws, fit_request(self.request, self.settings, model, "source"), part)
         self.sources.append(run.id)
         self.scored.append(run.id)
         return run
 
-    def _migrate(self, subject: str, part: stage.Execution) -> Run:
+    def _migrate(self, model: str, part: stage.Execution) -> Run:
         start = (self.hops[-1].id,) if self.hops else tuple(self.sources)
-        self.hops.append(run_migration(self.ws, self.request.hop(start, subject), part))
+        self.hops.append(run_migration(self.ws, self.request.hop(start, model), part))
         return self.hops[-1]
 
-    def _retrain(self, subject: str, part: stage.Execution) -> Run:
-        fitting = fit_request(self.request, self.settings, subject, "retrained")
+    def _retrain(self, model: str, part: stage.Execution) -> Run:
+        fitting = fit_request(self.request, self.settings, model, "retrained")
         self.retrained = run_fit(self.ws, fitting, part)
         return self.retrained
 

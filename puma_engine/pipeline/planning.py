@@ -158,11 +158,11 @@ def measured_trainings(
     Calibrations of the same kind of training are among them. item_tokens: of each item; trainings
     with item prompts take longer than those without.
     """
-    way = "migration" if kind == "migration" else "retraining"
+    work = "migration" if kind == "migration" else "retraining"
     measurements = []
     for run in [*ws.runs(kind, "finished"), *ws.runs("calibration", "finished")]:
         if run.kind == "calibration":
-            fits = run.config["way"] == way
+            fits = run.config["way"] == work
         else:  # fitting source prompts is the same computation as full retraining
             fits = kind == "migration" or run.config.get("role") in ("source", "retrained")
         same_setup = run.inputs.get("backbone") == backbone and run.device == device
@@ -359,14 +359,14 @@ def _predict_hops(
 class PlanStage:
     """One stage of a plan.
 
-    kind: model (adding it), fit, migrate, retrain, evaluate or compare. subject: the backbone that
+    kind: model (adding it), fit, migrate, retrain, evaluate or compare. model: the backbone that
     it is about, as the request names it, "" for none. prediction: its seconds; None where nothing
     comparable was measured. work: its arithmetic in rows times parameters, which weighs stages that
     were not measured.
     """
 
     kind: str
-    subject: str
+    model: str
     title: str
     prediction: CostPrediction | None
     work: float
@@ -399,9 +399,9 @@ def plan_stages(
     stages = []
 
     def add(
-        kind: str, subject: str, title: str, seconds: CostPrediction | None, work: float
+        kind: str, model_name: str, title: str, seconds: CostPrediction | None, work: float
     ) -> None:
-        stages.append(PlanStage(kind, subject, title, seconds, work))
+        stages.append(PlanStage(kind, model_name, title, seconds, work))
 
     for model in dict.fromkeys((*settings.fit_on, *models)):
         if _run_of(ws, model) is None:

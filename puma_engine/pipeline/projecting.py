@@ -90,7 +90,7 @@ def project(
             "placed": count - len(users),
             "cluster_sizes": np.bincount(sample.cluster).tolist(),
         }
-        return stage.StageResult("cpu", {}, summary | sample.facts)
+        return stage.StageResult("cpu", {}, summary | sample.measures)
 
     return stage.run_stage(
         ws,
@@ -137,7 +137,7 @@ def _place_all(
     announce: Callable[[str], None],
 ) -> pd.DataFrame:
     """Return all users on both maps; those of the sample (row numbers) stay where they are."""
-    method, count = sample.facts["method"], len(shared.users)
+    method, count = sample.measures["method"], len(shared.users)
     maps, spaces = (sample.source, sample.migrated), (sample.space, sample.migrated_space)
     parts = zip(vectors, spaces, maps, strict=True)
     projectors = [projection.OutOfSampleProjector(*part, method) for part in parts]

@@ -78,13 +78,13 @@ def publish(
     _check_size(most_mib)
     run, file = stage.find(ws, comparison, "comparison"), Path(path)
     runs = _runs_of(ws, run)
-    facts = _facts(ws, run, runs, command)
+    origin = _origin(ws, run, runs, command)
     with tempfile.TemporaryDirectory(prefix="puma-publish-") as folder:
         staged = Workspace.open(Path(folder) / "workspace", create=True)
         try:
             for step in runs:
                 _stage_run(ws, staged, step)
-            left_out = _compact(staged, runs, facts)
+            left_out = _compact(staged, runs, origin)
             trial = Path(folder) / "archive.zip"
             write_archive(staged, run.id, trial)
             for step in _by_priority(ws, run, runs):
@@ -198,7 +198,7 @@ def _runs_of(ws: Workspace, comparison: Run) -> list[Run]:
     return runs + [run for run in maps.values() if set(run.inputs.values()) <= known]
 
 
-def _facts(ws: Workspace, comparison: Run, runs: list[Run], command: str | None) -> dict[str, Any]:
+def _origin(ws: Workspace, comparison: Run, runs: list[Run], command: str | None) -> dict[str, Any]:
     devices = {run.device for run in runs if run.kind in stage.PROMPT_KINDS and run.device}
     data = next(run for run in runs if run.kind == "dataset")
     source = str(data.config.get("source", "")).split("-")[0]
@@ -227,7 +227,7 @@ def _stage_run(ws: Workspace, staged: Workspace, run: Run) -> None:
     restore_user_metrics(staged, run.id)
 
 
-def _compact(staged: Workspace, runs: list[Run], facts: dict[str, Any]) -> dict[str, list[str]]:
+def _compact(staged: Workspace, runs: list[Run], origin: dict[str, Any]) -> dict[str, list[str]]:
     """Make the files of staged runs small, and mark the runs; return what is left out."""
     left_out: dict[str, list[str]] = {}
     for run in runs:
@@ -235,7 +235,7 @@ def _compact(staged: Workspace, runs: list[Run], facts: dict[str, Any]) -> dict[
         missing = list((run.published or {}).get("left_out", ()))
         if missing:
             left_out[run.id] = missing
-        staged.rewrite_summary(run.id, run.summary | {PUBLISHED: facts | {"left_out": missing}})
+        staged.rewrite_summary(run.id, run.summary | {PUBLISHED: origin | {"left_out": missing}})
         for row in staged.artifact_rows(run.id):
             name = row["name"]
             if name in NOT_SHOWN:

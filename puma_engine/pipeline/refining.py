@@ -9,7 +9,7 @@ from typing import Any
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import computing_facts, load_backbone
+from puma_engine.pipeline.backbones import computing_cost, load_backbone
 from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.predicting_regressions import predict_regressions
@@ -93,7 +93,7 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
             **execution.callbacks,
         )
         result = fitted_result(ws, fitted, int(fitted.table.meta["users_refined"]))
-        result.cost |= computing_facts(backbone)
+        result.cost |= computing_cost(backbone)
         return result
 
     by_ids = replace(

@@ -51,7 +51,7 @@ def render_report(ws: Workspace, comparison: stage.Reference, *, margin: float =
             method=names.get(verdict.method or ""),
             reference=names.get(verdict.reference or ""),
         ),
-        _facts(ws, run, data.scores, margin),
+        _details(ws, run, data.scores, margin),
         methods.sort_values(["rank", "seconds"], ignore_index=True).drop(columns="rank"),
         scores,
         shares,
@@ -145,14 +145,14 @@ def export_table(
     return file
 
 
-def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:
+def _details(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:
     """Names and values of what was measured: data, models, margin, intervals."""
     summary, draws = run.summary, run.config["draws"]
     fewer = {name: used for name in scores["metric"] if (used := draws_used(name, draws)) < draws}
     exceptions = ", ".join(f"{METRICS[name].label} {used:,}" for name, used in fewer.items())
     intervals = f"95 %, bootstrap over users, {draws:,} draws"
     intervals += f" ({exceptions})" if exceptions else ""
-    facts = [
+    details = [
         ("Comparison", f"{run.name} ({run.id})"),
         ("Measured on", f"{str(run.finished)[:16].replace('T', ' ')} UTC"),
         ("Task", "ratings from 1 to 5" if summary["task"] == "rating" else "clicks, yes or no"),
@@ -168,16 +168,16 @@ def _facts(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list
     if (published := run.published) is not None:
         text = f"measured on {published['device']}, not in this workspace"
         text += f", with: {published['command']}" if published.get("command") else ""
-        facts.append(("Published", text))
+        details.append(("Published", text))
     for ancestor in ws.lineage(run.id):
         summary = ancestor.summary
         if ancestor.kind == "dataset":
             text = f"{ancestor.name}: {summary['users']:,} users, {summary['items']:,} items, "
             text += f"{summary['interactions']:,} records, content {summary['content_hash']}"
-            facts.append(("Data set", text))
+            details.append(("Data set", text))
         elif ancestor.kind == "backbone":
             text = ancestor.name
             text += f", {summary['parameters']:,} parameters" if "parameters" in summary else ""
             text += f", width {summary['width']:,}" if "width" in summary else ""
-            facts.append(("Language model", text))
-    return facts
+            details.append(("Language model", text))
+    return details

@@ -83,10 +83,10 @@ def render_summary(
         f"{str(run.finished)[:10]}",
         setup.device and f"on {setup.device}",
     )
-    published, facts = "", run.published
-    if facts is not None:
-        published = f"Published comparison, measured on {facts.get('device')}"
-        published += f" on {str(facts.get('date'))[:10]}, not in this workspace."
+    published, origin = "", run.published
+    if origin is not None:
+        published = f"Published comparison, measured on {origin.get('device')}"
+        published += f" on {str(origin.get('date'))[:10]}, not in this workspace."
     return render_one_page(
         OnePage(
             setup=setup,

@@ -59,10 +59,10 @@ def _anchors_of(ws: Workspace, evaluations: Sequence[str]) -> list[Run] | None:
         evaluation = ws.run(name)
         if not is_of_prompts_alone(evaluation):
             return None
-        subject = ws.run(evaluation.inputs["prompts"])
-        if template_label(evaluation.config) != template_label(subject.config):
+        fitted = ws.run(evaluation.inputs["prompts"])
+        if template_label(evaluation.config) != template_label(fitted.config):
             return None
-        prompts.append(subject.id)
+        prompts.append(fitted.id)
     return common_anchors(ws, prompts)
 
 

@@ -85,12 +85,12 @@ def load_user_impact(ws: Workspace, run: Run, evaluation: str) -> UserImpact | N
     )
     if summary.empty:
         return None
-    facts: dict[str, Any] = dict(summary.iloc[0])
+    totals: dict[str, Any] = dict(summary.iloc[0])
     check = None
-    if facts["repeated_users"]:
+    if totals["repeated_users"]:
         names = ("repeated", "repeated_low", "repeated_high")
-        value, low, high = (float(facts[name]) for name in names)
-        check = Interval(value, low, high, int(facts["repeated_users"]))
+        value, low, high = (float(totals[name]) for name in names)
+        check = Interval(value, low, high, int(totals["repeated_users"]))
     parts = {
         name: frame.drop(columns="part").reset_index(drop=True)
         for name, frame in users.groupby("part")
@@ -102,14 +102,14 @@ def load_user_impact(ws: Workspace, run: Run, evaluation: str) -> UserImpact | N
     return UserImpact(
         UserEffects(
             parts["likely"],
-            float(facts["threshold"]),
-            float(facts["spread"]),
+            float(totals["threshold"]),
+            float(totals["spread"]),
             check,
-            int(facts["users"]),
-            int(facts["rows"]),
+            int(totals["users"]),
+            int(totals["rows"]),
         ),
-        float(facts["better"]),
-        float(facts["worse"]),
+        float(totals["better"]),
+        float(totals["worse"]),
         parts["drawn"],
         bars,
         {name: by[name] for name in GROUPED_BY},

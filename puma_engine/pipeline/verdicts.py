@@ -95,8 +95,8 @@ def with_arithmetic(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
     """Add the column backbone: the name of the backbone that reads a method's prompts."""
     names = []
-    for subject, evaluation in zip(methods["run"], methods["evaluation"], strict=True):
-        inputs = ws.run(subject).inputs if isinstance(subject, str) else {}
+    for prompts_run, evaluation in zip(methods["run"], methods["evaluation"], strict=True):
+        inputs = ws.run(prompts_run).inputs if isinstance(prompts_run, str) else {}
         inputs = inputs | ws.inputs_of(evaluation)
         names.append(ws.run(inputs["backbone"]).name if "backbone" in inputs else None)
     return methods.assign(backbone=pd.Series(names, index=methods.index, dtype=object))

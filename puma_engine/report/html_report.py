@@ -37,7 +37,7 @@ MAX_REFINED = 500
 class Report:
     """The content of a report.
 
-    facts: names and values of what was measured. methods and scores: the comparison's tables,
+    details: names and values of what was measured. methods and scores: the comparison's tables,
     methods in the order to show. shares: the table of `puma_engine.evaluation.shares_kept`. impact:
     the impact of the judged migration on users, or None. lineage: every run that the comparison
     came from, itself first. written: the time of writing.
@@ -45,7 +45,7 @@ class Report:
 
     run: Run
     verdict: Verdict
-    facts: Sequence[tuple[str, str]]
+    details: Sequence[tuple[str, str]]
     methods: pd.DataFrame
     scores: pd.DataFrame
     shares: pd.DataFrame

@@ -136,8 +136,8 @@ class Chart:
         return Markup(self._render(file=False))
 
     def _render(self, *, file: bool) -> str:
-        facts = {"chart": self, "kinds": KINDS, "marks": MARKS, "file": file}
-        return environment().get_template("chart.svg").render(facts).strip()
+        content = {"chart": self, "kinds": KINDS, "marks": MARKS, "file": file}
+        return environment().get_template("chart.svg").render(content).strip()
 
 
 def interval_rows(

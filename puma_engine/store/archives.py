@@ -45,14 +45,14 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 @dataclass
 class AddedRuns:
-    """What `add_archive` did. subject: the run that the archive is about; present: runs that were there."""
+    """What `add_archive` did: the run that the archive is about, runs that were added, runs that were there."""
 
     subject: str
     added: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
 
 
-def write_archive(ws: Workspace, subject: str, path: Path) -> None:
+def write_archive(ws: Workspace, main_run: str, path: Path) -> None:
     """Write all finished runs of a workspace to an archive about one of them, atomically."""
     members = {}
     for run in reversed(ws.runs(status="finished")):
@@ -62,7 +62,7 @@ def write_archive(ws: Workspace, subject: str, path: Path) -> None:
         name: {"sha256": sha256_file(file), "bytes": file.stat().st_size}
         for name, file in members.items()
     }
-    manifest = {"format": FORMAT, "subject": subject, "members": described}
+    manifest = {"format": FORMAT, "subject": main_run, "members": described}
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -79,7 +79,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def subject_of(path: Path) -> str:
+def main_run_of(path: Path) -> str:
     """Return the id of the run that an archive is about. Raises StoreError if it is none."""
     with _opened(path) as archive:
         return _manifest(path, archive)[0]
@@ -97,7 +97,7 @@ def add_archive(
     """Add the runs of an archive to a workspace as finished runs, and return their ids.
 
     Runs that are finished here stay as they are. max_bytes: what the archive may unpack to.
-    required: a key of facts, a JSON object, that the summary of every run must have. Everything is
+    required: a key of a JSON object that the summary of every run must have. Everything is
     checked before anything is added. Raises StoreError for a file that is not an archive, is damaged, is
     too large or has no room here, and where a process works on one of its runs.
     """
@@ -105,9 +105,9 @@ def add_archive(
     staging = ws.root / f".archive.{secrets.token_hex(4)}.tmp"
     staging.mkdir(mode=0o700)
     try:
-        subject, records = _unpack(path, staging, max_bytes)
+        main_run, records = _unpack(path, staging, max_bytes)
         for run_id, record in records.items():
-            if required and not _has_facts(record, required):
+            if required and not _has_object(record, required):
                 raise StoreError(
                     f"The run {run_id} of {path} is not marked as {required}; {ADVICE}."
                 )
@@ -115,7 +115,7 @@ def add_archive(
                 raise StoreError(
                     f"A process works on the run {run_id}, which {path} holds, too; wait for it to end."
                 )
-        result = AddedRuns(subject)
+        result = AddedRuns(main_run)
         finished = {run.id for run in ws.runs(status="finished")}
         for run_id, record in records.items():
             if run_id in finished:
@@ -128,7 +128,7 @@ def add_archive(
     return result
 
 
-def _has_facts(record: dict[str, Any], key: str) -> bool:
+def _has_object(record: dict[str, Any], key: str) -> bool:
     summary = parse_json(record["run"]["summary"] or "{}")
     return isinstance(summary, dict) and isinstance(summary.get(key), dict)
 
@@ -155,13 +155,13 @@ def add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -
 
 
 def _unpack(path: Path, staging: Path, max_bytes: int) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Unpack an archive to staging/<run id>/ and check it; return its subject and records.
+    """Unpack an archive to staging/<run id>/ and check it; return the run that it is about, and all records.
 
     The records come inputs first.
     """
     files: dict[str, set[str]] = {}
     with _opened(path) as archive:
-        subject, members = _manifest(path, archive)
+        main_run, members = _manifest(path, archive)
         need = sum(info.file_size for info in archive.infolist())
         if need > max_bytes:
             raise StoreError(
@@ -193,7 +193,7 @@ def _unpack(path: Path, staging: Path, max_bytes: int) -> tuple[str, dict[str, d
         if recorded != listed or record["run"]["status"] != "finished":
             raise StoreError(f"The run {run_id} of {path} is not whole; {ADVICE}.")
         records[run_id] = record
-    return subject, _inputs_first(path, subject, records)
+    return main_run, _inputs_first(path, main_run, records)
 
 
 def _mib(size: int) -> str:
@@ -222,7 +222,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, Any]
     try:
         manifest = parse_json(archive.read(MANIFEST))
         kind, members = manifest["format"], manifest["members"]
-        subject = checked_run_id(manifest["subject"])
+        main_run = checked_run_id(manifest["subject"])
         sizes = {name: (int(row["bytes"]), str(row["sha256"])) for name, row in members.items()}
     except (ValueError, KeyError, TypeError, AttributeError, StoreError):
         raise StoreError(f"The manifest of {path} is damaged; {ADVICE}.") from None
@@ -235,7 +235,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, Any]
         name: size for name, (size, _) in sizes.items()
     }:
         raise StoreError(f"The members of {path} are not those of its manifest; {ADVICE}.")
-    return subject, members
+    return main_run, members
 
 
 def _place(path: Path, name: str) -> tuple[str, str]:
@@ -259,7 +259,7 @@ def _extract(archive: zipfile.ZipFile, name: str, expected: dict[str, Any], targ
 
 
 def _inputs_first(
-    path: Path, subject: str, records: dict[str, dict[str, Any]]
+    path: Path, main_run: str, records: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     ordered: dict[str, dict[str, Any]] = {}
     while len(ordered) < len(records):
@@ -271,6 +271,6 @@ def _inputs_first(
         if not ready:
             raise StoreError(f"The archive {path} lacks runs that others were made from; {ADVICE}.")
         ordered |= ready
-    if subject not in ordered:
+    if main_run not in ordered:
         raise StoreError(f"The archive {path} lacks the run that it is about; {ADVICE}.")
     return ordered

@@ -71,8 +71,8 @@ class Run:
 
         See `puma_engine.pipeline.publishing`.
         """
-        facts = self.summary.get(PUBLISHED)
-        return facts if isinstance(facts, dict) else None
+        origin = self.summary.get(PUBLISHED)
+        return origin if isinstance(origin, dict) else None
 
 
 def now() -> str:

@@ -149,13 +149,13 @@ class Runs(RunRecords):
         table = DETAILS.get(run.kind)
         if table is None:
             return
-        facts = {"run_id": run.id} | run.config | run.cost | run.summary
+        recorded = {"run_id": run.id} | run.config | run.cost | run.summary
         columns = self.db.table(table).columns_dict
-        names = [name for name in columns if isinstance(facts.get(name), str | int | float)]
+        names = [name for name in columns if isinstance(recorded.get(name), str | int | float)]
         self.db.execute(
             f"INSERT OR REPLACE INTO {table} ({', '.join(names)})"
             f" VALUES (?{', ?' * (len(names) - 1)})",
-            [facts[name] for name in names],
+            [recorded[name] for name in names],
         )
 
     def fail(self, run_id: str, error: str, *, interrupted: bool = False) -> Run:

@@ -135,7 +135,7 @@ class Builder:
 
     def evaluate(
         self,
-        subject: str,
+        prompts: str,
         name: str | None = None,
         settings: dict[str, Any] | None = None,
         /,
@@ -143,11 +143,11 @@ class Builder:
     ) -> str:
         """Score prompts on the test split.
 
-        name: of the cell, where subjects are scored more than once. settings: of the evaluation.
+        name: of the cell, where prompts are scored more than once. settings: of the evaluation.
         """
         labels = {"dataset": self.dataset} | labels
-        name = f"score of {subject if name is None else name}"
-        return self.add(name, "evaluate", settings, {"subject": subject}, labels=labels)
+        name = f"score of {prompts if name is None else name}"
+        return self.add(name, "evaluate", settings, {"subject": prompts}, labels=labels)
 
     def evaluate_baselines(self) -> None:
         """Score the methods without a language model."""

@@ -213,11 +213,11 @@ def _budget_cost(
     report: Report, dataset: str, method: str, difference: PairedDifference
 ) -> tuple[ClaimVerdict, Verdict] | None:
     """Return the verdict on the cost of one budget, and that on its loss alone; None if not measured."""
-    few, retrained = (
+    migrated, retrained = (
         {row["seed"]: row for row in rows_with(report, {"dataset": dataset, "method": name})}
         for name in (method, "retrained")
     )
-    pairs = [(few[seed], retrained[seed]) for seed in sorted(few.keys() & retrained)]
+    pairs = [(migrated[seed], retrained[seed]) for seed in sorted(migrated.keys() & retrained)]
     rows = [row for pair in pairs for row in pair]
     timed = all(row.get("seconds") and row.get("device") for row in rows)
     timed = timed and len({row["device"] for row in rows}) == 1
@@ -225,7 +225,7 @@ def _budget_cost(
     if not rows or not (counted or timed):
         return None
     unit = "flops" if counted else "seconds"
-    shares = [migrated[unit] / retrained_row[unit] for migrated, retrained_row in pairs]
+    shares = [row[unit] / base[unit] for row, base in pairs]
     cost: Verdict = "undecided"
     if max(shares) <= COST_SHARE:
         cost = "reproduced"

@@ -81,16 +81,16 @@ def templates(build: Builder) -> None:
             for role, backbone in backbones.items()
             for seed in build.options.seeds
         }
-        few: dict[int, str | None] = {
+        selections_of_few: dict[int, str | None] = {
             seed: build.select(
                 tables["source", seed], PAPER_STRATEGY, SMALL_SHARE, seed, f"{order} prompts"
             )
             for seed in build.options.seeds
         }
-        everyone: dict[int, str | None] = dict.fromkeys(few)
+        everyone: dict[int, str | None] = dict.fromkeys(selections_of_few)
         for method, grid, selections in (
             (ALL_USERS, build.grids.adapter, everyone),
-            (few_users(PAPER_STRATEGY), build.grids.small_adapter, few),
+            (few_users(PAPER_STRATEGY), build.grids.small_adapter, selections_of_few),
         ):
             source, selected = tables["source", first], selections[first]
             inputs: Inputs = {"sources": source} | ({"selection": selected} if selected else {})
@@ -181,18 +181,18 @@ def mixed(build: Builder) -> None:
         retrained = build.prompts("retrained", build.options.target, seed)
         build.evaluate(retrained, method="retrained", kind="retrained", seed=seed)
         selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed)
-        few = build.migrate(f"{SMALL_SHARE:.0%}", source, seed, selection=selected)
-        build.evaluate(few, method=method, kind="migrated", seed=seed)
+        migrated = build.migrate(f"{SMALL_SHARE:.0%}", source, seed, selection=selected)
+        build.evaluate(migrated, method=method, kind="migrated", seed=seed)
         for share in build.options.shares or REFINED_SHARES:
             random = build.select(source, "random", share, seed)
-            at_risk = build.refine(f"{share:g} refined at risk {seed}", few, seed, share=share)
+            at_risk = build.refine(f"{share:g} refined at risk {seed}", migrated, seed, share=share)
             label = f"{method}, {share:.0%} refined"
             build.evaluate(at_risk, method=f"{label} at risk", kind="refined", seed=seed)
             at_random = build.refine(
-                f"{share:g} refined at random {seed}", few, seed, selection=random
+                f"{share:g} refined at random {seed}", migrated, seed, selection=random
             )
             build.evaluate(at_random, method=f"{label} at random", kind="refined", seed=seed)
-        all_refined = build.refine(f"all refined {seed}", few, seed)
+        all_refined = build.refine(f"all refined {seed}", migrated, seed)
         build.evaluate(all_refined, method=f"{method}, all refined", kind="refined", seed=seed)
 
 

@@ -86,21 +86,23 @@ def table2(build: Builder) -> None:
         build.evaluate(random_prompts, method="random prompts", kind="random", seed=seed)
         all_users = build.migrate("all", source, seed, best_all)
         build.evaluate(all_users, method=ALL_USERS, kind="migrated", seed=seed)
-        few = {}
+        by_few_users = {}
         for share in shares:
             for strategy in strategies:
                 users = selected[seed, strategy, share]
-                few[strategy, share] = build.migrate(
+                by_few_users[strategy, share] = build.migrate(
                     f"{strategy} {share:g}", source, seed, best_few[share], users
                 )
                 method = few_users(strategy, share)
-                build.evaluate(few[strategy, share], method=method, kind="migrated", seed=seed)
+                build.evaluate(
+                    by_few_users[strategy, share], method=method, kind="migrated", seed=seed
+                )
         learned = build.migrate("from predictions", source, seed, from_predictions=PAIRS_PER_USER)
         build.evaluate(learned, method=WITHOUT_RECORDS, kind="migrated", seed=seed)
         random, share = selected[seed, "random", shares[0]], shares[0]
         shuffled = build.migrate("shuffled", source, seed, best_few[share], random, shuffled=True)
         build.evaluate(shuffled, method="shuffled control", kind="shuffled", seed=seed)
-        migrated[seed] = {"all": all_users, "few": few[PAPER_STRATEGY, share]}
+        migrated[seed] = {"all": all_users, "few": by_few_users[PAPER_STRATEGY, share]}
     methods = {"all": ALL_USERS, "few": few_users(PAPER_STRATEGY, shares[0])}
     _refine_migrated(build, migrated, methods)
     _fit_item_prompts(build, {seed: starts["all"] for seed, starts in migrated.items()})
@@ -201,15 +203,15 @@ def _migrate_factors(build: Builder, share: float) -> None:
         for name, users_only in (("factors", True), ("factors of items, too", False))
     )
     settings = {"target": build.options.target, "seed": first}
-    few: dict[int, str | None] = {
+    selections_of_few: dict[int, str | None] = {
         seed: build.select(source, PAPER_STRATEGY, share, seed, "factors")
         for seed, source in sources.items()
     }
-    everyone: dict[int, str | None] = dict.fromkeys(few)
+    everyone: dict[int, str | None] = dict.fromkeys(selections_of_few)
     of_few = few_users(PAPER_STRATEGY, share)
     for method, vectors, grid, selections in (
         (f"{ALL_USERS}, {FROM_FACTORS}", sources, build.grids.adapter, everyone),
-        (f"{of_few}, {FROM_FACTORS}", sources, build.grids.small_adapter, few),
+        (f"{of_few}, {FROM_FACTORS}", sources, build.grids.small_adapter, selections_of_few),
         (f"{ALL_USERS}, {FROM_ITEMS_TOO}", with_items, build.grids.adapter, everyone),
     ):
         selected = selections[first]
@@ -234,8 +236,8 @@ def table3(build: Builder) -> None:
             build.evaluate(retrained, method=method, kind="retrained", seed=seed)
         for share in build.options.shares or COST_SHARES:
             selected = build.select(source, "random", share, seed)
-            few = build.migrate(f"random {share:g}", source, seed, selection=selected)
-            build.evaluate(few, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
+            migrated = build.migrate(f"random {share:g}", source, seed, selection=selected)
+            build.evaluate(migrated, method=f"PUMA, {share:.0%}", kind="migrated", seed=seed)
         all_users = build.migrate("all", source, seed)
         build.evaluate(all_users, method=ALL_USERS, kind="migrated", seed=seed)
 
@@ -256,9 +258,9 @@ def table4(build: Builder) -> None:
                 if strategy == "all":
                     continue
                 selected = build.select(source, strategy, share, seed)
-                few = build.migrate(f"{strategy} {share:g}", source, seed, selection=selected)
+                migrated = build.migrate(f"{strategy} {share:g}", source, seed, selection=selected)
                 labels = {"strategy": strategy, "share": share, "kind": "migrated"}
-                build.evaluate(few, method=strategy, seed=seed, **labels)
+                build.evaluate(migrated, method=strategy, seed=seed, **labels)
 
 
 @study(

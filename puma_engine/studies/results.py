@@ -80,10 +80,10 @@ def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
     row = cell.labels | {"run": run.id} | pipeline.pooled_metrics(ws, run)
     row |= {"users": run.summary["users"], "rows": run.summary["rows"]}
     if "prompts" in run.inputs:
-        subject = ws.run(run.inputs["prompts"])
-        row |= {"device": subject.device, "epochs": subject.cost.get("epochs")}
-        row["examples"] = subject.cost.get("examples")
-        row |= {name: subject.summary[name] for name in PROMPT_METRICS if name in subject.summary}
+        prompts = ws.run(run.inputs["prompts"])
+        row |= {"device": prompts.device, "epochs": prompts.cost.get("epochs")}
+        row["examples"] = prompts.cost.get("examples")
+        row |= {name: prompts.summary[name] for name in PROMPT_METRICS if name in prompts.summary}
     return row | pipeline.method_cost(ws, run)
 
 

@@ -28,7 +28,7 @@ from puma_engine.errors import (
 )
 from puma_engine.exchange import prompt_embeddings, vllm_client
 from puma_engine.exchange.adapter_folders import from_hub, push_to_hub, read_adapter
-from puma_engine.exchange.model_card import CardFacts, model_card
+from puma_engine.exchange.model_card import CardContent, model_card
 from puma_engine.exchange.pairs import read_pairs
 from puma_engine.exchange.peft import input_ids
 from puma_engine.exchange.prompt_formats import read_prompts
@@ -170,7 +170,7 @@ def test_a_card_states_lineage_data_metrics_and_licence(world, tmp_path):
 
 
 def test_names_in_a_card_are_escaped():
-    facts = CardFacts("a <script> | [x](y)", "adapter", {"name": "`rm` *b*"}, "m/x: y")
+    facts = CardContent("a <script> | [x](y)", "adapter", {"name": "`rm` *b*"}, "m/x: y")
     text = model_card(facts)
     assert "\\<script\\> \\| \\[x\\](y)" in text and "\\`rm\\` \\*b\\*" in text
     assert 'base_model: "m/x: y"' in text

@@ -54,10 +54,10 @@ def test_both_ways_to_the_components_of_two_tables_agree():
     migrated = source @ rng.normal(size=(5, 7))
     ids = np.array([f"u{number:02}" for number in range(60)])
     quick, whole = principal_map(source, migrated), project(ids, source, migrated, method="pca")
-    assert quick.misfit == pytest.approx(whole.facts["misfit"], abs=1e-6)
+    assert quick.misfit == pytest.approx(whole.measures["misfit"], abs=1e-6)
     for name in ("source", "migrated"):
         shares = getattr(quick, f"{name}_shares")
-        assert shares[0] == pytest.approx(whole.facts[f"variance_{name}"], rel=1e-6)
+        assert shares[0] == pytest.approx(whole.measures[f"variance_{name}"], rel=1e-6)
         one, other = getattr(quick, name), getattr(whole, name)
         np.testing.assert_allclose(np.abs(one), np.abs(other), rtol=1e-3, atol=1e-3)
 

@@ -47,8 +47,8 @@ def test_a_rotated_table_gives_the_same_map_and_full_agreement():
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0]
     drawn = project(IDS, source, 2 * source @ rotation, method="pca", clusters=3)
     np.testing.assert_allclose(drawn.migrated, drawn.source, atol=1e-3)
-    assert drawn.facts["misfit"] == pytest.approx(0, abs=1e-6)
-    assert drawn.facts["shared_neighbours"] == 1
+    assert drawn.measures["misfit"] == pytest.approx(0, abs=1e-6)
+    assert drawn.measures["shared_neighbours"] == 1
     groups = drawn.cluster.reshape(3, 30)
     assert (groups == groups[:, :1]).all() and len(np.unique(groups)) == 3
 
@@ -56,7 +56,7 @@ def test_a_rotated_table_gives_the_same_map_and_full_agreement():
 def test_shuffled_prompts_share_few_neighbours():
     source = blobs()
     shuffled = source[np.random.default_rng(4).permutation(90)]
-    facts = project(IDS, source, shuffled, method="pca").facts
+    facts = project(IDS, source, shuffled, method="pca").measures
     assert facts["shared_neighbours"] < 0.4 and facts["misfit"] > 0.5
     # Each map is as true to its own prompts as before: trust is not agreement.
     assert facts["trust_source"] == pytest.approx(facts["trust_migrated"], abs=1e-6)
@@ -69,7 +69,7 @@ def test_umap_is_seeded_and_separates_groups():
     again = project(IDS, source, source, seed=5)
     np.testing.assert_array_equal(drawn.source, again.source)
     np.testing.assert_allclose(drawn.migrated, drawn.source, atol=1e-4)
-    assert drawn.source.dtype == np.float32 and drawn.facts["trust_source"] > 0.9
+    assert drawn.source.dtype == np.float32 and drawn.measures["trust_source"] > 0.9
     centres = drawn.source.reshape(3, 30, 2).mean(axis=1)
     spread = drawn.source.reshape(3, 30, 2).std(axis=1).max()
     assert min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > (

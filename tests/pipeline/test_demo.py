@@ -11,7 +11,7 @@ from puma_engine.pipeline.demo import SHIPPED_NAME, Demo, demo_seconds
 from puma_engine.pipeline.demo_files import add_shipped_comparisons, archive_file
 from puma_engine.pipeline.method_survey import evaluated_methods
 from puma_engine.store import Workspace
-from puma_engine.store.archives import subject_of
+from puma_engine.store.archives import main_run_of
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -40,7 +40,7 @@ def test_every_run_that_ships_answers_a_question_of_the_demo(plan):
     assert all(run.published is not None for run in shipped)
     assert all(run.published is None for run in (plan.runs["data"], plan.runs["source"]))
     assert ws.verify() == []
-    assert ws.run(subject_of(archive_file())).name == SHIPPED_NAME
+    assert ws.run(main_run_of(archive_file())).name == SHIPPED_NAME
     # What the machine is to train itself is not among them.
     migrations = [run for run in ws.runs("migration") if run.seed == 0]
     assert {run.inputs["backbone"] for run in migrations} <= {

@@ -24,9 +24,9 @@ def total(speed, counts=COUNTS, short=0.0, source_speed=None):
 def test_the_expected_time_counts_items_once_and_every_epoch():
     epochs = {role: training.epochs for role, training in REAL_DEMO.training.items()}
     share = REAL_DEMO.share
-    trained = epochs["all"] + epochs["retrained"] + 2 * share * epochs["few"]
-    validated = epochs["all"] + epochs["retrained"] + epochs["random"]
-    validated += 2 * (1 - share) * epochs["few"]
+    trained = epochs["all users"] + epochs["retrained"] + 2 * share * epochs["few users"]
+    validated = epochs["all users"] + epochs["retrained"] + epochs["random"]
+    validated += 2 * (1 - share) * epochs["few users"]
     predicted = epochs["random"] * 1500 + validated * 200 + (len(METHODS) - 1) * 400
     assert total(SPEED) == pytest.approx(1900 / 10 + trained * 1500 / 100 + predicted / 300)
     slower = dataclasses.replace(SPEED, items=5)

@@ -25,7 +25,7 @@ from puma_engine.pipeline.erasing import erase_user
 from puma_engine.pipeline.publishing import check_models
 from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.store import Workspace
-from puma_engine.store.archives import subject_of, write_archive
+from puma_engine.store.archives import main_run_of, write_archive
 from puma_engine.store.rebuilding import rebuild
 
 MODELS = "models of the origin"
@@ -369,7 +369,7 @@ def test_the_demo_adds_what_ships_once(origin, tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     add_shipped_comparisons(ws)
     add_shipped_comparisons(ws)
-    assert [run.id for run in ws.runs("comparison")] == [subject_of(origin["file"])]
+    assert [run.id for run in ws.runs("comparison")] == [main_run_of(origin["file"])]
 
 
 def test_the_commands(origin, tmp_path):

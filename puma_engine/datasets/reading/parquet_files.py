@@ -19,15 +19,17 @@ _VALUE_BYTES = 8
 _LIST_ROWS = 256
 
 
-def unpacked_bytes(facts: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
+def unpacked_bytes(metadata: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
     """Return how many bytes a file declares that its columns take, all if none are named.
 
     Repeated text counts once and 8 bytes a row, as `parquet_file` reads it with texts_once.
     """
     # Statistics of column chunks are not read: in damaged files that crashes the process.
-    leaves = [facts.schema.column(number).path.split(".")[0] for number in range(facts.num_columns)]
+    leaves = [
+        metadata.schema.column(number).path.split(".")[0] for number in range(metadata.num_columns)
+    ]
     read = sum(not columns or leaf in columns for leaf in leaves)
-    groups = map(facts.row_group, range(facts.num_row_groups))
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
     return sum(group.num_rows * read * _VALUE_BYTES + group.total_byte_size for group in groups)
 
 
@@ -97,9 +99,9 @@ def parquet_file(
     of one. buffer_size: bytes that are read at once of a column; 0 for all of a row group.
     """
     with parquet_errors(path):
-        facts = pq.read_metadata(path)
-        refuse_bomb(path, unpacked_bytes(facts, columns))
-        leaves = [facts.schema.column(number) for number in range(len(facts.schema))]
+        metadata = pq.read_metadata(path)
+        refuse_bomb(path, unpacked_bytes(metadata, columns))
+        leaves = [metadata.schema.column(number) for number in range(len(metadata.schema))]
         texts = [
             leaf.path
             for leaf in leaves
@@ -107,7 +109,7 @@ def parquet_file(
         ]
         with pq.ParquetFile(
             path,
-            metadata=facts,
+            metadata=metadata,
             read_dictionary=texts,
             page_checksum_verification=True,
             buffer_size=buffer_size,
