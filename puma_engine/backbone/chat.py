@@ -1,4 +1,4 @@
-"""A model's own chat template: what stands around the user's turn, up to the assistant's answer."""
+"""The text that a model's chat template puts around the user's turn, up to the assistant's answer."""
 
 import functools
 import json
@@ -21,12 +21,12 @@ SECONDS = 120
 
 
 def chat_frame(tokenizer: Any) -> tuple[str, str]:
-    """Return what a tokenizer's chat template puts before and behind the one turn of a user.
+    """Return the texts that a tokenizer's chat template puts before and behind a single user turn.
 
-    The second text ends where the assistant's answer begins. Chat templates are programs of others:
-    transformers renders them in its sandbox, in a process whose time and memory are limited. Dates
-    in them are fixed. Raises BackboneError if there is no chat template, if it fails or exceeds a
-    limit, or if it does not write the user's text once.
+    The second text ends where the assistant's answer begins. Chat templates are code of third
+    parties: transformers renders them in its sandbox, in a process whose time and memory are
+    limited. The date that they see is fixed. Raises BackboneError if there is no chat template, if
+    it fails or exceeds a limit, or if it does not write the user's text once.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise BackboneError(

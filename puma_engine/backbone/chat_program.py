@@ -1,8 +1,8 @@
 """Render a chat template within limits of time and memory; `chat` runs this file as a process.
 
-A chat template is a program of others. The sandbox of transformers keeps it from the machine, but not
-from running for ever, and only a process can be ended in the middle of an operation such as 9**9**9.
-Reads {"program", "special_tokens", "content", "most"} from standard input and writes {"text"} or
+A chat template is code of a third party. The sandbox of transformers keeps it from the machine, but
+cannot stop it: only a process can be ended in the middle of an operation such as 9**9**9. Reads
+{"program", "special_tokens", "content", "most"} from standard input and writes {"text"} or
 {"error"} to standard output, both as JSON.
 """
 
@@ -21,7 +21,7 @@ MEMORY_BYTES = 512 << 20
 
 
 def _set_limits() -> None:
-    """Let the system end this process after CPU_SECONDS more, and refuse it MEMORY_BYTES more."""
+    """Limit this process to CPU_SECONDS and MEMORY_BYTES more than it has used."""
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_CPU: math.ceil(time.process_time()) + CPU_SECONDS,
@@ -51,7 +51,7 @@ def render(request: dict[str, Any]) -> dict[str, str]:
     except MemoryError:
         return {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"}
     except Exception as error:
-        # A program of others may fail in any way.
+        # Code of a third party may raise anything.
         return {"error": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
     if len(text) > request["most"]:
         return {"error": f"it writes {len(text):,} characters, and {request['most']:,} are allowed"}

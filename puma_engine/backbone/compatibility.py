@@ -1,4 +1,4 @@
-"""A compatibility card of a model: whether it can serve, and what it would cost."""
+"""The compatibility card of a model: whether soft prompts can be used with it, and at what speed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ def inspect_backbone(
 ) -> dict[str, Any]:
     """Load a backbone and describe it: facts, tokens of each template, speed, warnings.
 
-    seconds: how long to measure the speed on this device (0: not at all). template: one of your own
-    to describe too. chat_template: describe the own template, or the defaults of both tasks, in the
+    seconds: how long to measure the speed on this device (0: not at all). template: a further one
+    to describe. chat_template: describe the own template, or the defaults of both tasks, in the
     model's chat template. announce: see `FrozenBackbone.load`. Raises BackboneError with the part
     that fails if the model cannot serve, and for a revision of a model that is not on the hub;
     TemplateError.
@@ -66,11 +66,10 @@ def inspect_backbone(
 
 
 def describe_templates(backbone: FrozenBackbone, *custom: Template) -> dict[str, dict[str, Any]]:
-    """Return, by template, its answer tokens, its slot's position and an example as tokens.
+    """Return the answer tokens of each template, the position of its slot and an example as tokens.
 
-    custom: templates that do not ship, which come last.
-
-    Raises BackboneError for a tokenizer that writes tokens which the model does not embed.
+    custom: templates that do not ship; they come last. Raises BackboneError for a tokenizer that
+    writes tokens which the model does not embed.
     """
     vocabulary = backbone.tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
     rows = backbone.model.get_input_embeddings().num_embeddings
@@ -98,7 +97,7 @@ def describe_templates(backbone: FrozenBackbone, *custom: Template) -> dict[str,
 
 
 def _warnings(backbone: FrozenBackbone) -> list[str]:
-    """Sentences on what works with limits."""
+    """Return sentences about limits of the model."""
     info, tokenizer, config = backbone.info, backbone.tokenizer, backbone.model.config
     free = free_bytes(None if backbone.spread else backbone.device)
     embedded = backbone.model.get_input_embeddings().num_embeddings
@@ -154,7 +153,7 @@ def measure_speed(
 
     A training step is a forward and a backward pass to the soft prompts, with the keys and values
     of item texts cached, as in fitting after the first epoch. contexts: the texts (default: an
-    example's); that they are read at first is measured apart. Returns rates and seconds by name.
+    example); reading them at first is measured separately. Returns rates and seconds by name.
     """
     contexts = contexts or [Context(f"{EXAMPLE.item}, volume {n}") for n in range(64)]
     reader = Reader(backbone, template, contexts)

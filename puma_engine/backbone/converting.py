@@ -1,4 +1,4 @@
-"""A model written as a folder of safetensors: dequantised from GGUF, or rounded to GGUF's blocks."""
+"""Write a model as a folder of safetensors: dequantised from GGUF, or rounded to GGUF's block types."""
 
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ def convert_model(
     round_to: str | None = None,
     revision: str | None = None,
 ) -> dict[str, Any]:
-    """Write a model and its tokenizer to a new folder, as transformers reads them; return facts.
+    """Write a model and its tokenizer to a new folder that transformers reads; return a summary.
 
-    spec: as for `FrozenBackbone.load`; a GGUF file is dequantised. precision: of the stored weights.
-    round_to: one of BLOCK_TYPES, to whose values the matrices are rounded before, so that the folder
-    computes what a file of that type does; matrices whose rows are not whole blocks stay as they are.
-    Raises BackboneError; StoreError if there is something at the folder.
+    spec: as for `FrozenBackbone.load`; a GGUF file is dequantised. precision: of the stored
+    weights. round_to: one of BLOCK_TYPES; matrices are rounded to the values of this type, so that
+    the folder gives the results of such a file. Matrices whose rows are not whole blocks stay as
+    they are. Raises BackboneError; StoreError if there is something at the folder.
     """
     if precision not in PRECISIONS:
         raise BackboneError(f"A model is stored as {', '.join(PRECISIONS)}, not {precision}.")

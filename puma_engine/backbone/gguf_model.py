@@ -1,7 +1,7 @@
-"""Models in GGUF files, the format of llama.cpp: found, described, and read into transformers.
+"""Find models in GGUF files, the format of llama.cpp, and read their settings and weights for transformers.
 
-Weights are dequantised with the package `gguf`, one tensor at a time, and given to the model classes
-of transformers. Its own loader of GGUF files is not used: it ignores RoPE factors, partial rotary
+The package `gguf` dequantises the weights, one tensor at a time, for the model classes of
+transformers. The GGUF loader of transformers is not used: it ignores RoPE factors, partial rotary
 embeddings and tensors that it does not know, cannot read split files, and parses the vocabulary
 three times. Nothing in a file is run: chat templates stay text.
 """
@@ -50,7 +50,7 @@ SETTINGS = {
     "rope.scaling.finetuned",
 }
 # fmt: on
-# Layers of the largest Gemma 2 and 3, whose attention is scaled by the width of a head's share.
+# Numbers of layers of the largest Gemma 2 and 3, which scale attention by width / heads.
 SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 GEMMA3_LOCAL_THETA = 10_000.0
 LLAMA3_CONTEXT = 8192
@@ -89,13 +89,13 @@ def find_parts(path: Path) -> list[Path] | None:
 
 
 def _has_magic(path: Path) -> bool:
-    """Whether a file begins as GGUF files do; Ollama stores them without a suffix."""
+    """Return whether a file begins as GGUF files do; Ollama stores them without a suffix."""
     with path.open("rb") as stream:
         return stream.read(4) == b"GGUF"
 
 
 def model_name(path: Path) -> str:
-    """Return the name of the model in a GGUF file: the file's, without part and suffix."""
+    """Return the name of a GGUF model: that of its file without part number and suffix."""
     match = PART.fullmatch(path.name)
     return match["stem"] if match else path.name.removesuffix(".gguf")
 
@@ -168,7 +168,7 @@ class GgufModel:
 
     @cached_property
     def architecture(self) -> str:
-        """The architecture by llama.cpp's name, one of MODEL_TYPES."""
+        """Name of the architecture in llama.cpp, one of MODEL_TYPES."""
         name = self.value("general.architecture")
         if name not in MODEL_TYPES:
             raise BackboneError(
@@ -225,7 +225,7 @@ class GgufModel:
 
     @property
     def origin(self) -> str | None:
-        """Origin according to the file: an address, or organisation and name."""
+        """Origin that the file states: an address, or organisation and name."""
         for key in ("general.source.url", "general.repo_url", "general.url"):
             if url := self.value(key):
                 return str(url)[:300]
@@ -233,7 +233,7 @@ class GgufModel:
         return " / ".join(str(name)[:150] for name in names if name) or None
 
     def unread(self) -> tuple[str, ...]:
-        """Return the settings of the architecture and the tokenizer that are not read."""
+        """Return the names of settings in the file that this reader ignores."""
         prefix = f"{self.architecture}."
         keys = [key for key in self._readers[0].fields if key.startswith(prefix)]
         unread = sorted(key for key in keys if key.removeprefix(prefix) not in SETTINGS)
@@ -286,7 +286,7 @@ class GgufModel:
         return config
 
     def _add_family_settings(self, settings: dict[str, Any]) -> None:
-        """Add to the settings that all architectures share those of this file's architecture."""
+        """Add the settings that only this file's architecture has."""
         name, shapes = self.architecture, self.shapes()
         layers, eps = settings["num_hidden_layers"], settings["rms_norm_eps"]
         head_width = settings["head_dim"]

@@ -1,4 +1,4 @@
-"""Regular expressions that split a text before byte-level merges, by GGUF vocabulary, as in llama.cpp."""
+"""Regular expressions of llama.cpp that split a text before byte-level BPE, by GGUF vocabulary."""
 
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

@@ -1,4 +1,4 @@
-"""Tokenizers from the metadata of GGUF files: byte-level BPE, and BPE of SentencePiece."""
+"""Build tokenizers from the metadata of GGUF files: byte-level BPE and SentencePiece BPE."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: pinned to a commit, read from headers first, errors explained."""
+"""Fetch models from the Hugging Face hub: pin the commit, read headers first, explain errors."""
 
 import re
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def is_hub_id(spec: str) -> bool:
-    """Whether a name that is not a folder has the form owner/name."""
+    """Return whether a name that is not a folder has the form owner/name."""
     return spec.count("/") == 1 and not spec.startswith((".", "/", "~"))
 
 
 def refuse_revision(spec: str, revision: str | None) -> None:
-    """Raise BackboneError for a revision of a model or adapter that is no hub id, which has none."""
+    """Raise BackboneError for a revision of a model or adapter that is not on the hub."""
     if revision is not None:
         raise BackboneError(
             f"A revision names a commit of a hub id (owner/name), and {spec} is none; leave out the revision "
@@ -41,7 +41,7 @@ def refuse_revision(spec: str, revision: str | None) -> None:
 
 
 def offline() -> bool:
-    """Whether requests to the hub are off: `--offline`, or HF_HUB_OFFLINE in the environment."""
+    """Return whether requests to the hub are off: `--offline`, or HF_HUB_OFFLINE in the environment."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -62,7 +62,7 @@ def pin(spec: str, revision: str | None) -> str:
 
 
 def cached(spec: str, commit: str) -> Path | None:
-    """Return the folder of a commit that was completely fetched before, or None."""
+    """Return the folder of a commit that is completely in the cache, or None."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -120,7 +120,7 @@ def _snapshot(spec: str, revision: str | None, files: tuple[str, ...], *, local:
 
 @contextmanager
 def explained_errors(spec: str, revision: str | None) -> Iterator[None]:
-    """Turn errors of the hub's client into a BackboneError that says what to do."""
+    """Context manager: turn errors of the hub's client into a BackboneError that says what to do."""
     from huggingface_hub import errors
 
     at = f"{spec} at {revision or 'main'}"

@@ -1,7 +1,7 @@
-"""Loading a causal language model from the zoo, a folder, a GGUF file or the hub.
+"""Load a causal language model from the zoo, a folder, a GGUF file or the hub.
 
-What a model's weights will take is computed from their headers first, so that a model that cannot
-fit is refused before its weights are fetched or read.
+The memory of the weights is computed from file headers first, so that a model that does not fit is
+refused before its weights are fetched or read.
 """
 
 import importlib.util
@@ -33,14 +33,14 @@ SAME_TOKENS = 0.9
 
 @dataclass(frozen=True)
 class BackboneInfo:
-    """Facts of a loaded backbone.
+    """Properties of a loaded backbone.
 
     width: dimension of a token embedding; context: tokens that the model can read, 0 if unknown;
     memory_bytes: of its weights as loaded; starts_with: tokens that its tokenizer puts in front of
-    every text; tied_head: whether the output head shares the input embeddings; revision: the
-    commit of a hub id; quantised: 4bit, 8bit, fp8 or None; file_type: how a GGUF file stores most
-    weights, such as Q4_1; licence and origin: what a GGUF file or a package says of them; unread:
-    what a GGUF file says that is not read.
+    every text; tied_head: whether the output head shares the input embeddings; revision: the commit
+    of a hub id; quantised: 4bit, 8bit, fp8 or None; file_type: how a GGUF file stores most weights,
+    such as Q4_1; licence and origin: as a GGUF file or a package states them; unread: settings of a
+    GGUF file that are ignored.
     """
 
     spec: str
@@ -70,8 +70,8 @@ class BackboneInfo:
 class Source:
     """The source of a model: a folder, a GGUF model, or a commit of the hub.
 
-    folder: None for a GGUF model, and for a commit that is not fetched yet. licence and origin: of a
-    GGUF model.
+    folder: None for a GGUF model, and for a commit that is not fetched yet. licence and origin:
+    None unless a GGUF model states them.
     """
 
     spec: str
@@ -123,7 +123,7 @@ class Source:
         return shapes
 
     def fetch(self) -> Path:
-        """Return the model's folder, fetching it from the hub where it has to be."""
+        """Return the model's folder; fetch it from the hub if necessary."""
         if self.folder is not None:
             return self.folder
         assert self.commit is not None
@@ -186,7 +186,7 @@ def gib(count: float) -> str:
 
 
 def locate(spec: str | Path, revision: str | None = None) -> Source:
-    """Find a model by name or path, or a hub id; of the latter, pin the revision to a commit.
+    """Find a model by name, path or hub id; pin the revision of a hub id to a commit.
 
     spec: a name of the zoo or of `packages.PACKAGED`, a folder, a GGUF file, or a hub id. Raises
     BackboneError if there is no such model, or if its folder is incomplete.
@@ -271,7 +271,7 @@ def _check_folder(folder: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the progress bars and warnings of transformers; errors are still raised."""
+    """Context manager: silence progress bars and warnings of transformers, but raise errors."""
     from transformers.utils import logging as hf_logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
@@ -350,9 +350,9 @@ def load_model(
 ) -> Any:
     """Load a frozen model in eval mode from a folder or a GGUF model.
 
-    dtype: a torch dtype; device: a torch device for all of it, unless spread=True puts its layers
-    on all GPUs. Raises BackboneError if it cannot be loaded, weights are missing, or it does not
-    fit.
+    dtype: a torch dtype; device: a torch device for the whole model, unless spread=True distributes
+    its layers over all GPUs. Raises BackboneError if it cannot be loaded, weights are missing, or
+    it does not fit.
     """
     import transformers
 
@@ -360,7 +360,7 @@ def load_model(
     placement: dict[str, Any] = {}
     with_bitsandbytes = quantise not in (None, FP8)
     if with_bitsandbytes:
-        # It reports every product that it computes in another precision.
+        # It logs a line for every product in another precision.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         kind: dict[str, Any] = {"load_in_8bit": True}
         if quantise == "4bit":
@@ -406,7 +406,7 @@ def load_model(
 
 
 def _from_gguf(gguf: GgufModel, options: dict[str, Any]) -> Any:
-    """Return a model with dequantised weights, and what transformers reports of the loading."""
+    """Return a model with dequantised weights, and the loading report of transformers."""
     import torch
     import transformers
 
@@ -418,7 +418,7 @@ def _from_gguf(gguf: GgufModel, options: dict[str, Any]) -> Any:
 
 
 def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -> None:
-    """Raise BackboneError if models cannot be quantised to `kind` on a torch device."""
+    """Raise BackboneError if a device cannot run models that are quantised to `kind`."""
     if kind is not None and kind not in QUANTISED:
         raise BackboneError(f"There is no quantisation {kind!r}; use {' or '.join(QUANTISED)}.")
     if kind == FP8:
@@ -431,7 +431,7 @@ def check_quantisation(kind: str | None, device: Any, *, spread: bool = False) -
 
 
 def max_over_layers(config: Any, name: str) -> int | None:
-    """Return a number of a text model's configuration, or None; the largest if layers differ."""
+    """Return a number of a text model's configuration, the largest if layers differ; None without one."""
     try:
         value = getattr(config, name, None)
     except Exception:  # transformers refuses a setting that differs from layer to layer
@@ -442,7 +442,7 @@ def max_over_layers(config: Any, name: str) -> int | None:
 def describe(
     source: Source, model: Any, dtype: str, starts: tuple[str, ...], *, quantised: str | None = None
 ) -> BackboneInfo:
-    """Collect the facts of a loaded backbone.
+    """Return the properties of a loaded backbone.
 
     dtype: fp32, bf16 or fp16; starts: see `BackboneInfo.starts_with`. Raises BackboneError if the
     model's configuration lacks its number of layers or its vocabulary.
@@ -454,7 +454,7 @@ def describe(
                 f"{type(model).__name__} cannot serve: its configuration has no {needed}; choose an "
                 "ordinary causal model."
             )
-    # A 4-bit matrix is packed, so its number of elements is not that of its weights.
+    # The elements of a packed 4-bit matrix are fewer than its weights.
     parameters = model.num_parameters() if quantised else sum(p.numel() for p in model.parameters())
     return BackboneInfo(
         spec=source.spec,

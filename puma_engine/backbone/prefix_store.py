@@ -1,9 +1,9 @@
-"""Keys and values of items' texts, kept on disk between runs.
+"""Keys and values of items' texts, stored on disk between runs.
 
-A large model reads a few items a second on a CPU, and what it computes for a text before the prompt
-slot never changes. Each text has one file, named by the hash of its token ids, in a folder for the
-model, its precision and the versions that computed it. Files are whole or absent, have a checksum,
-and belong to their owner alone; those that were used longest ago make room for new ones.
+A large model reads only a few items a second on a CPU, and the keys and values of a text before the
+prompt slot never change. Each text has one file, named by the hash of its token ids, in a folder
+for the model, its precision and the versions that computed it. Files are written atomically, have a
+checksum and are readable by their owner alone. The least recently used ones make room for new ones.
 
 Only texts of a data set's items are stored: no user's history, and no title that somebody typed.
 """
@@ -31,14 +31,14 @@ FORMAT = 1
 SUFFIX = ".kv"
 DIGEST = 32
 SECONDS = "seconds"
-# What is used longest ago goes until this share of the budget is left.
+# The least recently used files are removed until this share of the budget is left.
 LOW_WATER = 0.9
 
 _log = logging.getLogger("puma_engine.backbone")
 
 
 def store_key(fingerprint: str, dtype: torch.dtype, quantised: str | None = None) -> str:
-    """Return the name of the folder of a model in a precision, as these versions compute it."""
+    """Return the folder name for a model, its precision and the versions of the libraries."""
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
     return f"{fingerprint}-{stable_hash([FORMAT, str(dtype), quantised, versions])}"
 
@@ -48,7 +48,7 @@ class PrefixStore:
     """The stored keys and values of one model.
 
     folder: of all models; key: see `store_key`; budget: bytes of all files in the folder. hits:
-    texts that were read from disk, and hit_seconds what computing them took when they were computed.
+    number of texts read from disk; hit_seconds: the time that their computation took.
     """
 
     folder: Path
@@ -60,13 +60,13 @@ class PrefixStore:
     _failed: bool = field(default=False, repr=False)
 
     def forget(self) -> None:
-        """Count from 0 again."""
+        """Reset hits and hit_seconds to 0."""
         self.hits, self.hit_seconds = 0, 0.0
 
     def read(self, ids: Sequence[int], start: int) -> list[Tensor] | None:
-        """Return keys and values a layer of the tokens ids[start:], [2, kv_heads, n, head_dim].
+        """Return keys and values of the tokens ids[start:] for each layer, [2, kv_heads, n, head_dim].
 
-        None if they are not stored, or the file is damaged; then it is removed.
+        None if they are not stored. A damaged file is removed.
         """
         path = self._path(ids, start)
         try:
@@ -113,7 +113,7 @@ class PrefixStore:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(payload).digest())
                 file.write(payload)
-            # Not synchronised: what a crash leaves incomplete fails its checksum.
+            # Not synced to disk: a file that a crash leaves incomplete fails its checksum.
             temporary.replace(path)
         except OSError as error:
             self._failed = True
@@ -124,7 +124,7 @@ class PrefixStore:
         self._written += size
 
     def make_room(self) -> None:
-        """Remove the files that were used longest ago if all together exceed the budget."""
+        """Remove the least recently used files if all together exceed the budget."""
         files = []
         for path in self.folder.glob(f"*/*/*{SUFFIX}"):
             with contextlib.suppress(OSError):

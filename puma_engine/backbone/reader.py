@@ -1,4 +1,4 @@
-"""Answers of one backbone under one template for soft prompts about items."""
+"""Read soft prompts about items with one backbone and one template: logits of the answers."""
 
 import itertools
 import time
@@ -21,15 +21,15 @@ from puma_engine.backbone.tokens import Ids, clean_text, encode_template
 from puma_engine.errors import BackboneError, DataError, TemplateError
 from puma_engine.training.device import free_bytes, gc_paused
 
-# On a GPU, widths are rounded up to these steps, so that few shapes occur.
+# On a GPU, padded lengths are multiples of these, so that few shapes occur.
 BEFORE_STEP, AFTER_STEP = 32, 8
-# Padding costs a compiled (large) model more than another captured width does.
+# In a compiled (large) model, padding costs more than capturing further lengths.
 COMPILED_AFTER_STEP = 4
 CPU_CACHE_BYTES = 3 * 2**30
 GPU_CACHE_SHARE = 0.5
-# Share of the memory that the cache leaves free which one batch of predictions may take.
+# One batch of predictions may take this share of the memory that the cache leaves free.
 BATCH_SHARE = 0.25
-# Tokens of a batch of texts that is computed and then stored: a kill loses one batch, which takes seconds.
+# Tokens of a batch of texts that is computed and then stored; a kill loses one batch, a few seconds of work.
 STORED_BATCH_TOKENS = 1024
 # Tokens at which the text of a history is cut.
 HISTORY_TOKENS = 128
@@ -38,7 +38,7 @@ MAX_BATCH = {"cpu": 512, "cuda": 4096}
 
 @dataclass(frozen=True)
 class Context:
-    """The texts that fill a template besides the prompt: an item's text and the texts of earlier items."""
+    """The texts that fill a template: an item's text and the texts of earlier items (the history)."""
 
     item: str
     history: tuple[str, ...] = ()
@@ -55,13 +55,13 @@ def slot_text(slot: Slot, context: Context) -> str:
 
 
 class Reader:
-    """Reads soft prompts about contexts with a frozen backbone under one template.
+    """Computes answer logits of soft prompts in contexts, with a frozen backbone and one template.
 
-    The text before the prompt slot is run once for each distinct text, and its keys and values
-    are cached if all fit into `cache_bytes` (default: 3 GiB on a CPU, half of the free memory of a
-    GPU); otherwise they are recomputed for each batch. Titles are cut to `item_tokens`, histories
-    to HISTORY_TOKENS; the slot and the answer cue never are. store: where keys and values are
-    kept between runs; only for contexts of a data set's items, and not used where a history stands
+    Each distinct text before the prompt slot is run once, and its keys and values are cached. If
+    all do not fit into `cache_bytes` (default: 3 GiB on a CPU, half of the free memory of a GPU),
+    they are recomputed for each batch. Titles are cut to `item_tokens`, histories to
+    HISTORY_TOKENS; the slot and the answer cue never are. store: keeps keys and values between
+    runs; give it only for contexts of a data set's items. It is not used where a history stands
     before the slot. Raises TemplateError, BackboneError or DataError.
     """
 
@@ -92,7 +92,7 @@ class Reader:
             slots = [piece for piece in encoded.before if isinstance(piece, Slot)]
             self._store = store if slots == [Slot.ITEM] else None
             # Tokens that every text before the slot begins with, whatever the items are.
-            # A chat template itself writes what starts a sequence.
+            # A chat template contains the tokens that start a sequence.
             start = [] if template.chat_template else backbone.start
             self._fixed = len(start)
             for piece in itertools.takewhile(lambda part: part not in slots, encoded.before):
@@ -119,7 +119,7 @@ class Reader:
         self._cache = KVCache()
         self._computed = torch.zeros(len(self._before), dtype=torch.bool)
         self._graphed = GraphedCalls(backbone.device)
-        # A graph is captured on one device.
+        # A CUDA graph is captured on one device.
         self._graphed.graphs.enabled &= not backbone.spread
 
     def slot_ids(self, slot: Slot, context: Context) -> list[int]:
@@ -188,11 +188,11 @@ class Reader:
         return len(self._before_row)
 
     def lengths(self) -> np.ndarray:
-        """Return the tokens of each context, [n], by which batches of similar work are sorted."""
+        """Return the number of tokens of each context, [n]; batches of similar length are formed by it."""
         return (self._before_length if self.template.item_first else self._after_length).numpy()
 
     def suffix_lengths(self, contexts: Tensor) -> Tensor:
-        """Return the tokens behind the prompt slot for context rows [n]: read for every user."""
+        """Return the number of tokens behind the prompt slot, which are read for every user, for context rows [n]."""
         return self._after_length[contexts]
 
     @property
@@ -219,7 +219,7 @@ class Reader:
     def _prepare_stored(self, store: PrefixStore, rows: Tensor) -> None:
         """Cache the prefixes of distinct texts from disk, compute what is missing, and store it."""
         texts, tokens, common = self._before, len(self._before.ids), self._before.common
-        self.backbone.prefix(texts, rows[:0], self._cache)  # what all texts begin with
+        self.backbone.prefix(texts, rows[:0], self._cache)  # tokens that all texts begin with
         unread = []
         for row in rows.tolist():
             layers = store.read(texts.row(row), self._fixed)
@@ -249,10 +249,10 @@ class Reader:
     ) -> Tensor:
         """Return answer logits [B, A] in fp32 for prompts [B, l, width] and context rows [B].
 
-        Without widths, contexts are on the CPU, so that widths are known without waiting for a
-        GPU. Shapes that recur are replayed as CUDA graphs, and the next call of the same shape
-        overwrites the result. With widths (from `widths`), contexts are on the device and prepared.
-        Nothing waits for the device then, so that the caller may capture the call in a graph.
+        Without widths, contexts must be on the CPU, so that widths are computed without waiting for
+        a GPU. Recurring shapes are replayed as CUDA graphs, and the next call with the same shape
+        overwrites the result. With widths (from `widths`), contexts must be on the device and
+        prepared. Then nothing waits for the device, so the caller may capture the call in a graph.
         """
         compute: Callable[..., Tensor] = self._cached_logits
         if widths is None:
@@ -264,14 +264,15 @@ class Reader:
                 compute = partial(self._graphed, self._cached_logits)
         rows = self._rows[:, contexts.to(self.backbone.device, non_blocking=True)]
         prompts = prompts.to(self.backbone.device, self.backbone.dtype)
-        # The frozen weights have their precision already; autocast would only cast them again.
+        # The frozen weights have the wanted precision; autocast would only cast them again.
         with torch.autocast(self.backbone.device.type, enabled=False):
             return compute(prompts, rows, widths=widths)
 
     def widths(self, contexts: Tensor, prompt: int) -> tuple[int, int]:
-        """Return the padded tokens before and after the prompt for context rows [B] (CPU).
+        """Return the padded lengths before and after the prompt for context rows [B] (CPU).
 
-        prompt: tokens of a soft prompt. Raises TemplateError if the model cannot read as many.
+        prompt: tokens of a soft prompt. Raises TemplateError if the model cannot read so many
+        tokens.
         """
         self._check_length(prompt)
         before = int(self._before_length[contexts].max())
@@ -283,13 +284,13 @@ class Reader:
             step = COMPILED_AFTER_STEP
         after = self._rounded(after + prompt, step) - prompt
         if self.backbone.reads_in_place(after + prompt, self._max_before):
-            # Lengths are data there, and all batches have one shape.
+            # There lengths are inputs of the kernel, so all batches have one shape.
             return self._max_before, after
         return self._rounded(before, BEFORE_STEP if self.template.item_first else AFTER_STEP), after
 
     @property
     def recomputes(self) -> bool:
-        """Whether prefixes do not fit into memory and are recomputed for each batch."""
+        """Whether prefixes are recomputed for each batch, because they do not fit into memory."""
         return not self._cached and bool(self._before.ids.numel())
 
     @property
@@ -298,7 +299,7 @@ class Reader:
         return not self.recomputes and not self.backbone.spread
 
     def _rounded(self, width: int, step: int) -> int:
-        """Round up on a GPU, where few widths make few CUDA graphs; a CPU needs no padding."""
+        """Round a length up on a GPU, so that few CUDA graphs are needed; a CPU needs no padding."""
         return width if self.backbone.device.type == "cpu" else -(-width // step) * step
 
     def _cached_logits(self, prompts: Tensor, rows: Tensor, *, widths: tuple[int, ...]) -> Tensor:
@@ -321,7 +322,7 @@ class Reader:
     def _logits_after(
         self, prompts: Tensor, rows: Tensor, width: int, prefix: CachedPrefix | None
     ) -> Tensor:
-        """Return the logits behind prompts and the texts after the slot, given the prefix."""
+        """Return the logits after a prefix, the prompts and the texts behind the slot."""
         embeddings = prompts
         if width:
             index, exists = self._after.index(rows, width, left=False)

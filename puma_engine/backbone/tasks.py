@@ -20,7 +20,7 @@ class Task(ABC):
 
     @abstractmethod
     def head(self, start: float, generator: torch.Generator) -> nn.Module:
-        """Return a new head; start: the mean outcome, which its predictions start from."""
+        """Return a new head; start: the mean outcome, its first prediction."""
 
     @abstractmethod
     def loss(
@@ -76,7 +76,8 @@ class RatingTask(Task):
     ) -> Tensor:
         """Return the loss of each example, [B]; a rating between two stars counts for both.
 
-        With the probabilities of answers [B, 5], the cross entropy is to these.
+        If the probabilities of answers [B, 5] are given, the cross entropy is computed against
+        them.
         """
         log_p = F.log_softmax(logits.float(), dim=-1)
         if answers is None:
@@ -124,7 +125,7 @@ class ClickTask(Task):
     def loss(
         self, logits: Tensor, outcome: Tensor, head: nn.Module, answers: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of each example, [B]; a probability of a click says all about answers."""
+        """Return the loss of each example, [B]; outcomes may be probabilities of a click."""
         return F.binary_cross_entropy_with_logits(head(logits), outcome, reduction="none")
 
     def predict(self, logits: Tensor, head: nn.Module) -> Tensor:

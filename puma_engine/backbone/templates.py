@@ -1,7 +1,7 @@
 """Prompt templates: literal texts around a soft prompt slot, an item slot and a history slot.
 
-Some ship, others come from a file. A parsed template holds slots as values, never as text, so no title
-can imitate or move one.
+Some ship with PUMA, others are files. A parsed template holds its slots as values, not as text, so
+that a title cannot imitate a slot.
 """
 
 import json
@@ -28,8 +28,8 @@ class Slot(Enum):
 
 Piece = str | Slot
 
-# How the text around the slots is encoded: as running text, or (prompts that were fitted up to
-# version 0.1.0) each piece on its own.
+# How the text around the slots is encoded: as running text, or each piece on its own (prompts that
+# were fitted up to version 0.1.0).
 RUNNING, PIECEWISE = "running", "piecewise"
 # How an answer is written behind the cue or the soft prompt: with a space, without, or as the first of
 # both that gives one distinct token for each answer.
@@ -126,12 +126,12 @@ class Template:
         return json.dumps(content | settings, ensure_ascii=False)
 
     def _settings(self) -> dict[str, Any]:
-        """Return how the text is used where that is not as always."""
+        """Return the settings of the text that differ from the default."""
         settings: dict[str, Any] = {} if self.answers == "auto" else {"answers": self.answers}
         return settings | ({"chat_template": True} if self.chat_template else {})
 
     def to_config(self) -> dict[str, Any]:
-        """Return what a run stores of its template: what differs from a shipped one of version 0.1.0."""
+        """Return the settings that a run stores: those that differ from the shipped templates of version 0.1.0."""
         config = {"template": self.name}
         if self.name not in TEMPLATES:
             config["template_text"] = self.text
@@ -153,10 +153,10 @@ class Template:
 
 
 def template_label(config: Mapping[str, Any]) -> str:
-    """Return the template of a run's settings as text, the same for runs that read the same text.
+    """Return a label for the template of a run, equal for runs with the same text.
 
-    A template with its own text has a name that follows from its content. How the text is encoded
-    (`Template.reading`) is not part of it.
+    A template that does not ship has a name made from its content. The encoding of the text
+    (`Template.reading`) is not part of the label.
     """
     parts = [str(config.get("template"))]
     if config.get("answers", "auto") != "auto":
@@ -203,7 +203,7 @@ def get_template(spec: str | Template) -> Template:
     spec: a name, a file (.toml or .json), the content of such a file as JSON, or a template, which
     is returned unchanged. A file has the keys task (rating or click), text, answers (one of
     ANSWERS) if it is not auto, and chat_template = true for the model's chat template around the
-    text; in place of task and text it may name a template that ships. Its name follows from its
+    text; in place of task and text it may name a template that ships. Its name is made from its
     content. Raises TemplateError.
     """
     if isinstance(spec, Template):

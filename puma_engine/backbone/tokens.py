@@ -1,4 +1,4 @@
-"""From texts to token ids: a template in the tokens of one tokenizer, and its answer tokens.
+"""Encode texts and templates with a tokenizer, and find the answer tokens.
 
 A tokenizer is any Hugging Face fast tokenizer. No text is ever encoded as a special or added token,
 so a title that spells one stays text.
@@ -21,8 +21,8 @@ from puma_engine.errors import BackboneError, TemplateError
 Tokenizer = Any
 Ids = tuple[int, ...]
 
-# Texts behind which a text is encoded to see how it reads inside of a sentence. A digit merges with
-# nothing in most tokenizers; the others are for texts that begin with one.
+# A text is encoded behind one of these to get its tokens inside a sentence. A digit merges with nothing
+# in most tokenizers; the others are for texts that begin with a digit.
 _ANCHORS = ("1", "a", ")")
 # A score that no piece of a unigram model has, so that a better segmentation is always found.
 _UNREACHABLE = -1e9
@@ -55,8 +55,7 @@ class TextEncoder:
             if token.content.strip()
         }
         if self._readable():
-            # Characters that the tokenizer does not know become its unknown token or its bytes,
-            # whatever they spell.
+            # Unknown characters become the unknown token or bytes, whatever the text spells.
             backend = tokenizer.backend_tokenizer
             vocabulary_tokens = {
                 getattr(tokenizer, "unk_token", None),
@@ -71,7 +70,7 @@ class TextEncoder:
                 )
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text as it reads at the start of a sequence, without BOS."""
+        """Return the ids of each text at the start of a sequence, without BOS."""
         if not texts:
             return []
         if self._plain is not None:
@@ -80,9 +79,9 @@ class TextEncoder:
         return encode_many(self._tokenizer, texts)
 
     def continued(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text as it reads behind other text in the same sentence.
+        """Return the ids of each text behind other text in the same sentence.
 
-        So a tokenizer that puts a space in front of every text puts none in front of these.
+        A tokenizer that puts a space in front of every text puts none in front of these.
         """
         ids: list[list[int]] = [[] for _ in texts]
         missing = [row for row, text in enumerate(texts) if text]
@@ -112,7 +111,7 @@ _ENCODERS: weakref.WeakKeyDictionary[Any, tuple[int, TextEncoder]] = weakref.Wea
 
 
 def text_encoder(tokenizer: Tokenizer) -> TextEncoder:
-    """Return the encoder of a tokenizer, built once."""
+    """Return the encoder of a tokenizer; it is built once and cached."""
     cached = _ENCODERS.get(tokenizer)
     if cached is None or cached[0] != len(tokenizer):
         cached = (len(tokenizer), TextEncoder(tokenizer))
@@ -174,7 +173,7 @@ class EncodedTemplate:
 def encode_template(
     tokenizer: Tokenizer, template: Template, answers: Sequence[str]
 ) -> EncodedTemplate:
-    """Return a template in the tokens of a tokenizer, read as `template.reading` says.
+    """Return a template in the tokens of a tokenizer, encoded as `template.reading` says.
 
     The text reads as written: the space in front of a title belongs to the title's first token, and
     text behind a title or a soft prompt has no space in front unless one is written there. The
@@ -278,7 +277,7 @@ def _encode_chat(
 
 
 def _with_special(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the ids of a text behind other text, in which special tokens are read as such."""
+    """Return the ids of a text behind other text; special tokens in it are encoded as such."""
     for anchor in _ANCHORS:
         start, joined = tokenizer([anchor, anchor + text], add_special_tokens=False)["input_ids"]
         if joined[: len(start)] == start:
@@ -293,10 +292,10 @@ def _choose_answers(
     candidates: Sequence[Sequence[list[int]]],
     shared: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of the cue, and one distinct id for each answer, from the first that has them.
+    """Return the ids of the cue and one distinct id for each answer, from the first spelling that has them.
 
-    candidates: for each way of writing, the ids of the cue with each answer. shared: length of the
-    cue; None: all ids that the answers have in common belong to it.
+    candidates: the ids of the cue with each answer, for each spelling. shared: length of the cue;
+    None: the ids that all answers begin with are the cue.
     """
     unknown = getattr(tokenizer, "unk_token_id", None)
     for encoded in candidates:

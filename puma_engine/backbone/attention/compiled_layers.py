@@ -1,11 +1,11 @@
-"""Fewer kernels for large frozen models: layers that torch.compile fuses.
+"""torch.compile for the layers of large frozen models, so that they run as fewer kernels.
 
 Where attention reads prefixes in place, a whole decoder layer is compiled. Elsewhere norms,
 feed-forward activations, rotary embeddings and the softmax of attention are compiled. Each is
-compiled once for all shapes and layers, so that it reads its input once and stores little of it.
+compiled once for all shapes and layers.
 
-torch.compile loads the compiler, which takes almost a second: it is called where layers are compiled, and
-not when this module is imported.
+torch.compile loads the compiler, which takes almost a second, so it is called where layers are
+compiled, and not when this module is imported.
 """
 
 import functools
@@ -68,7 +68,7 @@ def _compiled_run_module() -> Callable[..., Any]:
 
 @contextmanager
 def whole_layers_compiled(decoder: nn.Module) -> Iterator[None]:
-    """Within, each layer of a decoder runs as one compiled function."""
+    """Context manager: each layer of a decoder runs as one compiled function."""
     layers, run = decoder_layers(decoder) or (), _compiled_run_module()
     for layer in layers:
         layer._compiled_call_impl = functools.partial(run, layer)

@@ -1,4 +1,4 @@
-"""Differentiable CUDA graphs of a function of tensors, one a shape."""
+"""Differentiable CUDA graphs of a function of tensors, one for each shape."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ MAX_GRAPHS = 48
 
 
 class GraphedCalls:
-    """Calls one function of tensors, from the second call of a shape on as a CUDA graph.
+    """Calls one function of tensors; from the second call with a shape on, it replays a CUDA graph.
 
     function(*tensors, widths=...) -> tensor is the same at each call. It must not wait for the
     device, and its gradients may only be needed with respect to its arguments. The next call of

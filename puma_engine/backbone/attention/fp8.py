@@ -1,7 +1,7 @@
-"""Matrix products of a frozen decoder in 8-bit floats (e4m3), also those of its gradient.
+"""Matrix products of a frozen decoder and of its gradients in 8-bit floats (e4m3).
 
-Weights have one scale a row or column, activations one a row (Micikevicius et al. 2022, "FP8
-formats for deep learning", https://arxiv.org/abs/2209.05433).
+Weights have one scale for each row or column, activations one for each row (Micikevicius et al.
+2022, "FP8 formats for deep learning", https://arxiv.org/abs/2209.05433).
 """
 
 import functools
@@ -63,7 +63,7 @@ def _quantize(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Fp8Linear(nn.Module):
-    """A frozen linear layer whose products, also the gradient's, are computed in e4m3."""
+    """A frozen linear layer that computes its products and those of the gradient in e4m3."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Linear layers that read the same input, computed as one matrix product.
 
 A model's query, key and value projections, and the two halves of its gated feed-forward part, are
-each one product forwards and one backwards: fewer kernels, and no sums of gradients.
+each one product forwards and one backwards. That takes fewer kernels, and no gradients are summed
+up.
 """
 
 from collections.abc import Callable
@@ -51,9 +52,9 @@ class LaterPart(nn.Module):
 
 
 def join_linears(decoder: nn.Module) -> Callable[[], None]:
-    """Join the parallel linear layers of a frozen decoder in place; return what undoes it.
+    """Join the parallel linear layers of a frozen decoder in place; return a function that undoes it.
 
-    The former layers share the memory of the joined ones.
+    The original layers share the memory of the joined ones.
     """
     former: list[tuple[nn.Module, str, nn.Linear]] = []
     for parent in list(decoder.modules()):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RaggedTensor:
-    """Rows of token ids of different lengths, packed; tokens that all rows begin with are there once.
+    """Packed rows of token ids of different lengths; tokens that all rows begin with are stored once.
 
     Row r is ids[:common] followed by ids[offset[r] : offset[r + 1]].
     """
@@ -36,7 +36,7 @@ class RaggedTensor:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each row, with the common ones."""
+        """Number of tokens of each row, the common ones included."""
         return self.offset[1:] - self.offset[:-1] + self.common
 
     def __len__(self) -> int:
@@ -72,9 +72,9 @@ class RaggedTensor:
 
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values a layer, [2, kv_heads, tokens, head_dim] each, for the tokens of a RaggedTensor.
+    """Keys and values of each layer, [2, kv_heads, tokens, head_dim], for the tokens of a RaggedTensor.
 
-    It has no layers until the first of them are written.
+    It has no layers before the first `write` or `put`.
     """
 
     layers: list[Tensor] = field(default_factory=list)
@@ -84,8 +84,8 @@ class KVCache:
     ) -> None:
         """Store states at the packed positions index [B, P] where exists [B, P].
 
-        states: keys and values a layer, [B, kv_heads, P, head_dim]; tokens: length of the packed
-        axis.
+        states: keys and values of each layer, [B, kv_heads, P, head_dim]; tokens: length of the
+        packed axis.
         """
         if not self.layers:
             self.layers.extend(
@@ -107,11 +107,11 @@ class KVCache:
             layer[:, :, start : start + part.shape[2]] = part
 
     def take(self, index: Tensor) -> list[Tensor]:
-        """Return copies a layer of the packed positions index [n], [2, kv_heads, n, head_dim]."""
+        """Return copies of the packed positions index [n] for each layer, [2, kv_heads, n, head_dim]."""
         return [layer[:, :, index.to(layer.device)] for layer in self.layers]
 
     def gather(self, index: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return (keys, values) a layer, [B, kv_heads, P, head_dim], for an index [B, P]."""
+        """Return (keys, values) of each layer, [B, kv_heads, P, head_dim], for an index [B, P]."""
         gathered = []
         rows: dict[tuple[int, int, torch.device], Tensor] = {}
         for layer in self.layers:
@@ -128,7 +128,7 @@ class KVCache:
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """The cached texts that the rows of a batch continue.
+    """The cached texts that stand before the rows of a batch.
 
     rows [B]: numbers of texts in `tokens`, whose keys and values are in `cache`; longest: no text
     of the batch has more tokens.
@@ -145,7 +145,7 @@ class CachedPrefix:
         return self.tokens.lengths[self.rows]
 
     def gather(self) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Return copies, (keys, values) a layer [B, kv_heads, longest, head_dim], and which exist.
+        """Return copies, (keys, values) of each layer [B, kv_heads, longest, head_dim], and which exist.
 
         The padding is on the left.
         """
@@ -153,15 +153,15 @@ class CachedPrefix:
         return self.cache.gather(index), exists
 
     def tiles(self, tile_rows: int) -> Tensor:
-        """Return where attention finds the keys of each tile of rows, [B, 6], as `attend_in_place` reads it.
+        """Return where attention finds the keys of each tile of rows, [B, 6], for `attend_in_place`.
 
         Rows of one text stand together, in tiles of at most `tile_rows`. Columns of line t: where
         the rows of tile t start in the last column, and how many there are (0 where there is no
         such tile); the position of their text in the cache less the number of common tokens, its
         tokens, and that number. The last column holds all row numbers by text.
         """
-        # A kernel that waits for one number after the other is slow, so each tile has all of them
-        # side by side. Single numbers are not assigned: that would wait for the device.
+        # A kernel that loads one number after the other is slow, so all numbers of a tile stand side
+        # by side. No single number is assigned, since that would wait for the device.
         batch = len(self.rows)
         count = torch.arange(batch, device=self.rows.device)
         ordered, order = torch.sort(self.rows)

@@ -1,7 +1,8 @@
 """The last layer's feed-forward module, computed only at the position whose result is read.
 
-Answers are read at one position a row. Of a prefix only keys and values are cached, which are
-computed before this module. In a model of few layers that saves a good share of all work.
+Each row's answer is read at one position. The cache of a prefix needs only keys and values, which
+are computed before this module. In a model with few layers, skipping the rest saves much of the
+work.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ LAYER_LISTS = ("layers", "h", "blocks")
 
 
 class LastPositionMLP(nn.Module):
-    """Wraps a feed-forward module [B, S, d] to [B, S, d]; it works everywhere but in `only_at`."""
+    """Wraps a feed-forward module [B, S, d] to [B, S, d]; it computes all positions, except in `only_at`."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -25,7 +26,7 @@ class LastPositionMLP(nn.Module):
 
     @contextmanager
     def only_at(self, index: Tensor | None) -> Iterator[None]:
-        """Within, compute positions index [B, 1, 1] only, or none for None; others are zeros."""
+        """Context manager: compute only the positions index [B, 1, 1], or none for None; others are zeros."""
         self._everywhere, self._index = False, index
         try:
             yield
@@ -33,7 +34,7 @@ class LastPositionMLP(nn.Module):
             self._everywhere, self._index = True, None
 
     def forward(self, x: Tensor, *others: Tensor) -> Any:
-        """Apply the inner module at the chosen positions; everywhere if it takes more than x."""
+        """Apply the inner module at the chosen positions; at all if it takes further arguments."""
         if self._everywhere or others:
             return self.inner(x, *others)
         if self._index is None:

@@ -1,8 +1,8 @@
-"""Attention of new positions to a prefix and to themselves from matrix products and a softmax.
+"""Attention of new positions to a prefix and to themselves, as matrix products and a softmax.
 
 Query heads that share a key head (grouped-query attention, Ainslie et al. 2023,
 https://arxiv.org/abs/2305.13245) stand side by side in one matrix product, so keys and values are
-never repeated. Prefix keys and values stay apart from the new ones: they are given no gradients.
+never repeated. Prefix keys and values stay apart from the new ones, since they need no gradients.
 """
 
 from collections.abc import Callable

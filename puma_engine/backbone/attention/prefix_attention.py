@@ -1,8 +1,8 @@
 """Attention of a few new positions to a long cached prefix, registered with transformers.
 
-Keys and values of prefixes reach it in one of two ways. On a GPU they stay in the cache and each
-attention module is told where (`reading_in_place`). Elsewhere they are gathered, and `PrefixLayer`
-hands them on with the new keys: they are neither copied again nor given gradients.
+It gets keys and values of prefixes in one of two ways. On a GPU they stay in the cache, and
+`reading_in_place` tells each attention module their location. Elsewhere they are gathered, and
+`PrefixLayer` passes them on with the new keys, without another copy and without gradients.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def attention_modules(decoder: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def reading_in_place(modules: Sequence[nn.Module], prefixes: Sequence[InPlace]) -> Iterator[None]:
-    """Within, each attention module reads the prefix of its layer where the cache holds it."""
+    """Context manager: each attention module reads the prefix of its layer in the cache."""
     for module, prefix in zip(modules, prefixes, strict=True):
         setattr(module, PREFIX_ATTRIBUTE, prefix)
     try:
@@ -70,11 +70,11 @@ def reading_in_place(modules: Sequence[nn.Module], prefixes: Sequence[InPlace]) 
 
 
 class PrefixLayer(DynamicLayer):
-    """One layer of a transformers cache that holds a prefix apart from the new keys and values.
+    """One layer of a transformers cache that keeps a prefix apart from the new keys and values.
 
     `update` returns the new keys and values alone and marks the keys with the prefix, which
-    `prefix_attention` reads. A keyword argument would be plainer, but some decoders (StableLM)
-    hand none to their attention.
+    `prefix_attention` reads. A keyword argument would be simpler, but some decoders (StableLM) pass
+    none to their attention.
     """
 
     def __init__(self, prefix: Prefix) -> None:
@@ -106,10 +106,11 @@ def prefix_attention(
 ) -> tuple[Tensor, None]:
     """Attend from query [B, heads, S, d] to the prefix, if any, and to key [B, kv_heads, S, d].
 
-    The prefix is the module's place in the cache, or else the one that `PrefixLayer` marked key
-    with. attention_mask [B or 1, 1, S, P + S] is True where a key is visible, the prefix first; it
-    is not read in the first case. Returns [B, S, heads, d]. Many positions without a prefix go to
-    PyTorch's own kernels. Raises NotImplementedError for a softcap in the first case.
+    The prefix is read in the cache if the module knows its location there; else it is the one that
+    `PrefixLayer` attached to key. attention_mask [B or 1, 1, S, P + S] is True where a key is
+    visible, the prefix first; it is not used for a prefix in the cache. Returns [B, S, heads, d].
+    Many positions without a prefix go to PyTorch's own kernels. Raises NotImplementedError for a
+    softcap with a prefix in the cache.
     """
     heads, length, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling

@@ -1,10 +1,11 @@
-"""Attention of few new positions to prefixes that stay in the cache, on a GPU.
+"""Attention of a few new positions to prefixes in the cache, on a GPU.
 
-Triton kernels, one forwards and one backwards, read and write tensors in the layout of
-transformers. They copy no keys or values, store no probabilities, and give no gradients to
-prefixes. They are operators of PyTorch, so that compiled layers and CUDA graphs hold them. Each
-configuration is tried once on small random inputs. Where Triton is missing, fails to compile it,
-or gives other results, the caller gathers keys and values and uses PyTorch's operations.
+Triton kernels, one for the forward and one for the backward pass, read and write tensors in the
+layout of transformers. They copy no keys or values, store no probabilities, and compute no
+gradients of prefixes. They are registered as operators of PyTorch, so compiled layers and CUDA
+graphs can use them. Each configuration is tried once on small random inputs. Where Triton is
+missing, fails to compile it, or gives other results, the caller gathers keys and values and uses
+PyTorch's operations.
 """
 
 import importlib.util
@@ -31,7 +32,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Launch:
-    """Query rows of a program, its warps and its pipeline stages."""
+    """Settings of a kernel launch: query rows, warps and pipeline stages of a program."""
 
     rows: int
     warps: int
@@ -50,7 +51,7 @@ class Blocks:
 
 
 def block_tokens(dtype: torch.dtype) -> int:
-    """Return how many prefix keys a program reads at once; in fp32 they take twice the memory."""
+    """Return how many prefix keys a program reads at once: half as many in fp32."""
     return MAX_PAST_BLOCK // (2 if dtype is torch.float32 else 1)
 
 
@@ -178,11 +179,11 @@ def can_attend_in_place(
     device: torch.device, dtype: torch.dtype, heads: int, shapes: Collection[tuple[int, int]],
     length: int, longest: int,
 ) -> bool:  # fmt: skip
-    """Whether the kernels serve a cache of these (kv_heads, head_dim) on a GPU.
+    """Return whether the kernels can read caches of these shapes (kv_heads, head_dim) on a GPU.
 
     heads: query heads; length: new positions; longest: tokens of the longest prefix. The first call
-    of a configuration tries the kernels. During the capture of a CUDA graph that is forbidden, and
-    an untried configuration is refused.
+    of a configuration tries the kernels. That is impossible during the capture of a CUDA graph,
+    where the answer for an untried configuration is False.
     """
     return device.type == "cuda" and all(
         _is_tried(device, dtype, heads, kv_heads, width, length, longest)

@@ -1,5 +1,5 @@
 # mypy: disallow-untyped-defs=False
-"""Triton kernels of attention from few new positions to prefixes in a cache and to themselves.
+"""Triton kernels of attention from a few new positions to prefixes in a cache and to themselves.
 
 They follow FlashAttention-2 (Dao 2023, https://arxiv.org/abs/2307.08691): an online softmax
 forwards, recomputed probabilities backwards. Keys and values of prefixes are read where the cache
@@ -11,10 +11,10 @@ query rows of its tile, so that dk and dv of the new keys need no atomics. Prefi
 get no gradients.
 
 Names: q, k, v and their gradients dq, dk, dv; do is the gradient of the output; p are
-probabilities, ds gradients of the scores; m_i and l_i are the running maximum (base 2) and sum of
-a query row, lse its log-sum-exp (base 2). `tiles` is what `CachedPrefix.tiles` returns.
-`triton_attention` launches these kernels; it imports this module only where one is to run, since
-`triton` comes with PyTorch for GPUs alone.
+probabilities, ds gradients of the scores; m_i and l_i are the running maximum (base 2) and sum of a
+query row, lse its log-sum-exp (base 2). `tiles` is what `CachedPrefix.tiles` returns.
+`triton_attention` launches these kernels. It imports this module only before the first launch,
+since `triton` comes only with PyTorch for GPUs.
 """
 
 import triton
@@ -146,7 +146,7 @@ def _dq_of_prefix(
     dq, q, do, lse, delta, cache, part, start_of_text, prefix, common, scale,
     width: tl.constexpr, block_p: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
-    """Add to dq, before the scale, what the keys of a prefix give."""
+    """Add the part of dq that comes from the keys of a prefix, without the scale."""
     for start in range(0, prefix, block_p):
         pk, pv, visible = _prefix_kv(
             cache, part, start, start_of_text, prefix, common, width, block_p, block_d
