@@ -12,10 +12,10 @@ from puma_engine.errors import MigrationError
 
 # Buffers of an adapter, which are not trained, and their names in stored adapters.
 STORED_BUFFERS = {"input_scale": "gain", "input_bias": "shift", "max_norm": "longest"}
-# Vectors that are mapped at once. On a CPU what is between two layers then stays in its cache: 1.2 to 1.4
-# times as fast as 4,096 at once (2048 to 3072, hidden 256).
+# Vectors that are mapped at once. On a CPU the results between two layers then fit into its cache, which
+# is 1.2 to 1.4 times as fast as 4,096 at once (2048 to 3072, hidden 256).
 CPU_BATCH, GPU_BATCH = 512, 8192
-# What is left of the last weights where an adapter starts near one vector.
+# Factor of the last weights where an adapter starts near one vector.
 NEAR_START = 0.3
 
 
@@ -79,7 +79,7 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def start_at(self, vector: Tensor) -> None:
-        """Map every prompt near a vector [d_out]: it becomes the last bias, and its weights shrink."""
+        """Map every prompt near a vector [d_out]: it becomes the last bias, and the last weights are shrunk."""
         block = self.blocks[-1]
         assert isinstance(block, FeedForward)
         last = block.layers[-1]
@@ -108,17 +108,18 @@ def input_scaling(
     max_mean_to_std: float,
     standardised: Sequence[bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the scale and bias [l, d_in] that bound the prompts' mean-to-std ratio (0: they do not).
+    """Return the input scale and bias [l, d_in] that bound the mean-to-std ratio of the prompts.
 
-    For each source, the root mean square of the prompts' mean over users is brought down to
-    max_mean_to_std times that of their standard deviation; the root mean square of the prompts as a
-    whole stays. Fitted prompts may have a mean twenty times as large as their standard deviation,
-    and the adapter's LayerNorm would then remove nearly all differences between users.
+    max_mean_to_std: for each source, the root mean square of the prompts' mean over users is
+    reduced to at most so many times that of their standard deviation; the root mean square of all
+    prompts stays the same. 0: no bound. Fitted prompts may have a mean twenty times as large as
+    their standard deviation, and the adapter's LayerNorm would then remove nearly all differences
+    between users.
 
     vectors [n, l, d_in]: prompts of one source or, side by side, of several of these widths.
-    standardised: for each source, whether each of its numbers gets mean 0 and standard deviation 1
-    instead, since numbers of no model's making may have any units (None: none does). Returns None
-    where nothing is to be scaled.
+    standardised: for each source, whether each of its dimensions gets mean 0 and standard deviation
+    1 instead, as vectors need whose dimensions may have different units (None: no source). Returns
+    None where nothing is to be scaled.
     """
     mean, std = vectors.mean(axis=0), vectors.std(axis=0)
     scale, bias = np.ones_like(mean), np.zeros_like(mean)
@@ -199,11 +200,11 @@ def load_adapter(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> 
     for size in (*widths, config.hidden, config.depth):
         if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= numbers:
             raise RuntimeError(f"a size is {size!r:.40}, and its tensors hold {numbers:,} numbers")
-    # Without memory, so that a damaged shape is compared with the tensors before it is allocated.
+    # On the meta device, so that a damaged shape is found before memory is allocated for it.
     with torch.device("meta"):
         network = Adapter(meta["d_in"], meta["d_out"], config)
     for name in STORED_BUFFERS:
-        # A buffer that is None has no place in the state that load_state_dict fills.
+        # load_state_dict does not fill a buffer that is None.
         setattr(network, name, state.get(name))
     network.load_state_dict(state, assign=True)
     return network.eval()

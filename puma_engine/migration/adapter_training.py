@@ -33,7 +33,7 @@ from puma_engine.training.loop import Progress
 
 @dataclass(frozen=True)
 class MigrationResult(FitResult):
-    """The target's prompt table, how the training went, and the adapter that made the table.
+    """The migrated prompt table, the outcome of the training, and the adapter.
 
     adapter_tensors, adapter_meta: as `load_adapter` takes them; item_adapter: the tensors of the
     adapter of item prompts, or None.
@@ -45,7 +45,7 @@ class MigrationResult(FitResult):
 
 
 class AdaptedPrompts(PromptModule):
-    """Prompts that an adapter maps from source prompts [n, l, d_in], which are not trained."""
+    """Prompts that a trainable adapter maps from fixed source prompts [n, l, d_in]."""
 
     def __init__(self, sources: Tensor, adapter: Adapter) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class AdaptedPrompts(PromptModule):
         self.adapter = adapter
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Mapped prompts [B, l, d_out] of row numbers [B]; in training, noise is added before."""
+        """Return mapped prompts [B, l, d_out] of row numbers [B]; in training, noise is added to the sources."""
         sources = self.sources[rows.to(self.sources.device, non_blocking=True)]
         if self.training and self.adapter.config.noise:
             sources = sources + self.noise * torch.randn_like(sources)
@@ -82,12 +82,12 @@ def train_migration(
 ) -> MigrationResult:
     """Train an adapter on the target's task loss, then map the prompts of all source users.
 
-    One source is the paper's single migration (and each hop of a chain), several are its
-    aggregation. users: who trains the adapter (None: all whom every source and the data set have).
-    early_stopping_users: how many users outside `users` choose the epoch by their validation rows,
-    see `choose_early_stopping_users`; without such users the training users do. missing: see
-    `join_sources`. Item prompts of the sources get an adapter of their own. The head starts from
-    that of the first source with prompts of a model. The outcomes of dataset may be the source
+    One source is the paper's single migration (and each hop of a chain); several are its
+    aggregation. users: those who train the adapter (None: all users of the data set that every
+    source has). early_stopping_users: how many other users choose the epoch by their validation
+    rows, see `choose_early_stopping_users`; without others, the training users choose it. missing:
+    see `join_sources`. Item prompts of the sources get an adapter of their own. The head starts
+    from that of the first source with prompts of a model. The outcomes of dataset may be the source
     model's predictions, see `random_pairs.pair_dataset`. Raises MigrationError, DataError,
     Cancelled and CheckpointError.
     """
@@ -164,11 +164,11 @@ def join_sources(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Concatenate the prompts of several sources along the width, joined by user id.
 
-    Returns user ids [n] (sorted), vectors [n, l, sum of d], and complete [n], True for users
-    that every source has. A user whom a source lacks gets that source's mean prompt
-    (missing="mean") or is left out (missing="drop"). everyone: users who are to be mapped where all
-    sources are vectors, which need not name every user. Raises MigrationError without sources, for
-    sources of different prompt lengths, and if no user is in all of them.
+    Returns user ids [n] (sorted), vectors [n, l, sum of d], and complete [n], True for users that
+    every source has. A user whom a source lacks gets that source's mean prompt (missing="mean") or
+    is left out (missing="drop"). everyone: the users to map where all sources are vectors, which
+    may lack users. Raises MigrationError without sources, for sources of different prompt lengths,
+    and if no user is in all of them.
     """
     if not sources:
         raise MigrationError("A migration needs at least one source prompt table; none came.")
@@ -201,9 +201,9 @@ def choose_early_stopping_users(
 ) -> np.ndarray:
     """Draw the users whose validation rows choose the epoch, [at most count].
 
-    with_rows: users who have validation rows. An adapter serves users that it was not trained on, so
-    users outside `trained` come first, and trained users fill up. If all available users are
-    trained, all of them choose the epoch.
+    with_rows: users who have validation rows. An adapter must work for users that it was not
+    trained on, so users outside `trained` are drawn first, and trained users only if these are too
+    few. If all available users are trained, all of them choose the epoch.
     """
     untrained = np.setdiff1d(available, trained)
     if not len(untrained):
@@ -222,8 +222,8 @@ def new_adapter(
 ) -> Adapter:
     """Draw an adapter, and set its input scaling and norm bound from prompts and target.
 
-    vectors: [n, l, sum of widths], sources side by side; parts: of each source its width, and
-    whether it holds vectors, whose numbers may have any units.
+    vectors: [n, l, sum of widths], sources side by side; parts: for each source its width, and
+    whether it holds vectors, whose dimensions may have any units.
     """
     network = Adapter(vectors.shape[2], target.width, config, generator=generator)
     widths, standardised = zip(*parts, strict=True)
@@ -238,9 +238,9 @@ def new_adapter(
 def check_training_users(
     available: np.ndarray, users: Sequence[str] | np.ndarray | None
 ) -> np.ndarray:
-    """Return the users who train, sorted: those given, or all available ones.
+    """Return the sorted users who train: the given ones, or all that are available.
 
-    Raises MigrationError where there are none, or where given users are not available.
+    Raises MigrationError if there are none, or if a given user is not available.
     """
     if users is None:
         if not len(available):

@@ -1,7 +1,7 @@
 """Closed-form maps between backbones, from users whose prompts are known on both.
 
-They are baselines of an adapter. They need what a migration is meant to save, fitted prompts of
-some users on the target, and then cost one linear system.
+They are baselines for the adapter. They need prompts of some users that were fitted on the target,
+which a migration saves; then they cost one linear system.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from puma_engine.errors import ConfigError, MigrationError
 from puma_engine.prompts.table import PromptTable
 
 Method = Literal["ridge", "procrustes"]
-# Ridge strengths that are tried, in units of the mean variance of the source's directions.
+# Candidates of the ridge strength, in units of the mean variance of the source's dimensions.
 STRENGTHS = np.logspace(-3, 3, 13)
 MIN_PAIRS = 3
 
@@ -36,7 +36,7 @@ class LinearMap:
 
 
 def ridge(source: np.ndarray, target: np.ndarray) -> LinearMap:
-    """Ridge regression (Hoerl & Kennard 1970) with the strength of least leave-one-out error.
+    """Fit a ridge regression (Hoerl & Kennard 1970) with the strength of the smallest leave-one-out error.
 
     source [n, d_in] and target [n, d_out]: row i of both is one user. Raises MigrationError for
     fewer than MIN_PAIRS rows.
@@ -50,11 +50,11 @@ def ridge(source: np.ndarray, target: np.ndarray) -> LinearMap:
 
 
 def procrustes(source: np.ndarray, target: np.ndarray) -> LinearMap:
-    """Orthogonal Procrustes with one scale (Schoenemann 1966): the closest map that keeps angles.
+    """Fit an orthogonal Procrustes map with one scale (Schoenemann 1966): the closest one that keeps angles.
 
-    source [n, d_in] and target [n, d_out]: row i of both is one user. Where widths differ, as
-    `scipy.linalg.orthogonal_procrustes` does not allow, directions beyond the narrower are dropped
-    or stay 0. Raises MigrationError for fewer than MIN_PAIRS rows.
+    source [n, d_in] and target [n, d_out]: row i of both is one user. Widths may differ, unlike in
+    `scipy.linalg.orthogonal_procrustes`: dimensions beyond the smaller width are dropped or stay 0.
+    Raises MigrationError for fewer than MIN_PAIRS rows.
     """
     _check_pairs(source, target)
     x, y = source - source.mean(0), target - target.mean(0)

@@ -1,4 +1,4 @@
-"""Random pairs of users and items, from whose predictions an adapter learns without records."""
+"""Random pairs of users and items; an adapter learns from their predictions, without records."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def pair_dataset(
 def mean_predictions(
     task: str, predictions: Sequence[TablePredictions]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the mean outcomes [n] of several sources and, of ratings, the mean of their answers.
+    """Return the mean predictions [n] of several sources and, for ratings, the mean answer probabilities.
 
-    The probability of a click says all about its answers.
+    For clicks they are None, since the outcome is the probability of an answer.
     """
     outcome = np.mean([part.outcome for part in predictions], axis=0)
     if task != "rating":

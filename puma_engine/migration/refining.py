@@ -24,10 +24,10 @@ def refine_prompts(
     users: Sequence[str] | np.ndarray | None = None,
     **options: Any,
 ) -> FitResult:
-    """Fit a table's prompts further; the initial state stays where no epoch validates better.
+    """Fit a table's prompts further; the initial state is kept if no epoch has a better validation value.
 
-    users: None refines the prompts of all users of the data set, and the head; otherwise only the
-    prompts of these users change, under the frozen head, and the result has the whole table. options:
+    users: None refines the prompts of all users of the data set and the head; otherwise only the
+    prompts of these users change, with a frozen head, and the result is the whole table. options:
     prompt (of which item_tokens is read), checkpoint_dir, progress and should_cancel, as
     `fit_prompts` takes them. Raises DataError for users that are not in the data set,
     MigrationError for users without a prompt, and what `fit_prompts` raises.

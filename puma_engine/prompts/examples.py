@@ -1,4 +1,4 @@
-"""Joins a data set with a reader: numbers of users, items and contexts, matched by id."""
+"""Join a data set with a reader: rows become numbers of users, items and contexts, matched by id."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from puma_engine.errors import DataError
 
 # Maps numbers of users and items [B] to soft prompts [B, l, width].
 Prompts = Callable[[Tensor, Tensor], Tensor]
-# Columns of interactions that hold the probability of each answer, where outcomes are predictions.
+# Prefix of the columns that hold the probability of each answer, where outcomes are predictions.
 ANSWER_COLUMN = "probability_of_"
 
 
@@ -46,13 +46,13 @@ class Examples:
         return Examples(user, item, context, outcome, answers)
 
     def lengths(self, reader: Reader) -> np.ndarray:
-        """Return the tokens of each example, [n], by which batches of similar work are sorted."""
+        """Return the number of tokens of each example, [n], by which batches of similar length are formed."""
         return reader.lengths()[self.context.numpy()]
 
 
 @dataclass(frozen=True)
 class ReaderData:
-    """A reader over a data set's contexts, and its splits as examples of given users."""
+    """A reader of a data set's contexts, with the train and validation examples of given users."""
 
     reader: Reader
     task: Task
@@ -69,8 +69,8 @@ class ReaderData:
     ) -> Tensor:
         """Return the summed loss of examples [rows].
 
-        Examples and rows are on the CPU; with widths they are on the reader's device, and nothing
-        waits for it (see `Reader.logits`).
+        Examples and rows are on the CPU. With widths they are on the reader's device, and the call
+        does not wait for the device (see `Reader.logits`).
         """
         if widths is None:
             rows = rows.cpu()  # several processes: DDP moves inputs to its device
@@ -83,11 +83,12 @@ class ReaderData:
         return self.task.loss(logits, outcome, head, answers).sum()
 
     def flops(self, tokens: int, examples: int, validations: int) -> float:
-        """Return the FLOPs of a training from its numbers of examples and validations; prompts have `tokens`.
+        """Return the FLOPs of a training. tokens: of a prompt; examples, validations: how many are computed.
 
-        Each position behind the prefix costs two operations a weight of the layers, forwards and
-        again for the gradient. Positions of validation rows cost two for each validation, cached
-        tokens two once. Attention and adapter are small beside it and are left out.
+        A position behind the prefix costs two operations for each weight of the layers in the
+        forward pass, and two more for the gradient. A position of a validation row costs two in
+        each validation, a cached token two once. Attention and adapter are small in comparison and
+        left out.
         """
 
         def positions(rows: Examples) -> float:
@@ -207,7 +208,7 @@ def _contexts(
     else:
         contexts, columns = _histories(dataset, frames)
     joined = [frame.assign(context=column) for frame, column in zip(frames, columns, strict=True)]
-    # The latest reader stays, with its cached prefixes.
+    # The latest reader is kept with its cached prefixes.
     key = (template, contexts)
     if backbone.latest_reader is None or backbone.latest_reader[0] != key:
         backbone.forget()  # frees its memory before the next reader measures what is free

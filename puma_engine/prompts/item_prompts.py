@@ -1,4 +1,4 @@
-"""Soft prompts of items: a second table, whose tokens stand beside the user's in the prompt slot."""
+"""Soft prompts of items: a second table, whose tokens join those of the user in the prompt slot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,15 +51,15 @@ class ItemPrompts:
 
 
 def in_slot_order(user: T, item: T, *, item_first: bool) -> tuple[T, T]:
-    """Return the prompts of users and items in the order in which they stand in the prompt slot."""
+    """Concatenate the prompts of users and items in the order of the prompt slot."""
     return (item, user) if item_first else (user, item)
 
 
 def join_items(tables: Sequence[ItemPrompts], items: Sequence[str] | np.ndarray) -> np.ndarray:
     """Concatenate the item prompts of one or more sources along the width, joined by item id.
 
-    Returns [len(items) + 1, l, sum of d], the last row for all other items. Raises DataError if the
-    tables differ in their number of tokens, or in where these stand.
+    Returns [len(items) + 1, l, sum of d]; the last row is for all other items. Raises DataError if
+    the tables differ in the number or the place of their tokens.
     """
     if len({table.tokens for table in tables}) > 1:
         raise DataError(

@@ -1,4 +1,4 @@
-"""New users: prompts from a few rows, given a table of known users on the same backbone."""
+"""Fit prompts of new users from a few rows and a table of known users on the same backbone."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from puma_engine.prompts.tuning import (
 
 
 def mean_prompts(known: PromptTable, users: np.ndarray) -> PromptTable:
-    """Return a table in which each of some users has the mean prompt of another table, and its head."""
+    """Return a table in which every user has the mean prompt of known users, with their head."""
     mean = known.vectors.mean(axis=0, keepdims=True)
     vectors = np.repeat(mean, len(users), axis=0)
     return dataclasses.replace(known, user_ids=np.asarray(users, dtype=str), vectors=vectors)
@@ -37,9 +37,10 @@ def fit_new_users(
 ) -> PromptTable:
     """Fit prompts of new users on their train rows; everything else is frozen.
 
-    known: a table of other users. Each new prompt starts at its mean, which weight decay pulls to.
-    All epochs are run, since few rows leave none for early stopping: choose the settings on known
-    users. Raises DataError when a user is in the table, or the table has no head or another width.
+    known: a table of other users. Each new prompt starts at their mean prompt, and weight decay
+    pulls it there. All epochs are run, since a few rows leave none for early stopping; choose the
+    settings on known users. Raises DataError when a user is in the table, or the table has no head
+    or another width.
     """
     users = dataset.users
     repeated = np.intersect1d(users, known.user_ids)

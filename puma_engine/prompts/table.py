@@ -12,7 +12,7 @@ import pandas as pd
 from puma_engine.errors import DataError, MigrationError
 from puma_engine.prompts.item_prompts import ItemPrompts, in_slot_order
 
-# Users from whose prompts a participation ratio is computed at most.
+# Largest number of users from whose prompts a participation ratio is computed.
 RATIO_USERS = 20_000
 
 
@@ -50,7 +50,7 @@ class PromptTable:
 
     @property
     def read_tokens(self) -> int:
-        """Soft prompt tokens of an example: the user's, and the item's if items have prompts."""
+        """Number of soft prompt tokens of an example: of the user and, if items have prompts, of the item."""
         return self.tokens + (self.items.tokens if self.items is not None else 0)
 
     @property
@@ -60,7 +60,7 @@ class PromptTable:
 
     @property
     def is_vectors(self) -> bool:
-        """Whether the table holds vectors of any origin in place of a language model's prompts."""
+        """Whether the table holds vectors of another origin instead of prompts of a language model."""
         return bool(self.meta.get("vectors"))
 
     @cached_property
@@ -86,7 +86,7 @@ class PromptTable:
         step = -(-len(self.vectors) // RATIO_USERS)
         rows = self.vectors[::step].reshape(-1, self.tokens * self.width).astype(np.float64)
         centred = rows - rows.mean(axis=0)
-        # Both products have the same eigenvalues above 0.
+        # The products of a matrix with its transpose in either order have the same eigenvalues above 0.
         wide = centred.shape[1] > centred.shape[0]
         product = centred @ centred.T if wide else centred.T @ centred
         squares = float(np.square(product).sum())
@@ -112,7 +112,7 @@ class PromptTable:
     def take_pairs(
         self, users: Sequence[str] | np.ndarray, items: Sequence[str] | np.ndarray
     ) -> np.ndarray:
-        """Return the prompts of examples, [n, read_tokens, d]: those of user and item in their order.
+        """Return the prompts of examples, [n, read_tokens, d]: user and item prompts in slot order.
 
         users, items: ids [n]. Raises MigrationError for unknown users.
         """
@@ -123,7 +123,7 @@ class PromptTable:
         return np.concatenate(in_slot_order(vectors, item_vectors, item_first=first), axis=1)
 
     def shuffled(self, seed: int) -> "PromptTable":
-        """Return the control in which every user has another user's prompt: a random cycle of all."""
+        """Return the shuffled control: every user gets another user's prompt, in a random cycle of all users."""
         order = np.random.default_rng(seed).permutation(len(self.user_ids))
         vectors = np.empty_like(self.vectors)
         vectors[order] = self.vectors[np.roll(order, 1)]

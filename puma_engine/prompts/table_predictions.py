@@ -1,4 +1,4 @@
-"""Predictions of a prompt table for the rows of a data set: outcomes, and all answers."""
+"""Predict the rows of a data set with a prompt table: outcomes and the probability of each answer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from puma_engine.prompts.tuning import make_head
 class TablePredictions:
     """Predictions of a prompt table for n rows, and their cost.
 
-    outcome: [n] float64, ratings or click probabilities. answers: [n, A] float32, the probability of
-    each answer of the template. flops: two operations a weight of the layers for each position that
-    was read. items: distinct items among the rows. Reading the text before the prompt slot took
-    item_seconds, the rows themselves row_seconds.
+    outcome: [n] float64, ratings or click probabilities. answers: [n, A] float32, the probability
+    of each answer of the template. flops: two operations for each weight of the layers and each
+    position. items: number of distinct items among the rows. item_seconds: time for the texts
+    before the prompt slot; row_seconds: time for the rows.
     """
 
     outcome: np.ndarray
@@ -39,7 +39,7 @@ class TablePredictions:
 
     @property
     def cost(self) -> dict[str, float]:
-        """The costs as runs store them."""
+        """The costs under the names that runs store."""
         return {
             "predicted_pairs": len(self.outcome),
             "predicted_items": self.items,

@@ -40,7 +40,7 @@ class PromptEmbedding(PromptModule):
     """Trainable prompts: base + step_scale * (shared + difference of the row).
 
     base: [1 or n, l, width], not trained. `shared` [l * width] and the differences [n, l * width]
-    start at 0; weight decay acts on the differences alone. step_scale: see `step_scale`.
+    start at 0; weight decay acts only on the differences. step_scale: see `step_scale`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class PromptEmbedding(PromptModule):
         width = base[0].numel()
         self.base: Tensor
         self.register_buffer("base", base.flatten(1), persistent=False)
-        # Checkpoints hold these names.
+        # Checkpoints store these names.
         self.shared = nn.Parameter(torch.zeros(width), requires_grad=trainable)
         self.table = nn.Parameter(torch.zeros(rows, width), requires_grad=trainable)
 
@@ -108,7 +108,7 @@ class PromptTuningModule(nn.Module):
         return self.data.loss(train, rows, self.prompts, self.head, widths)
 
     def widths(self, rows: Tensor) -> tuple[int, ...] | None:
-        """As `training.step.Capturable` asks for it."""
+        """See `training.step.Capturable.widths`."""
         reader = self.data.reader
         if not reader.capturable:
             return None
@@ -133,11 +133,11 @@ class PromptTuningModule(nn.Module):
 
 
 def step_scale(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
-    """Return the factor, at least 1, of training steps that start from given prompts.
+    """Return the factor, at least 1, by which training steps grow for prompts [n, l, width] to start from.
 
-    It is the root mean square of the prompts [n, l, width] divided by that of the backbone's token
-    embeddings. Mapped prompts may be a hundred times as large as token embeddings, and steps
-    that suit prompts of a token's size would then change nothing.
+    It is the root mean square of the prompts divided by that of the backbone's token embeddings.
+    Mapped prompts may be a hundred times as large as token embeddings; steps that suit a token
+    embedding would hardly change them.
     """
     prompt_rms = float(np.sqrt(np.mean(np.square(vectors, dtype=np.float64))))
     token_rms = backbone.token_norm() / backbone.width**0.5
@@ -146,9 +146,9 @@ def step_scale(vectors: np.ndarray, backbone: FrozenBackbone) -> float:
 
 @torch.no_grad()
 def embedded_start(backbone: FrozenBackbone, tokens: int, word: str | None) -> Tensor:
-    """Return one start for the prompts of all users, [1, tokens, width] float32.
+    """Return a common start of all users' prompts, [1, tokens, width] float32.
 
-    It is the embedding of a word (of its tokens in turn), or for None the mean of all token embeddings.
+    word: its token embeddings are repeated in turn; None: the mean of all token embeddings.
     """
     if word is None:
         mean = backbone.model.get_input_embeddings().weight.float().mean(dim=0)
@@ -162,7 +162,7 @@ def embedded_start(backbone: FrozenBackbone, tokens: int, word: str | None) -> T
 def text_embedding(backbone: FrozenBackbone, template: EncodedTemplate) -> Tensor:
     """Return the embedding [width] of the last literal token in front of the prompt slot, on the CPU.
 
-    Where no text stands there, of the first token behind the slot.
+    Where no text stands there, it is the embedding of the first token behind the slot.
     """
     before, after = (
         [token for piece in pieces if not isinstance(piece, Slot) for token in piece]
@@ -175,7 +175,7 @@ def text_embedding(backbone: FrozenBackbone, template: EncodedTemplate) -> Tenso
 def item_embedding(
     table: ItemPrompts | None, dataset: Dataset, backbone: FrozenBackbone
 ) -> PromptEmbedding | None:
-    """Trainable prompts of a data set's items that start from a table; the last row is all others'."""
+    """Return trainable prompts of a data set's items that start from a table; the last row is for all others."""
     if table is None:
         return None
     base = np.concatenate([table.take(dataset.items["item_id"].to_numpy()), table.other[None]])
@@ -199,12 +199,12 @@ def fit_prompts(
 ) -> FitResult:
     """Fit one soft prompt for each user of a data set, and the task's head with them.
 
-    The validation split chooses the epoch. trainable=False trains the head alone, on prompts that
-    are drawn for each user and stay as drawn: the random-prompt baseline. start: initial prompts by
-    user id, and the initial head and item prompts, in place of a random draw. train_head=False
-    freezes the head and the item prompts. include_start=True lets the state before the first epoch
-    compete with those after each epoch. Raises DataError, BackboneError, TemplateError, Cancelled
-    and CheckpointError, and MigrationError for users that start lacks.
+    The validation split chooses the epoch. trainable=False trains only the head, on random prompts
+    that stay unchanged: the random-prompt baseline. start: initial prompts by user id, and the
+    initial head and item prompts, in place of a random draw. train_head=False freezes the head and
+    the item prompts. include_start=True lets the state before the first epoch compete with those
+    after each epoch. Raises DataError, BackboneError, TemplateError, Cancelled and CheckpointError,
+    and MigrationError for users that start lacks.
     """
     config, users, width = prompt or PromptConfig(), len(dataset.users), backbone.width
     data = reader_for(backbone, dataset, template, dataset.users)
@@ -232,7 +232,7 @@ def fit_prompts(
         items_first = items_first if start.items is None else start.items.first
     head = make_head(data.task, data.train, generator, start.head if start else None)
     if items is None and config.item_tokens:
-        # One row more than there are items: that of items without train rows.
+        # One row more than there are items, for items without train rows.
         rows = len(dataset.items) + 1
         items = PromptEmbedding(draw(1, config.item_tokens), rows, trainable=trainable)
     if not train_head:
@@ -267,7 +267,7 @@ def make_head(
     generator: torch.Generator,
     tensors: dict[str, np.ndarray] | None = None,
 ) -> nn.Module:
-    """Build a task's head: from tensors if given, else started at the examples' mean outcome."""
+    """Build a task's head: from tensors if given, else with the examples' mean outcome as its first prediction."""
     head = task.head(float(examples.outcome.mean()), generator)
     if tensors is not None:
         head.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in tensors.items()})

@@ -1,7 +1,7 @@
 """Grouping of users: k-means on principal components of their prompts, and quantile strata.
 
-Up to MAX_IN_MEMORY users, all are fitted together. Of more users, components are fitted on a seeded
-sample and the users are projected block by block, so that the prompts are never in memory together.
+Up to MAX_IN_MEMORY users are fitted together. For more users, components are fitted on a seeded
+sample and the users are projected in blocks, so that not all prompts are in memory at once.
 """
 
 import threading
@@ -17,18 +17,18 @@ COMPONENTS = 50
 MAX_IN_MEMORY = 50_000
 SAMPLE = 1 << 15
 BLOCK = 1 << 13
-# Of the randomised SVD: columns beyond the components, and power iterations.
+# Oversampled columns and power iterations of the randomised SVD.
 OVERSAMPLES, POWER_ITERATIONS = 10, 4
 KMEANS_BATCH = 4096
 MAX_THREADS = 4
-# Numbers in a table from which more threads pay.
+# Several threads are faster only for tables with at least so many numbers.
 LARGE = 100_000_000
 _LIMITING = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Principal components: mean [d] and axes [d, k], float32; without axes, of users who are all alike."""
+    """Principal components: mean [d] and axes [d, k], float32; no axes if all users are equal."""
 
     mean: np.ndarray
     axes: np.ndarray | None
@@ -41,12 +41,12 @@ class Projection:
 
 
 class PromptBlocks(Protocol):
-    """Prompts of n users that are read in parts; row i belongs to user_ids[i]."""
+    """Prompts of n users that are read in blocks; row i belongs to user_ids[i]."""
 
     user_ids: np.ndarray
 
     def projected(self, project: Projection, rows: int) -> np.ndarray:
-        """Return the components [n, k] of all users, computed for up to `rows` of them at a time."""
+        """Return the components [n, k] of all users, computed for at most `rows` users at a time."""
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Return the prompts [len(rows), d] of some users."""
@@ -99,10 +99,10 @@ def principal_components(values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def streamed_components(prompts: PromptBlocks, seed: int) -> np.ndarray:
-    """Return what `principal_components` gives for users in the order of their ids, [n, k].
+    """Return the principal components [n, k] of prompts that are read in blocks.
 
-    Row i belongs to prompts.user_ids[i]. Of more than MAX_IN_MEMORY users at most SAMPLE prompts are
-    in memory; results differ from `principal_components` by rounding.
+    Row i belongs to prompts.user_ids[i]. With more than MAX_IN_MEMORY users, at most SAMPLE prompts
+    are in memory. Results equal `principal_components` of users sorted by id, up to rounding.
     """
     order = np.argsort(np.asarray(prompts.user_ids, dtype=str), kind="stable")
     n = len(order)
@@ -114,16 +114,15 @@ def streamed_components(prompts: PromptBlocks, seed: int) -> np.ndarray:
 
 
 def _sample_rows(n: int, seed: int) -> np.ndarray:
-    """Rows of the users on whom components are fitted, ascending."""
+    """Return the ascending rows of the users on whom components are fitted."""
     return np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
 
 
 def kmeans(space: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """k-means labels [n] int64 of rows [n, k]; at most as many clusters as distinct rows.
+    """Return k-means labels [n] int64 of rows [n, k].
 
-    Rows that differ by rounding alone share a cluster, so there may be fewer clusters than asked for.
-
-    Of more than MAX_IN_MEMORY users the centres are fitted on mini-batches.
+    There may be fewer clusters than `count`, since rows that differ only by rounding share a
+    cluster. With more than MAX_IN_MEMORY users the centres are fitted on mini-batches.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -141,7 +140,7 @@ def kmeans(space: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
-    """Strata 0..count-1 [n] int64 by quantiles of values [n], of equal size; ties go by row order."""
+    """Return strata 0..count-1 [n] int64 of equal size by values [n]; ties are broken by row order."""
     order = np.argsort(values, kind="stable")
     strata = np.empty(len(values), dtype=np.int64)
     strata[order] = np.arange(len(values)) * min(count, len(values)) // len(values)
@@ -150,10 +149,10 @@ def quantile_strata(values: np.ndarray, count: int) -> np.ndarray:
 
 @contextmanager
 def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
-    """Limit the threads of BLAS and OpenMP in work on fewer than LARGE numbers.
+    """Context manager: limit the threads of BLAS and OpenMP for fewer than LARGE numbers.
 
-    More threads slow small problems down. A library that has fewer, as by OMP_NUM_THREADS, keeps
-    them. BLAS has one setting for the process, so one thread at a time changes it and puts it back.
+    More threads slow small problems down. A library with a lower limit, such as OMP_NUM_THREADS,
+    keeps it. BLAS has one setting for the process, so one thread at a time changes and restores it.
     """
     if size >= LARGE:
         yield

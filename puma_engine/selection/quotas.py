@@ -1,4 +1,4 @@
-"""Quotas of groups: exact in total, never above a group's size."""
+"""Quotas of groups: their sum is exact, and none exceeds its group's size."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ def apportion(weights: np.ndarray, capacity: np.ndarray, total: int) -> np.ndarr
     """Split `total` in proportion to weights by largest remainders, [groups] int64.
 
     weights [groups]: negative ones count as 0; capacity [groups]: upper bounds, whose sum is at
-    least `total`. What exceeds a group's capacity goes to the others by their weights.
+    least `total`. What exceeds a group's capacity is split among the others by their weights.
     """
     quota = np.zeros(len(capacity), dtype=np.int64)
     while (remaining := total - int(quota.sum())) > 0:

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-# Facility location measures distances from at most this many users.
+# Largest number of users from whom facility location measures distances.
 MAX_CLIENTS = 5_000
-# Probability that a step's candidates hold none of the best n / count points.
+# Probability that the candidates of a step contain none of the best n / count points.
 MISS_PROBABILITY = 0.01
 BLOCK = 512
 
 
 def weighted_sample(weights: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Rows of `count` users, drawn by weights [n] without replacement; weight 0 comes last.
+    """Draw rows of `count` users by weights [n] without replacement; weight 0 comes last.
 
     Exponential keys (Efraimidis & Spirakis 2006).
     """
@@ -20,12 +20,12 @@ def weighted_sample(weights: np.ndarray, count: int, generator: np.random.Genera
 
 
 def top_values(values: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Rows of the `count` largest values [n]; ties are drawn."""
+    """Return the rows of the `count` largest values [n]; ties are broken at random."""
     return np.lexsort((generator.random(len(values)), -values))[:count]
 
 
 def farthest_points(points: np.ndarray, count: int) -> np.ndarray:
-    """Rows of `count` points [n, k]: the nearest to the mean, then always the farthest from all chosen.
+    """Return the rows of `count` points [n, k]: first the nearest to the mean, then always the farthest from all chosen.
 
     Farthest-point traversal (Gonzalez 1985). Deterministic.
     """
@@ -42,12 +42,12 @@ def farthest_points(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def facility_location(points: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Rows of `count` points [n, k] with a small mean distance from all points to the nearest of them.
+    """Return the rows of `count` points [n, k] that have a small mean distance from all points to the nearest.
 
     Greedy maximisation of a submodular function (Krause & Golovin 2014), stochastically
     (Mirzasoleiman et al. 2015): each step tries about 4.6 n / count random candidates, so that the
-    cost does not depend on count. Distances are measured from at most MAX_CLIENTS points, drawn
-    where there are more.
+    cost does not depend on count. Distances are measured from at most MAX_CLIENTS points, which are
+    drawn where there are more.
     """
     points = points.astype(np.float32)
     n = len(points)

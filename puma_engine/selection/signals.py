@@ -1,4 +1,4 @@
-"""Input of the strategies: one array a signal, aligned by user id."""
+"""Input of the strategies: one array for each signal, aligned by user id."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,11 +15,11 @@ BLOCK = 1 << 14
 class Signals:
     """Signals of n users; row i of each array belongs to user_ids[i].
 
-    embedding [n, d]: the source prompts, flattened; variance [n]: of the train outcomes, 0 for a
-    single one; loss [n]: mean train loss on the source; activations [n, f]: binarised FFN
-    activations; space [n, k]: principal components of the embedding, if known; activity [n]: number
-    of train rows. Signals that no strategy reads may be None. Raises SelectionError for a repeated
-    user, wrong lengths, and NaN or infinite values.
+    embedding [n, d]: the source prompts, flattened; variance [n]: of the train outcomes, 0 for one
+    outcome; loss [n]: mean train loss on the source; activations [n, f]: binarised FFN activations;
+    space [n, k]: principal components of the embedding, if known; activity [n]: number of train
+    rows. Signals that no strategy reads may be None. Raises SelectionError for a repeated user,
+    wrong lengths, and NaN or infinite values.
     """
 
     user_ids: np.ndarray
@@ -39,7 +39,7 @@ class Signals:
                 raise SelectionError(
                     f"The signal {name} has {len(values)} rows for {n} users; give one each."
                 )
-            # In blocks: a copy in double precision of many users' tables would not fit in memory.
+            # In blocks, since a copy in double precision may not fit in memory.
             blocks = range(0, n, BLOCK)
             if name != "user_ids" and not all(
                 np.isfinite(np.asarray(values[at : at + BLOCK], float)).all() for at in blocks
@@ -62,7 +62,7 @@ class Signals:
     def require(self, name: str, strategy: str) -> np.ndarray:
         """Return a signal, in float64 unless it is a table of more than MAX_IN_MEMORY users.
 
-        Raises SelectionError that says which strategy needs the signal, if it is None.
+        Raises SelectionError with the name of the strategy if the signal is None.
         """
         values = getattr(self, name)
         if values is None:

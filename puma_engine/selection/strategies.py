@@ -1,4 +1,4 @@
-"""The strategies of the paper's Table 4 and further ones, each made of a space, strata and a draw."""
+"""The selection strategies of the paper's Table 4 and further ones: a space, strata and a draw each."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -32,14 +32,14 @@ class Strategy:
 
     @property
     def needs(self) -> set[str]:
-        """Names of the signals that it reads besides the prompts."""
+        """Names of the signals that the strategy reads besides the prompts."""
         space = {"activations"} if self.space == "activations" else set()
         activity = {"activity"} if self.draw in ("active", "most-active") else set()
         return space | activity | ({self.stratum} if self.stratum else set())
 
     @property
     def clustered(self) -> bool:
-        """Whether its space is divided into clusters."""
+        """Whether the space is divided into clusters."""
         return self.space is not None and self.draw != "facility"
 
 
@@ -77,8 +77,8 @@ STRATEGIES: dict[str, Strategy] = {
 class Groups:
     """The groups of n users by a strategy, in the order of their ids.
 
-    space [n, k]: where users are compared, if anywhere; cluster, stratum: labels [n] int;
-    activity [n]: given if the draw reads it.
+    space [n, k]: in which users are compared, or None; cluster, stratum: labels [n] int; activity
+    [n]: None unless the draw needs it.
     """
 
     strategy: Strategy
@@ -91,9 +91,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen user ids (sorted), and all candidates' labels, aligned with the signals.
+    """The chosen user ids (sorted), and the labels of all candidates.
 
-    group: cluster and stratum, [n] int each; report: sizes of the clusters, and users chosen of each.
+    group: cluster and stratum, [n] int, aligned with the signals; report: sizes of the clusters,
+    and how many users of each were chosen.
     """
 
     user_ids: np.ndarray
@@ -111,9 +112,9 @@ def get_strategy(name: str) -> Strategy:
 
 
 def check_groups(strategy: str, *, clusters: int, strata: int, min_cluster: int) -> None:
-    """Raise SelectionError for sizes of groups that a strategy does not form.
+    """Raise SelectionError for an unknown strategy, or for options of groups that it does not form.
 
-    The defaults pass, since nobody may have asked for them. Raises SelectionError for an unknown strategy.
+    Default values pass, since the caller may not have given them.
     """
     plan = get_strategy(strategy)
     given = {
@@ -148,12 +149,12 @@ def select_users(
 ) -> Selection:
     """Choose exactly `budget` users; the result does not depend on the users' order.
 
-    clusters: of k-means; strata: of each cluster; min_cluster: users that each cluster contributes
-    at least, where it has them. Their defaults are the paper's. groups: deprecated name of strata.
+    clusters: of k-means; strata: of each cluster; min_cluster: minimum number of users from each
+    cluster, if it has so many. Their defaults are the paper's. groups: deprecated name of strata.
     Raises SelectionError for an unknown strategy, an impossible budget (of "all": another than the
     number of users), sizes of groups that the strategy does not form, and missing signals.
     """
-    # Before the slow part: an impossible budget needs no groups.
+    # Checked before the slow part.
     _check_budget(get_strategy(strategy), budget, len(signals.user_ids), min_cluster)
     strata = strata if groups is None else groups
     check_groups(strategy, clusters=clusters, strata=strata, min_cluster=min_cluster)
@@ -173,10 +174,10 @@ def group_users(
     strata: int = STRATA,
     cluster_labels: np.ndarray | None = None,
 ) -> Groups:
-    """Divide users as a strategy does: the slow part of a selection, which no budget changes.
+    """Divide users into the groups of a strategy: the slow part of a selection, independent of the budget.
 
-    cluster_labels: [n], for signals.user_ids that were computed before with this seed. Raises
-    SelectionError for an unknown strategy, less than one cluster or stratum, and missing signals.
+    cluster_labels: [n], for signals.user_ids, computed before with this seed. Raises SelectionError
+    for an unknown strategy, less than one cluster or stratum, and missing signals.
     """
     plan = get_strategy(strategy)
     if clusters < 1 or strata < 1:
@@ -211,10 +212,10 @@ def group_users(
 def draw_users(
     groups: Groups, budget: int, *, seed: int = 0, min_cluster: int = MIN_CLUSTER
 ) -> Selection:
-    """Choose exactly `budget` users of groups; labels are in the groups' order.
+    """Choose exactly `budget` users from groups; labels are in the groups' order.
 
-    Each cluster contributes by its size, each stratum of it by its size and the paper's weights.
-    Raises SelectionError for an impossible budget.
+    The quota of a cluster follows from its size, that of a stratum from its size and the paper's
+    weights. Raises SelectionError for an impossible budget.
     """
     plan, label, stratum = groups.strategy, groups.cluster, groups.stratum
     budget = _check_budget(plan, budget, len(groups.user_ids), min_cluster)
@@ -256,7 +257,7 @@ def _check_budget(plan: Strategy, budget: int, n: int, min_cluster: int) -> int:
 def _draw(
     groups: Groups, members: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Positions [count] of the drawn users among members [m]."""
+    """Return the positions [count] of the drawn users among members [m]."""
     draw, space, activity = groups.strategy.draw, groups.space, groups.activity
     if space is not None and draw == "farthest":
         return sampling.farthest_points(space[members], count)

@@ -10,8 +10,9 @@ from torch import Tensor
 class MovingAverage:
     """Averages of parameters, by name: a <- d * a + (1 - d) * p after each step.
 
-    In the first steps d is at most (1 + step) / (10 + step), so that the average soon forgets the
-    initial weights. decay 0 averages nothing: the parameters themselves are the average.
+    In the first steps d is at most (1 + step) / (10 + step), so that the initial weights lose their
+    influence soon. With decay 0 nothing is averaged, and the parameters themselves count as
+    average.
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
@@ -21,7 +22,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Add the parameters as they are after `step` steps."""
+        """Update the averages with the parameters after `step` steps."""
         if self.averages:
             decay = min(self.decay, (1 + step) / (10 + step))
             averages, parameters = list(self.averages.values()), list(self.parameters.values())
@@ -39,7 +40,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the averages in the place of the parameters inside the block."""
+        """Context manager: use the averages as parameters."""
         trained = self._copies(self.parameters) if self.averages else {}
         self.apply(self.averages)
         try:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written atomically, verified when read, resumed exactly."""
+"""Checkpoints of a training: written atomically, verified when read, and resumed exactly."""
 
 import json
 import math
@@ -22,7 +22,7 @@ FORMAT = 2
 
 @dataclass
 class TrainingState:
-    """All that a run's next step depends on, besides tensors. Field names are stored.
+    """Everything besides tensors that the next step of a training depends on. Field names are stored.
 
     epoch and batch: the next ones; step, examples, seconds: so far; loss_sum and loss_count: of
     this epoch so far; best_epoch: -1 for the initial parameters; finished: stopped early.
@@ -93,8 +93,8 @@ def save(
     arrays["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         arrays["random/cuda"] = torch.cuda.get_rng_state()
-    # A new file each time: one step may be saved twice, as the last of an epoch is, and until the
-    # record is replaced it names the file before.
+    # The file has a new name each time, since one step may be saved twice (the last of an epoch), and the
+    # old record names the old file until it is replaced.
     path = folder / TENSORS.format(step=state.step, token=secrets.token_hex(4))
     save_tensors(path, {name: value.cpu().numpy() for name, value in arrays.items()})
     record = {
@@ -113,7 +113,7 @@ def save(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was read."""
+    """A checkpoint that was read."""
 
     state: TrainingState
     arrays: dict[str, np.ndarray]

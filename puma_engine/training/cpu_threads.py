@@ -1,8 +1,8 @@
-"""Threads of a computation on the CPU, chosen from the cores that are free.
+"""Choose the number of CPU threads from the cores that are free.
 
-Several threads wait for the slowest: on cores that others use, two of them were 7 to 10 times
-slower than one. So they are chosen from the cores that this process may use, a container's limit,
-and what other processes take of them. OMP_NUM_THREADS overrules all of it.
+Threads wait for the slowest one: on cores that other processes use, two threads were 7 to 10 times
+slower than one. The number follows from the cores that this process may use, a container's limit
+and the load of other processes. OMP_NUM_THREADS overrides it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 CGROUP = Path("/sys/fs/cgroup")
-# Cores that others use are looked at for so long, and a choice holds for so long.
+# Seconds of measuring the load of other processes, and for which a choice holds.
 SAMPLE_SECONDS = 0.3
-# Where others use less now, what they used in the last minute is over, such as an installation.
+# Below this load, in cores, what others used in the last minute, such as an installation, has ended.
 IDLE_CORES = 0.1
 HOLD_SECONDS = 60.0
-# Others may use this much of the cores that a choice counts as free.
+# Load of others, in cores, that a choice ignores.
 SLACK = 0.25
 
 _log = logging.getLogger("puma_engine.device")
@@ -38,9 +38,9 @@ class ThreadChoice:
 
 
 def use_free_threads() -> ThreadChoice:
-    """Let torch use as many threads as cores are free, and say so in one line of the log.
+    """Let torch use as many threads as cores are free, and log the choice.
 
-    A choice holds for HOLD_SECONDS, so that short stages do not wait for it each time.
+    A choice holds for HOLD_SECONDS, so that short stages do not measure each time.
     """
     global _chosen
     import torch
@@ -78,10 +78,10 @@ def allowed_cores() -> list[int]:
 
 
 def cores_used_by_others(seconds: float) -> float:
-    """Return the cores, of those that this process may use, that other processes use.
+    """Return the load of other processes, in cores, on the cores that this process may use.
 
-    It is what they use within `seconds`. Where that is something, and this process may use all
-    cores, the mean load of the last minute without this process's own part counts, if it is larger.
+    The load is measured for `seconds`. If it is above 0 and this process may use all cores, the
+    mean load of the last minute without this process counts, where that is larger.
     """
     import psutil
 
@@ -98,12 +98,12 @@ def cores_used_by_others(seconds: float) -> float:
 
 
 def used_cores(now: float, last_minute: float) -> float:
-    """Return the cores that count as used: by what runs now, and in the mean of the last minute."""
+    """Return how many cores count as used, from the load now and the mean load of the last minute."""
     return now if now < IDLE_CORES else max(now, last_minute)
 
 
 def _busy_seconds(allowed: list[int]) -> float:
-    """Processor seconds of all processes but this one on some cores."""
+    """Return the processor seconds of all processes but this one on some cores."""
     import psutil
 
     per_core = psutil.cpu_times(percpu=True)

@@ -1,4 +1,4 @@
-"""CUDA graphs by shape: small kernels take longer to launch than to run."""
+"""CUDA graphs by shape, since small kernels take longer to launch than to run."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -9,9 +9,9 @@ from puma_engine.training.device import gc_paused
 
 
 class GraphCache:
-    """Captured CUDA graphs by key; a key is captured the second time that it comes.
+    """Captured CUDA graphs by key; a key is captured when it occurs for the second time.
 
-    After `limit` graphs, or a capture that failed, nothing more is captured; `failure` says why. Graphs
+    After `limit` graphs or a failed capture, nothing more is captured; `failure` says why. Graphs
     share one memory pool.
     """
 
@@ -38,7 +38,7 @@ class GraphCache:
             with torch.cuda.device(self.device), gc_paused():
                 self._graphs[key] = capture(self._pool)
         except RuntimeError as error:
-            # Some architectures read values on the host, which a capture forbids.
+            # Some architectures read values on the host, which is impossible during a capture.
             self.enabled, self.failure = False, str(error)
             torch.cuda.synchronize(self.device)
             return None

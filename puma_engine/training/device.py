@@ -1,4 +1,4 @@
-"""Devices, their memory, and precisions; importing this loads no torch."""
+"""Devices, their memory and precisions; importing this module does not load torch."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 NO_LIMIT = 1 << 62
 SMI_SECONDS = 10.0
 CPUINFO = Path("/proc/cpuinfo")
-# Parameters from which on a frozen model is read in bf16 on a CPU that has it in hardware.
+# Frozen models with at least so many parameters are read in bf16 on a CPU that has it in hardware.
 BF16_PARAMETERS = 100_000_000
 
 
 class Dtype(NamedTuple):
-    """A precision's name in torch, and its bytes a number."""
+    """A precision: its name in torch, and the bytes of a number."""
 
     torch_name: str
     bytes: int
 
 
-# The one map of precisions: every name that settings, options and cards use.
+# All precisions, by the names that settings, options and cards use.
 DTYPES = {"fp32": Dtype("float32", 4), "bf16": Dtype("bfloat16", 2), "fp16": Dtype("float16", 2)}
 
 
@@ -105,10 +105,10 @@ def free_bytes(device: torch.device | None) -> int:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Switch the garbage collector off inside the block.
+    """Context manager: switch the garbage collector off.
 
-    Building many small lists would start it again and again. During the capture of a CUDA graph
-    it could free another graph, which is forbidden then.
+    Building many small lists would start it again and again. During the capture of a CUDA graph it
+    could free another graph, which is an error.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -130,7 +130,7 @@ class DeviceMemory:
 
 
 class CpuContention:
-    """Measures how many of the machine's cores other processes use, from its construction on."""
+    """Measures how many cores other processes use, from the moment that it is created."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -143,7 +143,7 @@ class CpuContention:
 
     @staticmethod
     def _seconds() -> float:
-        """Processor seconds of all processes but this one."""
+        """Return the processor seconds of all processes but this one."""
         import psutil
 
         total, this = psutil.cpu_times(), os.times()

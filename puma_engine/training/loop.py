@@ -1,4 +1,4 @@
-"""The one training loop: zoo models, soft prompts and adapters all go through `train`."""
+"""The training loop of zoo models, soft prompts and adapters."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from puma_engine.training.device import resolve_precision
 from puma_engine.training.step import TrainingStep
 
 REPORT_SECONDS = 0.2
-# Steps between the moments at which several processes agree on a cancellation and a checkpoint.
+# Several processes agree on cancelling and on a checkpoint once in so many steps.
 SYNC_STEPS = 10
 # Batches in a window that is sorted by length.
 WINDOW = 50
@@ -28,9 +28,9 @@ WINDOW = 50
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is; loss is the mean of an example in this epoch so far.
+    """How far a stage is. loss: mean of an example in this epoch so far.
 
-    saved_step, saved_epoch: where a run that is stopped now would go on; 0 without a checkpoint.
+    saved_step, saved_epoch: of the last checkpoint, where a stopped run resumes; 0 without one.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run did: one history row an epoch (train_loss, validation)."""
+    """The outcome of a training. history: one row for each epoch, with train_loss and validation."""
 
     history: list[dict[str, Any]]
     best_epoch: int
@@ -104,9 +104,9 @@ def train(
 
 
 class _Training:
-    """A training under way: the module, and all that its next step depends on.
+    """A training in progress: the module and everything that the next step depends on.
 
-    state: where it is. best: the parameters of the best epoch so far. loss_sum, loss_count: this
+    state: how far it is. best: the parameters of the best epoch so far. loss_sum, loss_count: this
     process's losses and examples of the epoch so far. validation: that of the last epoch.
     """
 
@@ -133,7 +133,7 @@ class _Training:
         self.step = TrainingStep(module, prepared, config, self.precision, self.processes)
         self.total = math.ceil(n_examples / config.batch_size) * config.epochs
         self.average = MovingAverage(parameters, config.ema_decay)
-        # An optimiser stores its state by the order of parameters, so their order counts.
+        # An optimiser's state is stored in the order of parameters, so the order is part of the hash.
         shapes = [[name, list(p.shape)] for name, p in parameters.items()]
         settings = config.to_dict() | {"checkpoint_seconds": 0}
         self.fingerprint = stable_hash([settings, n_examples, shapes])
@@ -158,7 +158,7 @@ class _Training:
                 self.step.scaler.load_state_dict(loaded.scaler)
         self.started = self.reported = self.saved = time.monotonic()
         self.seconds_before = self.state.seconds
-        # Where a run that is stopped now would go on.
+        # Where a stopped run would resume.
         self.last_checkpoint = self.state.step, self.state.epoch
 
     def validate_start(self) -> None:
@@ -172,7 +172,7 @@ class _Training:
         return self.state.epoch < self.config.epochs and not self.state.finished
 
     def take_step(self, batch: np.ndarray) -> None:
-        """Learn from this process's share of a batch of row numbers."""
+        """Take one step on this process's share of a batch of row numbers."""
         state = self.state
         share = batch[self.accelerator.process_index :: self.processes]
         rate = learning_rate(self.config, state.step, self.total)
@@ -184,13 +184,13 @@ class _Training:
         state.examples += len(batch)
 
     def report_save_or_stop(self) -> None:
-        """Report and write a checkpoint where it is time to. Raises Cancelled, after a checkpoint."""
+        """Report progress and write a checkpoint when they are due. Raises Cancelled, after a checkpoint."""
         cancelled = self.should_cancel is not None and self.should_cancel()
         synchronised = self.processes == 1 or self.state.step % SYNC_STEPS == 0
         losses: float | torch.Tensor = self.loss_sum
         examples: float = self.loss_count
         if self.processes > 1:
-            # All processes stop at the same step, and a checkpoint holds the losses of all.
+            # All processes must stop at the same step, and a checkpoint stores the losses of all.
             cancels = 0.0
             if synchronised:
                 cancels, losses, examples = self._sums_over_processes(
@@ -246,7 +246,7 @@ class _Training:
         )
 
     def report(self, loss: float | None = None) -> None:
-        """Tell the caller how far it is. loss: default: the mean of this process's examples so far."""
+        """Report progress to the caller. loss: default: the mean of this process's examples so far."""
         if self.progress is None or not self.accelerator.is_main_process:
             return
         self.reported = time.monotonic()
@@ -261,7 +261,7 @@ class _Training:
         )
 
     def save(self, loss_sum: float | torch.Tensor = 0.0, loss_count: float = 0) -> None:
-        """Write a checkpoint; the losses and examples of this epoch so far are those of all processes."""
+        """Write a checkpoint. loss_sum, loss_count: of this epoch so far, over all processes."""
         self.saved = time.monotonic()
         if self.checkpoint_dir is None or not self.accelerator.is_main_process:
             return

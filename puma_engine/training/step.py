@@ -1,4 +1,4 @@
-"""One training step: forward, backward, clip, update; on a GPU as one CUDA graph a shape."""
+"""One training step: forward, backward, clip, update; on a GPU as a CUDA graph for each shape."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,15 +21,15 @@ class Capturable(Protocol):
     """
 
     def widths(self, rows: Tensor) -> tuple[int, ...] | None:
-        """Return the padded sizes of rows [B] (CPU), one graph each; None if it must wait."""
+        """Return the padded sizes of rows [B] (CPU), each with a graph of its own; None to run without one."""
 
 
 class TrainingStep:
     """The optimiser, and a call that takes one step.
 
-    module: the module itself; prepared: the same as accelerate wraps it. Small models spend most
-    of a step on launching kernels. Where the module is `Capturable` and one process works on a
-    GPU, full batches of a shape that recurs are therefore replayed as a CUDA graph.
+    module: the module itself; prepared: the module wrapped by accelerate. Small models spend most
+    of a step on launching kernels, so full batches of a recurring shape are replayed as a CUDA
+    graph, if the module is `Capturable` and a single process works on a GPU.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TrainingStep:
         if self.device.type == "cuda":
             rate = torch.tensor(config.learning_rate, device=self.device)
             self.optimizer = kind(groups, lr=rate, fused=True, capturable=True)
-            # It would warn of each step outside a capture, such as those of partial batches.
+            # Without this it warns of each step outside a capture, such as those of partial batches.
             self.optimizer._warned_capturable_if_run_uncaptured = True
         else:
             self.optimizer = kind(groups, lr=config.learning_rate)
@@ -66,7 +66,7 @@ class TrainingStep:
             self.stream = torch.cuda.Stream(self.device)
 
     def __call__(self, rows: Tensor, batch_size: int, learning_rate: float) -> Tensor:
-        """Learn from rows [B] (CPU) and return their summed loss, on the device.
+        """Take one step on rows [B] (CPU) and return their summed loss, on the device.
 
         rows are this process's share of a batch of batch_size examples. The next call may
         overwrite the result.
@@ -113,7 +113,7 @@ class TrainingStep:
             inputs.copy_(rows)
             graph.replay()
             return loss  # type: ignore[no-any-return]
-        # Without a graph, but on the stream that captures use.
+        # No graph is replayed, but the step runs on the stream that captures use.
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
