@@ -1,4 +1,4 @@
-"""Predictions that need no language model: the minimum that any method has to beat."""
+"""Baselines without a language model, which any method has to beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from puma_engine.errors import DataError
 
-# SciPy is imported where it is used: pages that only show labels of baselines start sooner.
+# SciPy is imported in functions, so that pages that only show labels of baselines start sooner.
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
@@ -26,9 +26,9 @@ CHUNK = 8192
 class UserItemBias:
     """Global mean plus user and item biases, by alternating ridge regression.
 
-    Each bias is shrunk towards 0 by a number of pseudo-rows, chosen on validation rows (Koren,
-    "Factor in the Neighbors", TKDD 2010, section 2.1); an infinite number leaves it out. label:
-    the name of the baseline for readers.
+    Each bias is shrunk towards 0 by a number of pseudo-rows, which is chosen on validation rows
+    (Koren, "Factor in the Neighbors", TKDD 2010, section 2.1); with an infinite number the bias is
+    0. label: the name of the baseline for readers.
     """
 
     label: ClassVar[str] = "User + item bias"
@@ -93,7 +93,7 @@ class ItemMean(UserItemBias):
 
 
 class GlobalMean(ItemMean):
-    """The mean train outcome for everybody and everything."""
+    """The mean train outcome, for every user and item."""
 
     label = "Global mean"
     item_shrinkages = (np.inf,)
@@ -102,11 +102,11 @@ class GlobalMean(ItemMean):
 class MatrixFactorisation(UserItemBias):
     """User and item biases plus the product of factors, by alternating least squares (ALS).
 
-    Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems",
-    Computer 2009; the least squares are solved by a few conjugate gradient steps as in Takács,
-    Pilászy and Tikk, RecSys 2011. The ridge, the rank and the number of sweeps are chosen on
-    validation rows; where no factor helps there, or there are none, only the biases are used.
-    factors: the rank, which is then given and used in any case. seed: of the first item factors.
+    Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems", Computer
+    2009; the least squares are solved by a few conjugate gradient steps as in Takács, Pilászy and
+    Tikk, RecSys 2011. The ridge, the rank and the number of sweeps are chosen on validation rows;
+    without such rows, or if factors do not lower the error on them, only the biases are used.
+    factors: a fixed rank, which is used in any case. seed: of the initial item factors.
     """
 
     label = "Matrix factorisation"
@@ -155,7 +155,7 @@ class MatrixFactorisation(UserItemBias):
     ) -> bool:
         """Alternate from small random item factors; keep the best sweep if it lowers the error.
 
-        Returns whether it did.
+        Returns whether the error became lower.
         """
         noise = np.random.default_rng(self.seed).normal(0, 0.1, (len(self.items), rank))
         user = np.pad(biases[0], ((0, 0), (0, rank)))
@@ -224,7 +224,7 @@ def _least_squares_steps(
 def _sparse(
     values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]
 ) -> csr_array:
-    """A sparse matrix that keeps several values of one cell, which other constructors add up."""
+    """Return a sparse matrix that keeps several values of one cell; other constructors add them up."""
     from scipy.sparse import csr_array
 
     order = np.argsort(row, kind="stable")
@@ -233,7 +233,7 @@ def _sparse(
 
 
 def _dots(a: np.ndarray, row: np.ndarray, b: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Products of a[row] and b[other], row by row, [len(row)]."""
+    """Return the dot products of a[row] and b[other], [len(row)]."""
     products = np.empty(len(row), np.float32)
     for start in range(0, len(row), CHUNK):
         part = slice(start, start + CHUNK)

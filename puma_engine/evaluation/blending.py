@@ -12,9 +12,9 @@ STARS = (1.0, 5.0)
 
 
 class Blend:
-    """Weights of methods and an intercept, fitted on rows that trained none of them.
+    """Weights of methods and an intercept, fitted on rows that trained none of the methods.
 
-    Ratings are blended linearly, by ridge regression whose penalty leave-one-out chooses; the log
+    Ratings are blended by ridge regression with a penalty chosen by leave-one-out error, the log
     odds of clicks by logistic regression (Breiman, "Stacked Regressions", Machine Learning 1996).
     task: rating or click. weights: [methods]; intercept: a number of stars, or log odds.
     """

@@ -1,6 +1,6 @@
-"""Predicted cost of a migration and of a full retraining, from the measured time of finished runs.
+"""Predict the cost of a migration and of a full retraining from the measured time of finished runs.
 
-Nothing is assumed: where no comparable run was measured, the prediction is None (unknown).
+Where no comparable run was measured, the prediction is None (unknown).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ BUSY_SHARE = 0.25
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """The measured cost of one finished training: the evidence for a prediction.
+    """The measured cost of one finished training: evidence for a prediction.
 
-    examples: trained on over all epochs. training_seconds: of training with validation.
-    seconds: of the whole run, which also prepares items and maps users. sources: number of
-    source prompt tables of an adapter. short: a calibration rather than a whole run. other_load: the
-    share of the machine's cores that other processes used meanwhile (0 where not measured).
-    items: where predictions were measured rather than a training, their distinct items; examples are
-    then the predicted pairs, training_seconds theirs, and the rest of seconds that of the items.
-    template: the texts that stand around an example, on which its work depends, as one name.
+    examples: number over all epochs. training_seconds: of training with validation. seconds: of the
+    whole run, which also prepares items and maps users. sources: number of source prompt tables of
+    an adapter. short: whether it is a calibration instead of a whole run. other_load: the share of
+    the machine's cores that other processes used meanwhile (0 where not measured). items: number of
+    distinct items, if predictions were measured instead of a training; then examples are the
+    predicted pairs, training_seconds the time for them, and the rest of seconds the time for the
+    items. template: a label of the text around an example, on which the work depends.
     """
 
     run: str
@@ -75,7 +75,7 @@ class CostPrediction:
 
     @property
     def mismatches(self) -> list[str]:
-        """In what the evidence differs from what is predicted, in words; empty if in nothing."""
+        """Differences between the evidence and the predicted training, in words; may be empty."""
         differs = {
             "another prompt template": self.other_templates,
             "another number of sources": self.other_sources,
@@ -104,12 +104,11 @@ def predict_training_time(
     sources: int = 1,
     template: str = "",
 ) -> CostPrediction | None:
-    """Predict the time of a training with `rows` rows per epoch, for all its epochs (it may stop earlier).
+    """Predict the time of a training with `rows` rows per epoch, for all epochs (it may stop earlier).
 
     measured: runs of the same kind, model and device. The evidence is narrowed to runs with the
-    same prompt template, then to those with the same number of sources, then to those with the
-    same batch size, then to whole runs rather than calibrations, each where there are any. Returns
-    None if nothing was measured.
+    same prompt template, then number of sources, then batch size, and then to whole runs instead of
+    calibrations; a step that would leave no run is skipped. Returns None if nothing was measured.
     """
     usable = [run for run in measured if run.examples > 0 and run.training_seconds > 0]
     if not usable:
@@ -136,10 +135,10 @@ def predict_training_time(
 def predict_inference_time(
     pairs: float, items: float, measured: Sequence[MeasuredRun], template: str = ""
 ) -> CostPrediction | None:
-    """Predict the time in which a model predicts `pairs` pairs of a user and one of `items` items.
+    """Predict the time for predicting `pairs` pairs of users and items, with `items` distinct items.
 
-    measured: predictions of the same model and device. Those with the same prompt template come
-    first, then whole runs before calibrations. Returns None if nothing was measured.
+    measured: predictions of the same model and device. Those with the same prompt template are
+    preferred, then whole runs to calibrations. Returns None if nothing was measured.
     """
     usable = [run for run in measured if run.items > 0 and run.rate > 0]
     same_template = [run for run in usable if run.template == template]
@@ -164,7 +163,7 @@ def predict_inference_time(
 def break_even(
     retraining: float, users: int, migration: float, *, all_train: bool = False
 ) -> int | None:
-    """Return the number of users from which on a migration is cheaper, or None if never.
+    """Return the smallest number of users for which a migration is cheaper, or None if it never is.
 
     retraining: seconds for `users` users, proportional to their number. migration: seconds with
     its budget, independent of the number of users. all_train: all users train the adapter, so

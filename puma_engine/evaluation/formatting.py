@@ -1,4 +1,4 @@
-"""Formatting of numbers and names of methods in verdicts, reports and pages."""
+"""Format numbers and names of methods for verdicts, reports and pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def format_share(share: float) -> str:
 
 
 def format_share_interval(share: float, low: float | None, high: float | None) -> str:
-    """Return a share with its interval, 98% [97%, 99%]; without brackets where there is none."""
+    """Return a share with its interval, 98% [97%, 99%], or without brackets if it has none."""
     if low is None or high is None or math.isnan(low):
         return format_share(share)
     return f"{format_share(share)} [{format_share(low)}, {format_share(high)}]"
@@ -37,7 +37,7 @@ def format_percent(share: float) -> str:
 
 
 def round_up_percent(share: float) -> float:
-    """Return the smallest multiple of 0.1 % that is not below a share, apart from rounding errors."""
+    """Round a share up to a multiple of 0.1 %, apart from rounding errors."""
     return math.ceil(round(1000 * share, 6)) / 1000
 
 
@@ -53,9 +53,9 @@ def format_change(
 ) -> str:
     """Return a loss and its interval relative to a base value, in words.
 
-    Such as 0.3 % more error (between 0.5 % less and 1.1 % more). noun: what there is more or less
-    of. higher_is_better: whether a loss means less of it. reference: what has the base value, which
-    the words then end with.
+    For example: 0.3 % more error (between 0.5 % less and 1.1 % more). noun: the quantity.
+    higher_is_better: whether a loss means less of it. reference: the method with the base value,
+    which ends the sentence.
     """
 
     def amount(value: float) -> str:
@@ -74,8 +74,8 @@ def format_change(
 def method_names(labels: Iterable[str]) -> dict[str, str]:
     """Return the names of methods in plain words by their stored labels.
 
-    "Migrated, 60 users (kmeans-variance)" becomes "Migration trained on 60 users". The strategy
-    stays where two methods would have the same name without it.
+    "Migrated, 60 users (kmeans-variance)" becomes "Migration trained on 60 users". The strategy is
+    kept if two methods would have the same name without it.
     """
     labels = list(dict.fromkeys(labels))
     full = {label: _in_words(label) for label in labels}
@@ -97,7 +97,7 @@ def _in_words(label: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return a text of at most `limit` characters, cut with an ellipsis where it is longer."""
+    """Return a text cut to at most `limit` characters, with an ellipsis if it is longer."""
     return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}…"
 
 

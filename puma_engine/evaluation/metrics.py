@@ -1,4 +1,4 @@
-"""The table of metrics, and each metric over all rows and per user, with bootstrap intervals.
+"""The table of metrics; computing them over all rows and per user, with bootstrap intervals.
 
 Outcomes y and predictions p are [n]; user [n] names the user of each row. Intervals are 95 %
 percentile intervals of a cluster bootstrap: users are resampled with all their rows (Efron and
@@ -22,10 +22,10 @@ from puma_engine.errors import DataError
 class Metric:
     """One metric.
 
-    name: its key in stored tables. label: its name within a sentence. definition: one for
-    readers without statistics. reference: citation. max_draws: upper limit of bootstrap draws
-    where a draw is expensive. user_column: the column of the table of users that holds it; None
-    where users' values do not make it up.
+    name: its key in stored tables. label: its name within a sentence. definition: for readers
+    without knowledge of statistics. reference: citation. max_draws: upper limit of bootstrap draws,
+    if a draw is expensive. user_column: its column in the table of users; None if it does not
+    follow from the users' values.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """The label with a capital letter, as table headings have it."""
+        """The label with a capital letter, for table headings."""
         return self.label.capitalize() if self.label.islower() else self.label
 
     @property
@@ -113,12 +113,12 @@ METRICS = {metric.name: metric for metric in (
     ),
 )}
 # fmt: on
-# The metric that comparison, verdict, report, survey, pages and studies decide by.
+# The primary metric of each task, by which comparisons, verdicts, reports, pages and studies decide.
 PRIMARY_METRIC = {"rating": "rmse", "click": "uauc"}
-# How far predictions are from outcomes, and how well they order the items of each user.
+# Metrics of the level, how far predictions are from outcomes, and of the ranking of each user's items.
 LEVEL_METRIC = {"rating": "rmse", "click": "log_loss"}
 RANKING_METRIC = {"rating": "pair_accuracy", "click": "uauc"}
-# Draws of a block, times users: bounds the memory of the bootstrap.
+# Bound of draws times users in a block of the bootstrap, which limits its memory.
 BLOCK = 1 << 22
 # From this number of users on, resampled users are drawn one by one, which takes a quarter of the time of
 # multinomial counts. Intervals of fewer users stay those of earlier versions.
@@ -131,15 +131,15 @@ def metrics_of(task: str) -> tuple[str, ...]:
 
 
 def draws_used(metric: str, draws: int) -> int:
-    """Return how many of the requested bootstrap draws a metric's interval is made from."""
+    """Return how many of the requested bootstrap draws are used for a metric's interval."""
     return min(draws, METRICS[metric].max_draws or draws)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % interval over n_users users, those for whom the metric is defined.
+    """A value and its 95 % interval over the n_users users for whom the metric is defined.
 
-    draws: bootstrap draws that it is made from; 0 for an interval in closed form.
+    draws: number of bootstrap draws; 0 for an interval in closed form.
     """
 
     value: float
@@ -175,8 +175,8 @@ class SampledMetrics:
     """Metrics of several methods or trainings over all rows and for each draw of users.
 
     names: [metrics]. value: over all rows, [methods, metrics]. replicates: [methods, metrics,
-    draws], the same draws for all methods; NaN where undefined or not computed. users: for how many
-    users each is defined, [methods, metrics].
+    draws], the same draws for all methods; NaN where undefined or not computed. users: number of
+    users for whom each is defined, [methods, metrics].
     """
 
     names: tuple[str, ...]
@@ -227,7 +227,7 @@ class _UserRows:
         return p[self.order]
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sum of each user's rows, [users]."""
+        """Return the sum of each user's rows, [users]."""
         return np.bincount(self.code, weights=values, minlength=len(self.user_ids))
 
     def position(self) -> np.ndarray:
@@ -258,7 +258,7 @@ class _PooledAUC:
     positive: np.ndarray
 
     def value(self, weight: np.ndarray) -> float:
-        """The AUC when each row counts weight [n] times; NaN with one outcome only."""
+        """Return the AUC when each row counts weight [n] times; NaN if all outcomes are equal."""
         positive = np.bincount(self.rank, weights=weight * self.positive)
         negative = np.bincount(self.rank, weights=weight * ~self.positive)
         below = np.cumsum(negative) - negative
@@ -267,7 +267,7 @@ class _PooledAUC:
 
 
 def _row_means(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
-    """Row values whose mean is the metric (its square for RMSE)."""
+    """Return row values whose mean is the metric (or its square, for RMSE)."""
     loss = row_losses(task, y, p)
     if task == "click":
         return {"log_loss": loss}
@@ -276,7 +276,7 @@ def _row_means(task: str, y: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]
 
 
 def _user_ndcg(rows: _UserRows, p: np.ndarray) -> np.ndarray:
-    """NDCG of each user with gain y [users]; tied predictions share their mean gain."""
+    """Return the NDCG of each user with gain y, [users]; tied predictions share their mean gain."""
     discount = 1 / np.log2(rows.position() + 2.0)
     order = np.lexsort((-p, rows.code))
     tie = rows.tie_groups(p[order])
@@ -287,12 +287,13 @@ def _user_ndcg(rows: _UserRows, p: np.ndarray) -> np.ndarray:
 
 
 def _user_pair_accuracy(rows: _UserRows, p: np.ndarray) -> np.ndarray:
-    """Share of each user's pairs of different outcomes that p orders, [users]; NaN without a pair.
+    """Return the share of each user's pairs of different outcomes that p orders correctly; NaN without a pair.
 
-    Equal predictions count half, so that with two outcomes it is the AUC of each user. Two
-    different outcomes, numbered by size, differ in one highest bit. For each bit, the rows of a
-    user that agree in all higher bits form a group, whose pairs are counted as in the test of Mann
-    and Whitney (Annals of Mathematical Statistics 1947): a sort for each bit, no loop over users.
+    Equal predictions count half, so with two different outcomes it is the AUC of each user.
+    Outcomes are numbered by size; two different numbers differ in one highest bit. For each bit,
+    the rows of a user that agree in all higher bits form a group, whose pairs are counted as in the
+    Mann-Whitney test (Annals of Mathematical Statistics 1947). This takes a sort for each bit and
+    no loop over users.
     """
     number = np.unique(rows.y, return_inverse=True)[1]
     by_prediction = np.lexsort((p, rows.code))
@@ -323,7 +324,7 @@ def _user_pair_accuracy(rows: _UserRows, p: np.ndarray) -> np.ndarray:
 def _statistics(
     task: str, rows: _UserRows, p: np.ndarray, names: Sequence[str]
 ) -> list[_Ratio | _PooledAUC]:
-    """Return the sufficient statistics of each metric, from which it follows under any weights of users."""
+    """Return the sufficient statistics of each metric, from which it is computed for any weights of users."""
     statistics: list[_Ratio | _PooledAUC] = []
     means = _row_means(task, rows.y, p)
     for name in names:
@@ -339,7 +340,7 @@ def _statistics(
 
 
 class _WeightedMetrics:
-    """Metrics as functions of how often each user counts."""
+    """Computes metrics for given weights of users, which are counts of a bootstrap draw."""
 
     def __init__(self, rows: _UserRows, statistics: Sequence[_Ratio | _PooledAUC]) -> None:
         self.code, self.statistics = rows.code, statistics
@@ -356,7 +357,7 @@ class _WeightedMetrics:
             self.arrays[:, number] = array
 
     def values(self, weights: np.ndarray, auc_draws: int | None = None) -> np.ndarray:
-        """Each metric under weights [draws, users], [metrics, draws].
+        """Return each metric for weights [draws, users], as [metrics, draws].
 
         auc_draws: number of first draws for which the pooled AUC is computed; NaN for the rest.
         """
@@ -379,8 +380,8 @@ def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[st
     """Return every metric of a task over all rows; NaN where it is undefined.
 
     AUC needs clicks and non-clicks, uAUC a user with both, pair accuracy a user with different
-    outcomes. Raises DataError for rows of different
-    lengths or none, and for predictions that are not finite.
+    outcomes. Raises DataError for arrays of different lengths, for no rows, and for predictions
+    that are not finite.
     """
     rows, names = _UserRows.of(y, user), metrics_of(task)
     weighted = _WeightedMetrics(rows, _statistics(task, rows, rows.sort(p), names))
@@ -389,11 +390,10 @@ def pooled(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> dict[st
 
 
 def per_user(task: str, y: np.ndarray, p: np.ndarray, user: np.ndarray) -> pd.DataFrame:
-    """Return one row a user: user_id, n (rows), and the metrics of the user's rows alone.
+    """Return one row for each user: user_id, n (rows), and the metrics of the user's rows.
 
-    AUC and pair accuracy are NaN for a user with one outcome only, NDCG for one whose outcomes are
-    all 0.
-    Raises DataError as `pooled` does.
+    AUC and pair accuracy are NaN for a user whose outcomes are equal, NDCG for one whose outcomes
+    are all 0. Raises DataError as `pooled` does.
     """
     rows = _UserRows.of(y, user)
     p = rows.sort(p)
@@ -493,11 +493,11 @@ def shares_kept(
     references: Sequence[int],
     names: Sequence[str],
 ) -> list[list[dict[str, ShareKept]]]:
-    """Return what methods keep of full retraining's gain: for each reference, each method by metric.
+    """Return the shares of full retraining's gain that methods keep: by reference, method and metric.
 
-    trainings: how many consecutive trainings of the sample are of each method; metrics are means
-    over them. retrained, references: which methods are full retraining and the references. Draws
-    without a gain, at most 2.5 % of them, are left out of the intervals of shares.
+    trainings: number of consecutive trainings in the sample of each method; metrics are means over
+    them. retrained, references: indices of full retraining and of the references. Draws without a
+    gain, at most 2.5 % of them, are left out of the intervals of shares.
     """
     splits = np.cumsum(trainings)[:-1]
     values = [part.mean(0) for part in np.split(sampled.value, splits)]
@@ -563,7 +563,7 @@ def sample_metrics(
 
 
 def _resampled(generator: np.random.Generator, users: int, draws: int) -> np.ndarray:
-    """Return how often each user counts where as many users are drawn as there are, [draws, users]."""
+    """Draw as many users as there are, with replacement; return how often each was drawn, [draws, users]."""
     if users < MANY_USERS:
         return generator.multinomial(users, np.full(users, 1 / users), draws).astype(np.float64)
     weights = np.empty((draws, users))

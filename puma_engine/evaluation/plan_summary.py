@@ -12,7 +12,7 @@ from puma_engine.evaluation.verdict import MIGRATED, methods_on_target
 
 # Kinds that a user can choose. Controls and methods without a language model are none.
 CHOSEN_KINDS = ("source", *MIGRATED, "retrained")
-# Columns of evaluated methods in which trainings of one plan with other seeds are alike.
+# Columns of evaluated methods that are equal for trainings of one plan with different seeds.
 PLAN_KEYS = ["strategy", "budget", "path", "sources", *SAME_KIND]
 
 
@@ -65,22 +65,22 @@ def plan_table(
     metric: str,
     evaluated: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Return one row a method of a comparison: what it keeps of full retraining's gain, its cost.
+    """Return one row for each method of a comparison: the share of full retraining's gain, and the cost.
 
     methods, scores: the comparison's tables "methods", with the column backbone, and "comparison".
     shares: the table of `puma_engine.evaluation.shares_kept`. metric: the primary one. evaluated:
     evaluation, origin and flops of evaluations, of `puma_engine.pipeline.method_survey`. Migrations
     to another model than that of the verdict are left out. Columns of methods, and: value (of the
-    metric), origin (the model its prompts came from), flops, reference (what gains are measured
-    from), kept, kept_low, kept_high (of the level) and ranking, ranking_low, ranking_high, which
-    are shares, NaN where they are not measured.
+    metric), origin (the model its prompts came from), flops, reference (from which gains are
+    measured), kept, kept_low, kept_high (of the level) and ranking, ranking_low, ranking_high,
+    which are shares, NaN where they are not measured.
     """
     frame = methods_on_target(methods).reset_index(drop=True)
     of_metric = scores[scores["metric"] == metric].set_index("method")["value"]
     frame["value"] = frame["method"].map(of_metric).astype(float)
     if evaluated is not None:
         costs = evaluated[["evaluation", "origin", "flops"]]
-        # Methods that a verdict was made from have their arithmetic already.
+        # The methods of a verdict have these columns already.
         frame = frame.drop(columns=["origin", "flops"], errors="ignore")
         frame = frame.merge(costs, on="evaluation", how="left")
     frame = frame.reindex(columns=list(dict.fromkeys([*frame.columns, "origin", "flops"])))
@@ -96,7 +96,7 @@ def plan_table(
 
 
 def plan_costs(plans: pd.DataFrame) -> pd.DataFrame:
-    """Return the plans that can be chosen, with their cost as a share of full retraining's.
+    """Return the plans that a user can choose, with their cost as a share of full retraining's cost.
 
     Columns are added: cost, and basis ("arithmetic" where it is known of all, else "time").
     Source prompts, which exist already, cost nothing; full retraining keeps all of its gain.
@@ -121,12 +121,12 @@ def best_baseline(plans: pd.DataFrame) -> pd.Series | None:
 
 
 def seed_spread(evaluated: pd.DataFrame, plans: pd.DataFrame) -> tuple[int, int, float] | None:
-    """Return how far trainings with other seeds are apart, of what was evaluated on the same rows.
+    """Return how far trainings with different seeds are apart, among those evaluated on the same rows.
 
-    evaluated: the table of `puma_engine.pipeline.method_survey`. plans: of `plan_table`; trainings for
-    other models than theirs do not count. Returns the number of plans trained
-    with two seeds or more, the most seeds of one, and the largest distance between two seeds of a plan
-    as a share of its value; None without such plans.
+    evaluated: the table of `puma_engine.pipeline.method_survey`. plans: of `plan_table`; trainings
+    for other models than theirs do not count. Returns the number of plans with two seeds or more,
+    the largest number of seeds of one plan, and the largest distance between two seeds of a plan as
+    a share of its value; None without such plans.
     """
     trained = evaluated["kind"].isin((*MIGRATED, "retrained")) & evaluated["seed"].notna()
     trained &= evaluated["backbone"].isin(plans.loc[plans["kind"] != "source", "backbone"])
@@ -161,7 +161,7 @@ def seed_losses(evaluated: pd.DataFrame, evaluation: str, *, higher_is_better: b
 
 
 def sources_of_migration(plans: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the source prompts that a migration started from, all where none is of its models."""
+    """Return the source prompts that a migration started from; all if none is of its source models."""
     migrated = plans[plans["method"] == method]
     # A comparison may hold the prompts of several old models.
     origins = str(migrated["origin"].iloc[0]).split(" + ") if len(migrated) else []

@@ -1,4 +1,4 @@
-"""Predictions of a prompt table, and the signals that selection computes from them."""
+"""Predict with a prompt table, and compute signals for the selection of users."""
 
 from __future__ import annotations
 

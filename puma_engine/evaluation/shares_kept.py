@@ -1,8 +1,8 @@
-"""The table of shares of full retraining's gain that methods keep, in level and in ranking.
+"""The shares of full retraining's gain that methods keep, in level and in ranking.
 
-The level is how far predictions are from outcomes, the ranking how well they order the items of
-each user. A method can keep one without the other: predictions that know little more than how
-generous a user is have nearly the right level and a poor order.
+The level is how far predictions are from outcomes; the ranking is how well they order the items of
+each user. A method can keep one and lose the other: predictions that contain little more than the
+mean rating of a user have nearly the right level and a poor order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from puma_engine.evaluation.metrics import (
     shares_kept,
 )
 
-# What gains are measured from: prompts without information on users, and a baseline of items alone.
+# References of gains: prompts without information about users, and a baseline that only knows items.
 REFERENCES = {"random": "random prompts", "item_mean": "the item mean"}
 ASPECTS = {"level": LEVEL_METRIC, "ranking": RANKING_METRIC}
 COLUMNS = (

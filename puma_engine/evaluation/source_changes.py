@@ -1,7 +1,7 @@
-"""Differences that users notice: plans on the new model against the old model's own prompts.
+"""Differences that users notice: plans on the new model against the old model with its prompts.
 
-A verdict compares migrations with full retraining, which every plan may trail or lead by little while
-all of them are worse than what users have now.
+A verdict compares migrations with full retraining. All plans may be close to full retraining, and
+yet be worse than what users have now.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Change = Literal["worse", "better", "behind", "ahead", "mixed"]
 class SourceChange:
     """The comparison of all plans with the old model, as a sentence and as a change in level and ranking.
 
-    level and ranking: whether all plans are surely worse or better than it, all are behind or ahead
-    of it though not all beyond chance, or neither; None where it is not measured.
+    level and ranking: whether all plans are surely worse or better than the old model, whether all
+    are behind or ahead of it but not all significantly, or neither; None where it is not measured.
     """
 
     sentence: str
@@ -66,7 +66,7 @@ def measured_changes(
 def source_change(
     changes: pd.DataFrame, plans: Mapping[str, str], primary: str
 ) -> SourceChange | None:
-    """Compare plans with the old model, with the best one of several; None where it is not measured.
+    """Compare plans with the old model (the best of several); None where it is not measured.
 
     changes: the table of `measured_changes`. plans: names in plain words of the plans that can be
     chosen on the new model, by method. primary: the metric that picks the best old model.
@@ -79,7 +79,7 @@ def source_change(
     best = of_primary.loc[order.idxmin(), "source"]
     several = table["source"].nunique() > 1
     changes_by_aspect: dict[str, Change] = {}
-    # What is said alike of level and ranking is said once: words, then where and how much.
+    # The same statement about level and ranking is made once, with both places and amounts.
     said: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
     for aspect, metrics in ASPECTS.items():
         rows = table[(table["source"] == best) & (table["metric"] == metrics[task])]
@@ -118,7 +118,7 @@ def _sign(metric: str) -> float:
 
 
 def _losses(rows: pd.DataFrame, sign: float) -> pd.DataFrame:
-    """Return the losses against the source, one row a method: method, source_value, loss, low, high."""
+    """Return the losses against the source, one row for each method: method, source_value, loss, low, high."""
     bounds = sign * rows[["difference_low", "difference_high"]]
     return rows[["method", "source_value"]].assign(
         loss=sign * rows["difference"], low=bounds.min(axis=1), high=bounds.max(axis=1)
@@ -136,7 +136,7 @@ def _change(losses: pd.DataFrame) -> Change:
 
 
 def _words(change: Change, losses: pd.DataFrame) -> tuple[str, str]:
-    """Return what a change is in words, up to where it is measured, and a doubt that follows."""
+    """Return a change in words, and the doubt that follows after the place of the measurement."""
     count = len(losses)
     every = "every plan is" if count > 1 else "the only plan is"
     if change in ("worse", "better"):

@@ -1,8 +1,8 @@
-"""Metrics over all users from tables of each user's metrics that are never in memory together.
+"""Metrics over all users from parts of a table of users, which is never in memory as a whole.
 
-A metric over rows is a ratio of two sums over users, and so is a mean over users. Intervals are in
-closed form: the variance of a ratio by linearisation (Cochran, Sampling Techniques, 1977), users
-being the sampling units, as in `metrics`, whose bootstrap needs every user at once.
+A metric over rows is a ratio of two sums over users, and so is a mean over users. Intervals have a
+closed form: the variance of a ratio by linearisation (Cochran, Sampling Techniques, 1977), with
+users as sampling units. The bootstrap of `metrics` would need all users at once.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import pandas as pd
 
 from puma_engine.evaluation.metrics import METRICS, Interval, metrics_of
 
-# Metrics over rows; others with a column of users are means over users.
+# Metrics over rows; the others are means over users.
 OVER_ROWS = ("rmse", "mae", "accuracy", "log_loss")
 # The normal distribution's quantile of a 95 % interval.
 QUANTILE = 1.959964
 
 
 def user_sums(task: str, frame: pd.DataFrame) -> dict[str, list[float]]:
-    """Return what each metric needs of some users, to be added up over all.
+    """Return the sums of some users for each metric; the sums of all parts are added up.
 
-    frame: as `metrics.per_user` returns it. For each metric that users' values make up: sums of a,
-    b, a^2, ab and b^2 over the users, where the metric is the ratio of the sums of a and b, and how
-    many have it.
+    frame: as `metrics.per_user` returns it. For each metric that follows from users' values: the
+    sums of a, b, a^2, ab and b^2 over the users, where the metric is the ratio of the sums of a and
+    b, and the number of users with a value.
     """
     sums = {}
     for name in metrics_of(task):
@@ -45,7 +45,7 @@ def user_sums(task: str, frame: pd.DataFrame) -> dict[str, list[float]]:
 
 
 def intervals(sums: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-    """Return each metric over all users with its 95 % interval, from sums over all of `user_sums`."""
+    """Return each metric over all users with its 95 % interval, from the added `user_sums`."""
     by_metric = {}
     for name, (a, b, aa, ab, bb, users) in sums.items():
         ratio = a / b if b else np.nan

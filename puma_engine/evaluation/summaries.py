@@ -2,7 +2,7 @@
 
 Most functions take the table of evaluated methods of one data set and split that
 `puma_engine.pipeline.method_survey` makes, and return a table to draw. Of several runs of the same
-method, the one that trained on most users counts, then the latest.
+method, the one that trained on the most users counts; of these, the latest.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pandas as pd
 from puma_engine.errors import DataError
 from puma_engine.evaluation.metrics import METRICS, RANKING_METRIC, Interval
 
-# Columns in which full retraining is like the migration that it is compared with.
+# Columns that are equal for a migration and the full retraining that it is compared with.
 SAME_KIND = ["backbone", "template", "item_tokens"]
 SCORES = ["evaluation", "value", "low", "high", "users_trained", "seed", "seconds"]
 
 
 def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
-    """Return how much better `other` is, as a ratio (above 1: better), with its 95 % interval.
+    """Return how much better `other` is than `reference`, as a ratio (above 1: better) with its 95 % interval.
 
     Both frames have user_id, n and the metric of each user (auc for uauc), and are joined
     by user id. The ratio is reference / other where lower is better, else other / reference.
@@ -61,8 +61,9 @@ def gain(reference: pd.DataFrame, other: pd.DataFrame, metric: str) -> Interval:
 def model_pairs(methods: pd.DataFrame) -> pd.DataFrame:
     """Return one row per source and target backbone: the migration, and retraining on the target.
 
-    Retraining has the template of the migration, and as many item prompts. Columns: origin, target,
-    evaluation, value, users_trained, retrained (its evaluation) and retrained_value.
+    Retraining has the template of the migration and the same number of item prompt tokens. Columns:
+    origin, target, evaluation, value, users_trained, retrained (its evaluation) and
+    retrained_value.
     """
     single = methods[(methods["kind"] == "migrated") & (methods["hops"] == 1)]
     single = _preferred(single[single["sources"] == 1], ["origin", *SAME_KIND])
@@ -84,7 +85,7 @@ def chains(methods: pd.DataFrame) -> pd.DataFrame:
     Columns: chain (a label), run, step, backbone and the scores; steps without an evaluation are
     absent. A chain that is part of a longer one is not repeated.
     """
-    # Prompts that another model reads, and those blended with a baseline, say nothing of their own step.
+    # Prompts that another model reads, and blends with a baseline, do not measure this step.
     scored = methods[methods["run"].notna() & ~methods["kind"].isin(["reused", "blended"])]
     by_run = _preferred(scored, ["run"]).set_index("run")
     final_hops = methods[(methods["kind"] == "migrated") & (methods["hops"] >= 2)]
@@ -125,11 +126,11 @@ def aggregations(methods: pd.DataFrame) -> pd.DataFrame:
 
 
 def budgets(methods: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per migration of one strategy over numbers of users, those on all users included.
+    """Return one row per migration by one strategy with different numbers of users, all users included.
 
-    Of the pair of source prompts and target (with a template), and of the strategy, that were tried
-    with the most numbers of users. Columns: origin, target, template, item_tokens, strategy, budget
-    (users who train the adapter), flops and the scores, by budget and seed.
+    Taken are the source prompts, target, template and strategy with the most different numbers of
+    users. Columns: origin, target, template, item_tokens, strategy, budget (users who train the
+    adapter), flops and the scores, by budget and seed.
     """
     kind = ["target", *SAME_KIND[1:]]
     names = ["origin", *kind, "strategy", "budget", "flops", *SCORES]
@@ -151,8 +152,8 @@ def budgets(methods: pd.DataFrame) -> pd.DataFrame:
 def strategies(methods: pd.DataFrame) -> pd.DataFrame:
     """Return one row per single migration on selected users: strategy, budget and the scores.
 
-    Only of the pair of source prompts and target for which most strategies were tried; columns
-    origin and target name it. budget: users who train the adapter.
+    Taken are the source prompts and target with the most strategies; the columns origin and target
+    name them. budget: users who train the adapter.
     """
     names = ["origin", "target", "strategy", "budget", *SCORES]
     single = _single(methods)
@@ -173,11 +174,11 @@ def _single(methods: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_costs(methods: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """Add the column cost, by what verdicts compare costs; say whether it is arithmetic.
+    """Add the column cost, in the measure that verdicts use; return whether it is arithmetic.
 
-    methods: kind, is_baseline, seconds and flops. cost: arithmetic of the trainings in percent of the
-    pinned baseline's, where the baseline and all trained methods have it; methods that were not trained
-    are then left out. Else measured seconds.
+    methods: kind, is_baseline, seconds and flops. cost: arithmetic of the trainings in percent of
+    the baseline's, if the baseline and all trained methods have it; then methods that were not
+    trained are left out. Otherwise measured seconds.
     """
     flops = methods["flops"].astype(float)
     trained = ~methods["kind"].isin(["source", "baseline"])
@@ -197,6 +198,6 @@ def frontier(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _preferred(methods: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Of rows with equal keys, the one that trained on most users, then the latest."""
+    """Keep of rows with equal keys the one that trained on the most users; of these, the latest."""
     order = methods.sort_values(["users_trained", "created"], ascending=False, kind="stable")
     return order.drop_duplicates(keys)

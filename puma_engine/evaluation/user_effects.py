@@ -1,11 +1,10 @@
-"""Effects on users: by how much a method serves each user worse than another, with probabilities.
+"""Effects on users: how much worse a method is for each user than another, with probabilities.
 
 A user has few held-out rows, so the plain difference of a user's losses is mostly noise. Each
-difference is therefore shrunk by empirical Bayes (Efron, "Large-Scale Inference", 2010): the
-prior of true differences over users is estimated on a grid by expectation maximisation (Laird,
-JASA 1978) with a smoothing step (EMS: Silverman et al., JRSS B 1990), and noise is normal. A
-check without any model accompanies it: users who are worst on one half of their rows are
-measured on the other half.
+difference is therefore shrunk by empirical Bayes (Efron, "Large-Scale Inference", 2010): the prior
+of true differences over users is estimated on a grid by expectation maximisation (Laird, JASA 1978)
+with a smoothing step (EMS: Silverman et al., JRSS B 1990), and noise is normal. A check needs no
+such model: users who are worst on one half of their rows are measured on the other half.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ import pandas as pd
 from puma_engine.errors import DataError
 from puma_engine.evaluation.metrics import Interval
 
-# A user regresses when the expected loss grows by more than this share of the pooled loss.
+# A user regresses if the true loss grows by more than this share of the reference's mean loss.
 USER_MARGIN = 0.05
 SURE = 0.9
 LIKELY = 0.75
-# How sure it is that a user regresses, and the lowest probability of each group. Within 1 - LIKELY
-# and LIKELY the user's few rows allow no statement.
+# Degrees of certainty that a user regresses, with the lowest probability of each. Between 1 - LIKELY
+# and LIKELY the rows of the user are too few for a statement.
 CERTAINTIES = {"surely": SURE, "likely": LIKELY, "unknown": 1 - LIKELY, "unlikely": 0.0}
 WORST_SHARE = 0.1
 # Weight of the pooled variance in each user's row variance, in rows.
 PRIOR_ROWS = 4.0
-# Points of the prior's grid, and the most users that it is fitted on.
+# Number of points of the prior's grid, and the largest number of users that it is fitted on.
 GRID = 101
 MAX_FITTED_USERS = 5000
 EM_STEPS = 100
@@ -37,7 +36,7 @@ CHUNK = 20_000
 # Width of the smoothing between EM steps, in standard deviations of the noise.
 SMOOTHING = 0.15
 QUANTILES = 5
-# What a comparison stores of all users: a sample, those most likely to regress, a histogram.
+# Sizes of what a comparison stores: a sample of users, those most likely to regress, a histogram.
 MAX_SAMPLED = 20_000
 LISTED_USERS = 200
 BINS = 60
@@ -48,13 +47,13 @@ GROUPED_BY = ("variance", "train_rows")
 class UserEffects:
     """A method against a reference, user by user.
 
-    frame: user_id, n (rows), reference and loss (mean row loss of each), difference (loss
-    minus reference; above 0 the user is worse off), expected (posterior mean of the true
-    difference) and probability (that the true difference is above the threshold); sorted by
-    probability, highest first. A comparison stores only the rows of likely users; users and
-    rows always count all. threshold: in units of the loss. spread: standard deviation of true
-    differences between users. repeated: mean difference on one half of the rows of the users
-    who are worst on the other half; None with fewer than 20 users of 2 rows or more.
+    frame: user_id, n (rows), reference and loss (mean row loss of each), difference (loss minus
+    reference; above 0 the user is worse off), expected (posterior mean of the true difference) and
+    probability (that the true difference is above the threshold); sorted by probability, highest
+    first. A comparison stores only the rows of users who likely regress; users and rows are the
+    numbers of all. threshold: in units of the loss. spread: standard deviation of true differences
+    between users. repeated: mean difference on one half of the rows of the users who are worst on
+    the other half; None with fewer than 20 users of 2 rows or more.
     """
 
     frame: pd.DataFrame
@@ -76,7 +75,7 @@ def certainties(probability: np.ndarray) -> np.ndarray:
 
 
 def per_user_losses(user: np.ndarray, reference: np.ndarray, loss: np.ndarray) -> pd.DataFrame:
-    """Return one row a user from row losses [n]: user_id, n, reference, loss, sd, half.
+    """Return one row for each user from row losses [n]: user_id, n, reference, loss, sd, half.
 
     sd: standard deviation of the row differences (NaN for one row); half: mean difference
     over every second row of the user, the first included.
@@ -113,7 +112,7 @@ def user_effects(users: pd.DataFrame) -> UserEffects:
     reference = users["reference"].to_numpy(np.float64)
     difference = users["loss"].to_numpy(np.float64) - reference
     # Variance of each user's mean difference; row variances are shrunk to the pooled one. With one
-    # row a user, noise and true differences are indistinguishable: all counts as noise.
+    # row for each user, noise and true differences cannot be told apart, and all counts as noise.
     freedom = np.maximum(n - 1, 0)
     sd = np.nan_to_num(users["sd"].to_numpy(np.float64))
     squares = np.where(freedom > 0, sd**2 * freedom, 0.0)
@@ -146,7 +145,7 @@ def user_effects(users: pd.DataFrame) -> UserEffects:
 
 
 def _fit_prior(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Grid [g] of true differences, and the prior probability of each, [g]."""
+    """Return a grid [g] of true differences, and the prior probability of each, [g]."""
     low, high = np.quantile(difference, [0.001, 0.999])
     # The true difference may be more extreme than the observed one.
     room = float(np.sqrt(noise.mean()))
@@ -155,8 +154,8 @@ def _fit_prior(difference: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, n
     if len(chosen) > MAX_FITTED_USERS:
         chosen = np.random.default_rng(0).choice(chosen, MAX_FITTED_USERS, replace=False)
     likelihood = _likelihood(difference[chosen], noise[chosen], grid)
-    # Without smoothing, the maximum likelihood prior concentrates on a few points, and on which
-    # side of the threshold these fall would be chance.
+    # Without smoothing, the maximum likelihood prior concentrates on a few points, and it would be chance
+    # on which side of the threshold they are.
     width = max(SMOOTHING * room, 0.5 * (grid[1] - grid[0]), 1e-9)
     kernel = np.exp(-0.5 * ((grid[:, None] - grid) / width) ** 2)
     kernel /= kernel.sum(0)
@@ -176,7 +175,11 @@ def _likelihood(difference: np.ndarray, noise: np.ndarray, grid: np.ndarray) -> 
 
 
 def _split_half_check(n: np.ndarray, difference: np.ndarray, half: np.ndarray) -> Interval | None:
-    """Mean difference on the other half of the rows of the worst tenth of users, both ways."""
+    """Return how much the users who are worst on one half of their rows lose on the other half.
+
+    Each half picks the worst tenth of the users once. None with fewer than 20 users of two rows or
+    more.
+    """
     has_two_rows = n >= 2
     if has_two_rows.sum() < 20:
         return None
@@ -198,10 +201,9 @@ def _split_half_check(n: np.ndarray, difference: np.ndarray, half: np.ndarray) -
 def by_group(users: pd.DataFrame, groups: pd.Series, *, root: bool) -> pd.DataFrame:
     """Return the pooled loss of each group of users under both methods, and the difference.
 
-    users: user_id, n, reference and loss. groups: a label a user, indexed by user id; users
-    without one are left out. root: take roots of pooled losses (RMSE). Columns: group,
-    users, reference, value, difference, low, high (95 %, by the delta method from each user's
-    influence).
+    users: user_id, n, reference and loss. groups: a label for each user, indexed by user id; users
+    without one are left out. root: take roots of pooled losses (RMSE). Columns: group, users,
+    reference, value, difference, low, high (95 %, by the delta method from each user's influence).
     """
     grouped = users.merge(groups.rename("group"), left_on="user_id", right_index=True)
     rows = []
@@ -221,7 +223,7 @@ def by_group(users: pd.DataFrame, groups: pd.Series, *, root: bool) -> pd.DataFr
 
 
 def quantile_groups(values: pd.Series) -> pd.Series:
-    """Return the label of each user's quintile of a value, by its index; ties stay together."""
+    """Return the label of each user's quintile of a value, with the same index; equal values get one label."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, QUANTILES + 1)))
     if len(edges) < 3:
         return values.map(lambda value: f"all: {value:.3g}")
@@ -239,7 +241,7 @@ def with_values(frame: pd.DataFrame, *, ratings: bool) -> pd.DataFrame:
 
 
 def difference_bins(gaps: np.ndarray, count: int) -> pd.DataFrame:
-    """Count differences in bins of equal width around 0: from, to, users; the last hold outliers."""
+    """Count differences in bins of equal width around 0 (from, to, users); the outer bins hold outliers."""
     reach = max(float(np.quantile(np.abs(gaps), 0.998)), 1e-6)
     users, edges = np.histogram(np.clip(gaps, -reach, reach), count, (-reach, reach))
     return pd.DataFrame({"from": edges[:-1], "to": edges[1:], "users": users})
@@ -249,9 +251,9 @@ def difference_bins(gaps: np.ndarray, count: int) -> pd.DataFrame:
 class UserImpact:
     """The effects of a method on users against the comparison's reference.
 
-    effects: its frame holds only the users most likely to regress. better, worse: shares of
-    users with a lower and a higher loss. sample: a seeded sample of users, as that frame. bars:
-    a histogram of differences (see difference_bins). groups: by_group in quintiles, by
+    effects: its frame holds only the users most likely to regress. better, worse: shares of users
+    with a lower and a higher loss. sample: a seeded sample of users with the columns of that frame.
+    bars: a histogram of differences (see difference_bins). groups: by_group in quintiles, by
     GROUPED_BY.
     """
 

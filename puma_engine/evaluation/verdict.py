@@ -1,11 +1,11 @@
 """The verdict on a comparison: migrate, retrain, or migrate all and refine some, with evidence.
 
-A migration is as good as full retraining when the 95 % interval of its paired difference is
-below a margin (default: 1 % of the retraining's value), which makes the comparison a
-non-inferiority test (Piaggio et al., "Reporting of Noninferiority and Equivalence Randomized
-Trials", JAMA 2012). Among migrations that are, and that cost less, the cheapest is recommended. Cost
-is the arithmetic of the trainings where all of them have it, since seconds depend on what else a
-machine does; else it is the measured seconds.
+A migration is as good as full retraining when the 95 % interval of its paired difference is below a
+margin (default: 1 % of the retraining's value), which makes the comparison a non-inferiority test
+(Piaggio et al., "Reporting of Noninferiority and Equivalence Randomized Trials", JAMA 2012). Of the
+migrations that are as good and cost less, the cheapest is recommended. Cost is the arithmetic of
+the trainings if it is known of all, since seconds depend on other work of the machine; otherwise it
+is the measured seconds.
 
 The primary metric decides. A caution says where the level of predictions and the order of each user's
 items disagree.
@@ -40,19 +40,19 @@ from puma_engine.evaluation.source_changes import COLUMNS as CHANGE_COLUMNS
 from puma_engine.evaluation.source_changes import SourceChange, source_change
 from puma_engine.evaluation.user_effects import LIKELY, SURE, USER_MARGIN, UserEffects
 
-# Refining a larger share of users is a retraining in all but name.
+# Refining a larger share of users costs nearly as much as a retraining.
 MAX_REFINED_SHARE = 0.3
-# Where the migration is as good already, refining a smaller share of users changes nothing.
+# If the migration is as good already, refining a smaller share of users changes little.
 MIN_REFINED_SHARE = 0.01
-# The largest margin that a reader is offered, as a share of the retraining's value.
+# The largest margin of the slider, as a share of the retraining's value.
 MAX_MARGIN = 0.2
 # Distance of the margins at which decisions are computed.
 MARGIN_STEP = 0.001
 # With fewer users a verdict warns that intervals are rough.
 FEW_USERS = 100
-# Kinds that belong to no backbone, or to the one that a migration leaves.
+# Kinds of methods that are not on the target backbone.
 WITHOUT_TARGET = ("source", "baseline")
-# Kinds that a migration made: candidates against full retraining.
+# Kinds of methods that a migration made, the candidates.
 MIGRATED = ("migrated", "refined")
 
 Decision = Literal["migrate", "refine", "retrain", "undecided", "incomplete"]
@@ -101,7 +101,7 @@ class MethodScore:
 
     @property
     def interval(self) -> str:
-        """The value with its interval, as text."""
+        """The value and its interval as text."""
         return format_interval(self.value, self.low, self.high)
 
 
@@ -138,12 +138,12 @@ class Verdict:
     """A decision with its sentences, and the numbers that it is based on.
 
     method: the migration that was judged; reference: the full retraining. margin, loss and its
-    interval are in the metric's units; cost is the migration's measured seconds, with refining, as
-    a share of the retraining's, and arithmetic the same of operations, None where it does not
+    interval are in the metric's units; cost: measured seconds of the migration with refining, as a
+    share of the retraining's; arithmetic: the same share of operations, None where it does not
     decide. refine: ids of the users to refine, the surest first. disagreement: the caution that
-    level and ranking disagree, "" where they do not; it is one of the cautions, too. source: how
-    all plans compare with the old model; its sentence is the first of the cautions where users
-    would lose, else of the evidence. Texts contain names that users gave to runs: show them as
+    level and ranking disagree, "" where they do not; it is one of the cautions, too. source: the
+    comparison of all plans with the old model; its sentence comes first in the cautions if users
+    would lose, otherwise in the evidence. Texts contain names that users gave to runs: show them as
     plain text.
     """
 
@@ -192,8 +192,8 @@ def check_margin(margin: float) -> None:
 def judge(data: ComparisonData) -> Verdict:
     """Return the verdict on the migrations of a comparison against its full retraining.
 
-    The comparison's reference must be the retraining, since differences are paired with it;
-    otherwise, and without a migration, the verdict is "incomplete".
+    The comparison's reference must be the retraining, since differences are paired with it. If it
+    is another method, or there is no migration, the verdict is "incomplete".
     """
     scores = method_scores(data)
     base, candidates = _base_and_candidates(scores)
@@ -221,7 +221,7 @@ def judge(data: ComparisonData) -> Verdict:
 def decision_ranges(
     data: ComparisonData, *, max_margin: float = MAX_MARGIN
 ) -> tuple[DecisionRange, ...]:
-    """Return the decisions of `judge` at margins in steps of MARGIN_STEP; neighbours that agree are one range.
+    """Return ranges of margins with the same decision of `judge`, in steps of MARGIN_STEP.
 
     The cost of the recommended plan never rises with the margin.
     """
@@ -233,7 +233,7 @@ def decision_ranges(
     plans = _plans(data, base, candidates, measure)
     ranges: list[DecisionRange] = []
     for number in range(1, round(max_margin / MARGIN_STEP) + 1):
-        # Rounded, so that it is the number that a reader would give.
+        # Rounded to the number that a reader would enter.
         margin = round(number * MARGIN_STEP, 6)
         judge = _Judge(replace(data, margin=margin), scores, base, measure)
         decision, pick, _ = judge.choose(candidates, plans)
@@ -258,9 +258,9 @@ class _Plan:
 
 
 def cost_measure(base: MethodScore, candidates: list[MethodScore]) -> Measure:
-    """Return by what the costs of migrations and of full retraining are compared.
+    """Return the measure by which the costs of migrations and of full retraining are compared.
 
-    Arithmetic where all of them have it; else seconds, on which a busy machine has an influence.
+    It is arithmetic if all of them have it; otherwise seconds, which a busy machine influences.
     """
     return "flops" if all(row.flops > 0 for row in (base, *candidates)) else "seconds"
 
@@ -268,9 +268,9 @@ def cost_measure(base: MethodScore, candidates: list[MethodScore]) -> Measure:
 def _plans(
     data: ComparisonData, base: MethodScore, candidates: list[MethodScore], measure: Measure
 ) -> list[_Plan]:
-    """Return what may be recommended at some margin: migrations as they are, and with refining.
+    """Return the plans that may be recommended at some margin: migrations, with or without refining.
 
-    Refining counts as the refined users' share of the retraining's cost.
+    Refining costs the refined users' share of the retraining's cost.
     """
     base_cost = getattr(base, measure)
 
@@ -315,8 +315,8 @@ def _cheapest(plans: list[_Plan], margin: float) -> _Plan | None:
 def _gain_of_refining(effects: UserEffects, users: tuple[str, ...], rmse: float) -> float:
     """Return by how much refining users would improve a migration's RMSE.
 
-    It is counted by the posterior mean differences, which do not exaggerate the losses of users who
-    were picked because theirs looked large. Only RMSE follows from losses of users.
+    It follows from posterior mean differences, which do not exaggerate the losses of users who were
+    picked for their large losses. Only RMSE follows from losses of users.
     """
     frame = effects.frame
     chosen = frame["user_id"].isin(users)
@@ -335,7 +335,8 @@ def _base_and_candidates(
 def methods_on_target(methods: pd.DataFrame) -> pd.DataFrame:
     """Return the methods on the backbone of the full retraining that is the reference, and sources.
 
-    methods: the table "methods", with a column backbone. All of them where the reference is another.
+    methods: the table "methods", with a column backbone. If the reference is another method, all
+    are returned.
     """
     if "backbone" not in methods:
         return methods
@@ -376,7 +377,7 @@ def method_scores(data: ComparisonData, metric: str | None = None) -> list[Metho
 
 
 def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
-    """Say how many users regress, and how sure that is."""
+    """Return sentences on how many users regress, and with what certainty."""
     if effects is None:
         return ()
     n_sure, n_likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
@@ -440,7 +441,7 @@ class _Judge:
         )
 
     def difference(self, row: MethodScore) -> str:
-        """Return a method's score minus the retraining's with its interval, and which side is better."""
+        """Return a method's score minus the retraining's with its interval, and the better direction, as text."""
         higher = METRICS[self.data.metric].higher_is_better
         value, low, high = (-1 if higher else 1) * np.array([row.loss, row.loss_low, row.loss_high])
         text = format_interval(value, min(low, high), max(low, high), sign=True)
@@ -451,10 +452,10 @@ class _Judge:
         plans = _plans(self.data, self.base, candidates, self.measure)
         decision, pick, refine = self.choose(candidates, plans)
         headline = {
-            "migrate": lambda: self.migrate(pick),
-            "refine": lambda: self.refine(pick, refine),
-            "undecided": lambda: self.undecided(pick, plans),
-            "retrain": lambda: self.retrain(pick),
+            "migrate": lambda: self.migrate_headline(pick),
+            "refine": lambda: self.refine_headline(pick, refine),
+            "undecided": lambda: self.undecided_headline(pick, plans),
+            "retrain": lambda: self.retrain_headline(pick),
         }[decision]()
         return self.verdict(decision, headline, pick, refine)
 
@@ -463,8 +464,8 @@ class _Judge:
     ) -> tuple[Decision, MethodScore, tuple[str, ...]]:
         """Return the decision, the migration that it is about, and the users to refine.
 
-        The cheapest plan within the margin is recommended. A larger margin admits the same plans and
-        more, so the recommended one is never dearer.
+        The cheapest plan within the margin is recommended. A larger margin admits the same plans
+        and more, so its recommended plan never costs more.
         """
         if (best := _cheapest(plans, self.margin)) is not None:
             return ("refine" if best.refine else "migrate"), best.row, best.refine
@@ -477,16 +478,16 @@ class _Judge:
     def is_cheaper(self, row: MethodScore) -> bool:
         return bool(getattr(row, self.measure) < getattr(self.base, self.measure))
 
-    def migrate(self, pick: MethodScore) -> str:
-        """The migration is as good and cheaper."""
+    def migrate_headline(self, pick: MethodScore) -> str:
+        """Return the headline for a migration that is as good and cheaper."""
         return (
             f"Migrate: {self.name(pick.method)} has {self.change(pick)}, within "
             f"the {format_percent(self.data.margin)} that you accept, and took "
             f"{self.cost_in_words(pick)}."
         )
 
-    def refine(self, pick: MethodScore, refine: tuple[str, ...]) -> str:
-        """Some users are refined: the migration is good and they regress, or it falls short."""
+    def refine_headline(self, pick: MethodScore, refine: tuple[str, ...]) -> str:
+        """Return the headline for refining users: those who regress, or because the migration falls short."""
         name, users = self.name(pick.method), format_users(self.data.users)
         cost = self.cost_in_words(pick, len(refine))
         beginning = f"Migrate all and refine {format_users(len(refine))}: {name}"
@@ -500,8 +501,8 @@ class _Judge:
             f"{len(refine):,} of {users} who likely regress is expected to close the gap, at {cost}."
         )
 
-    def undecided(self, best: MethodScore, plans: list[_Plan]) -> str:
-        """The migration is likely, but not surely, within the margin."""
+    def undecided_headline(self, best: MethodScore, plans: list[_Plan]) -> str:
+        """Return the headline for a migration that is likely, but not surely, within the margin."""
         # The width of an interval shrinks with the square root of the number of users.
         ratio = (best.loss_high - best.loss) / (self.margin - best.loss)
         needed = int(np.ceil(ratio**2 * self.data.users))
@@ -513,7 +514,7 @@ class _Judge:
         )
 
     def settling_margin(self, best: MethodScore, plans: list[_Plan]) -> str:
-        """Name the smallest margin with a recommendation, and the plan if it is not `best` alone."""
+        """Return in words the smallest margin with a recommendation, and its plan if that is not `best` alone."""
         needed = min(plan.needed for plan in plans)
         accepted = round_up_percent(needed / abs(self.base.value))
         plan = _cheapest(plans, max(accepted * abs(self.base.value), needed))
@@ -523,8 +524,8 @@ class _Judge:
             text += f", which recommends {self.name(plan.row.method)}"
         return text + (f", with {format_users(len(plan.refine))} refined" if plan.refine else "")
 
-    def retrain(self, pick: MethodScore) -> str:
-        """No migration is as good, or those that are save nothing."""
+    def retrain_headline(self, pick: MethodScore) -> str:
+        """Return the headline for a retraining: no migration is as good, or those that are save nothing."""
         cost = self.cost_in_words(pick)
         if pick.loss_high <= self.margin:
             return (
@@ -553,7 +554,7 @@ class _Judge:
         return float(getattr(pick, measure) / base_cost + refined / self.data.users)
 
     def cost_in_words(self, pick: MethodScore, refined: int = 0) -> str:
-        """Return what decides about cost first, and the time in any case."""
+        """Return the cost in words: the measure that decides, and in any case the time."""
         time = format_share(self.share(pick, "seconds", refined))
         if self.measure == "seconds":
             return f"{time} of the retraining's time"
@@ -625,7 +626,7 @@ class _Judge:
         return (*sentences, *user_sentences(data.effects(pick.method)))
 
     def share_sentences(self, pick: MethodScore) -> list[str]:
-        """Say what the migration keeps of full retraining's gains, and which gains are not sure."""
+        """Return sentences on what the migration keeps of full retraining's gains, and on uncertain gains."""
         shares, sentences = self.data.shares, []
         of_pick = shares[shares["method"] == pick.method]
         for reference, name in REFERENCES.items():
@@ -653,8 +654,8 @@ class _Judge:
     def disagreement(self, pick: MethodScore) -> str:
         """Return the caution that level and ranking disagree, or "".
 
-        They do where the migration is surely behind full retraining in one of them, maybe by more
-        than the margin, and in the other is within the margin or keeps a surely larger share.
+        They disagree if the migration is surely behind full retraining in one of them, maybe by
+        more than the margin, and in the other is within the margin or keeps a surely larger share.
         """
         rows: dict[str, tuple[MethodScore, MethodScore]] = {}
         for aspect, metric in ASPECTS.items():
@@ -700,7 +701,7 @@ class _Judge:
         return None
 
     def cautions(self, pick: MethodScore) -> tuple[str, ...]:
-        """Return what a reader must know before acting on the verdict."""
+        """Return sentences that limit what can be concluded from the verdict."""
         data, cautions = self.data, []
         for row in self.scores:
             behind = pick.loss_high < row.loss_low
@@ -747,7 +748,7 @@ class _Judge:
 
 
 def _refinable(effects: UserEffects | None, probability: float) -> tuple[str, ...]:
-    """Users who regress, provided that regressions on one half of the rows repeat on the other."""
+    """Return users who regress, if regressions on one half of the rows repeat on the other; else none."""
     if effects is None or effects.repeated is None or effects.repeated.low <= 0:
         return ()
     return tuple(effects.worse(probability)["user_id"])

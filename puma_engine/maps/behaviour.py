@@ -1,7 +1,6 @@
-"""Behaviour of users: the mean and the spread of the predictions that their prompts give.
+"""Behaviour of users: the mean and the spread of the predictions of their prompts.
 
-Both are in units of the outcome, so maps of different models can be laid side by side without any
-alignment.
+Both are in units of the outcome, so maps of different models are comparable without alignment.
 """
 
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ KEYS = ["user_id", "item_id"]
 def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.DataFrame:
     """Return the mean and standard deviation of each user's predictions for common items.
 
-    tables: users and predictions [users, items] of each method, of the same items. Returns user_id,
-    mean_0, spread_0, mean_1 and so on, of the users that all tables have, sorted by id.
+    tables: for each method, users and their predictions [users, items] of the same items. Returns
+    user_id, mean_0, spread_0, mean_1 and so on, for the users that all tables have, sorted by id.
     """
     first, *others = (pd.Index(ids, dtype="str") for ids, _ in tables)
     same_items = all(first.equals(other) for other in others)
@@ -36,12 +35,12 @@ def anchor_behaviour(tables: Sequence[tuple[Sequence[str], np.ndarray]]) -> pd.D
 
 
 def order_agreement(predictions: np.ndarray) -> float:
-    """Return how alike the orders are that different users' predictions give the same items.
+    """Return how similar the orders of items are by different users' predictions.
 
-    predictions: [users, items]. It is the mean of Spearman's rank correlation over pairs of users,
-    of at most AGREEMENT_USERS drawn with a fixed seed: 1 if everybody has the same order, about 0
-    if orders have nothing in common. Users whose predictions are all equal have no order and do not
-    count. NaN with fewer than two users.
+    predictions: [users, items]. The result is the mean of Spearman's rank correlation over pairs of
+    users, of at most AGREEMENT_USERS drawn with a fixed seed: 1 if all users have the same order,
+    about 0 if orders are independent. Users whose predictions are all equal have no order and do
+    not count. NaN with fewer than two users.
     """
     if len(predictions) > AGREEMENT_USERS:
         sampled = np.random.default_rng(0).choice(len(predictions), AGREEMENT_USERS, replace=False)
@@ -53,7 +52,7 @@ def order_agreement(predictions: np.ndarray) -> float:
     count = len(ranks)
     if count < 2:
         return float("nan")
-    # The correlations of all pairs add up to the square of the summed vectors, less each one's own.
+    # The sum of correlations over all pairs is the square of the summed vectors minus the sum of squares.
     return float((np.square(ranks.sum(axis=0)).sum() - count) / (count * (count - 1)))
 
 

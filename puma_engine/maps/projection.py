@@ -48,15 +48,15 @@ def project(
 ) -> Projection:
     """Project source [n, d] and migrated [n, e] prompts of the same users to two aligned maps.
 
-    Each table is reduced by its own PCA to at most 50 components, then by UMAP (McInnes et al. 2018)
-    or to its first two components (method="pca"). clusters: of k-means on the source's components;
-    neighbours: of UMAP and of the measures. measures: trust_source and trust_migrated, the
-    trustworthiness (Venna & Kaski 2001) of each map against its prompts, 1 is perfect;
-    shared_neighbours, the mean share of a user's nearest users in one table that are so in the
-    other; misfit, see `align`; trust_users and trust_neighbours, on what these were measured;
-    variance_source and variance_migrated, the share of the prompts' variance along their first
-    principal component.
-    Raises DataError for fewer than MIN_USERS users, and what `check` raises.
+    Each table is reduced by its own PCA to at most 50 components, then by UMAP (McInnes et al.
+    2018) or to its first two components (method="pca"). clusters: of k-means on the source's
+    components; neighbours: of UMAP and of the measures. Measures of the result: trust_source and
+    trust_migrated, the trustworthiness (Venna & Kaski 2001) of each map against its prompts, 1 is
+    perfect; shared_neighbours, the mean share of a user's nearest users in one table that are
+    nearest users in the other, too; misfit, see `align`; trust_users and trust_neighbours, the
+    numbers of users and neighbours that were used; variance_source and variance_migrated, the share
+    of the prompts' variance along their first principal component. Raises DataError for fewer than
+    MIN_USERS users, and what `check` raises.
     """
     check(method, clusters, neighbours)
     if len(user_ids) < MIN_USERS:
@@ -107,7 +107,7 @@ class PrincipalMap:
 def principal_map(source: np.ndarray, migrated: np.ndarray) -> PrincipalMap:
     """Project source [n, d] and migrated [n, e] prompts to their first two principal components.
 
-    Exact, and with numpy alone: an eigendecomposition of the smaller of the two product matrices.
+    This is exact: an eigendecomposition of the smaller of the two product matrices, with numpy.
     """
     first, source_shares = principal_plane(source)
     second, migrated_shares = principal_plane(migrated)
@@ -118,8 +118,8 @@ def principal_map(source: np.ndarray, migrated: np.ndarray) -> PrincipalMap:
 def principal_plane(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the first two principal components of rows [n, d], [n, 2], and their shares [2].
 
-    A share is that of the variance. Missing components are 0. The sign of a component is the one
-    with which its largest weight, by magnitude, is positive.
+    Shares are of the variance. Missing components are 0. The sign of a component makes its weight
+    of largest magnitude positive.
     """
     centred = np.asarray(values, np.float64) - np.mean(values, axis=0, dtype=np.float64)
     rows, columns = centred.shape
@@ -201,8 +201,8 @@ def check(method: str, clusters: int, neighbours: int) -> None:
 def align(moved: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, float]:
     """Align points [n, 2] to others by translation, rotation and reflection (Procrustes).
 
-    The result has the spread of the fixed points. Returns it, and the misfit: the share of the fixed
-    points' spread that the best such copy of any size does not explain, in [0, 1].
+    Returns the aligned points, scaled to the spread of the fixed points, and the misfit in [0, 1]:
+    the share of the fixed points' spread that the best aligned copy of any size does not explain.
     """
     from scipy.linalg import orthogonal_procrustes
 
