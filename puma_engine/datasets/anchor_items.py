@@ -1,6 +1,6 @@
-"""Anchor items: a few items that every user is asked about, so that users and models can be compared.
+"""Anchor items: a few items that are predicted for every user, so that users and models can be compared.
 
-The word is that of test equating, where two tests are compared by the items that both contain.
+The term comes from test equating, where two tests are compared by the items that both contain.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from puma_engine.datasets.dataset import Dataset
 from puma_engine.errors import DataError
 
-# Items among which one anchor is chosen; more are rarer and lie closer to a quantile's middle.
+# Number of candidate items for each anchor; with more candidates, less popular items are chosen.
 POOL = 8
 
 
@@ -16,9 +16,9 @@ def choose_anchors(dataset: Dataset, count: int) -> list[str]:
     """Return the ids of popular items with varied mean outcomes, ascending by that mean.
 
     Of the items with a text, the `POOL * count` with the most train rows are sorted by the mean of
-    these rows and cut into `count` groups of equal size; the item with the most rows of each group is
-    taken. Ties are decided by id. A data set with fewer such items gives all of them. Raises DataError
-    if there are fewer than two.
+    these rows and cut into `count` groups of equal size; the item with the most rows of each group
+    is taken. Ties are decided by id. If there are fewer such items, all are returned. Raises
+    DataError if there are fewer than two.
     """
     train = (dataset.interactions["split"] == "train").to_numpy()
     rows = dataset.item_rows[train]

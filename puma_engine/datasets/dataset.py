@@ -23,12 +23,12 @@ TASKS: tuple[TaskName, ...] = ("rating", "click")
 class Dataset:
     """Interactions of one task and the texts of their items.
 
-    interactions: user_id str, item_id str, outcome float32 (a rating in [1, 5], or a click
-    0 or 1), split ("train", "validation" or "test"), and where known time (int64, Unix
-    seconds) and history (list of item ids). At most one row a user and item.
-    items: item_id str, text str; exactly the items that occur in rows or histories.
-    report: what was read, selected and dropped and why; plain JSON values. Raises DataError
-    for an unknown task, missing columns or no interactions.
+    interactions: user_id str, item_id str, outcome float32 (a rating in [1, 5], or a click 0 or 1),
+    split ("train", "validation" or "test"), and where known time (int64, Unix seconds) and history
+    (list of item ids). There is at most one row for each user and item. items: item_id str, text
+    str; exactly the items that occur in rows or histories. report: counts of rows read, selected
+    and dropped, with reasons; plain JSON values. Raises DataError for an unknown task, missing
+    columns or no interactions.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Dataset:
 
     @cached_property
     def user_rows(self) -> np.ndarray:
-        """For each interaction the number of its user in `users`, [rows] int64."""
+        """Index of each interaction's user in `users`, [rows] int64."""
         codes, ids = pd.factorize(self.interactions["user_id"])
         return np.searchsorted(self.users, np.asarray(ids, dtype=str))[codes]
 
     @cached_property
     def item_rows(self) -> np.ndarray:
-        """For each interaction the row of its item in `items`, [rows] int64."""
+        """Row of each interaction's item in `items`, [rows] int64."""
         codes, ids = pd.factorize(self.interactions["item_id"])
         return pd.Index(self.items["item_id"]).get_indexer(ids)[codes]
 
@@ -99,7 +99,7 @@ class Dataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """16 hexadecimal digits of the task, rows and texts; row order and name do not count."""
+        """16 hexadecimal digits of a hash of task, rows and texts; row order and name do not matter."""
         frame = self.interactions
         keys = mix(
             _column_keys(frame["user_id"]),
@@ -127,7 +127,7 @@ def occurring(interactions: pd.DataFrame) -> set[str]:
 
 
 def allowed_outcomes(task: str, outcome: np.ndarray) -> np.ndarray:
-    """Say which outcomes a task can have, [n] bool: ratings in [1, 5], or clicks 0 and 1."""
+    """Return which outcomes are valid for a task, [n] bool: ratings in [1, 5], or clicks 0 and 1."""
     if task != "rating":
         return (outcome == 0) | (outcome == 1)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""The loss of a row: what training validates on, selection ranks by and users are compared by."""
+"""The loss of a row, for validation, for the selection signal, and for the comparison of users."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Foundation users, who pre-train the zoo, and product users: all others."""
+"""Split users into foundation users, whose data pre-trains the zoo, and product users, all others."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,13 +10,13 @@ from puma_engine.errors import DataError
 
 Population = Literal["product", "foundation"]
 POPULATIONS: tuple[Population, ...] = ("product", "foundation")
-# The population of sources that were not used to pre-train the zoo.
+# Population of data sets that were not used to pre-train the zoo.
 EVERYONE = "everyone"
 FOUNDATION_SHARE = 0.30
 
 
 def is_foundation(user_ids: Sequence[str] | np.ndarray, family: str) -> np.ndarray:
-    """Say for each user whether it is a foundation user, [n] bool.
+    """Return whether each user is a foundation user, [n] bool.
 
     The answer depends only on sha256("family:user_id"), so a user is on the same side
     in every data set of a family, whatever the seed and the other users.
@@ -25,7 +25,7 @@ def is_foundation(user_ids: Sequence[str] | np.ndarray, family: str) -> np.ndarr
 
 
 def in_population(user_ids: np.ndarray, family: str, population: str) -> np.ndarray:
-    """Say for each user whether it belongs to "product", "foundation" or everyone, [n] bool."""
+    """Return whether each user belongs to a population: "product", "foundation" or everyone, [n] bool."""
     if population == EVERYONE:
         return np.ones(len(user_ids), dtype=bool)
     if population not in POPULATIONS:

@@ -1,4 +1,4 @@
-"""The named data sets: their settings, their files, and how each is imported."""
+"""The registry of named data sets: settings, files and importer of each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ S = TypeVar("S")
 class OriginalSettings:
     """Settings of a source that is read from its publisher's files; defaults are the paper's.
 
-    Shares are in [0, 1]; names that begin with max_ bound something and 0 sets no bound.
-    max_bad_share: share of unusable lines above which a file is refused. Raises ConfigError
-    that names everything that is wrong.
+    Shares are in [0, 1]. Names that begin with max_ are upper bounds; 0 means no bound.
+    max_bad_share: share of unusable lines above which a file is refused. Raises ConfigError that
+    names all wrong settings.
     """
 
     max_bad_share: float = 0.01
@@ -51,8 +51,8 @@ class OriginalSettings:
 class RatingSettings(OriginalSettings):
     """Filters of ratings, applied in this order.
 
-    min_item_rows: items with fewer ratings are left out. min_rows: then users with fewer.
-    max_rows: of users with more, the latest ratings stay.
+    min_item_rows: items with fewer ratings are left out. min_rows: then users with fewer. max_rows:
+    users with more keep their latest ratings.
     """
 
     min_rows: int = 20
@@ -96,7 +96,7 @@ class Source:
 
     @property
     def shipped(self) -> bool:
-        """Whether its files come with the checkout."""
+        """Whether the files ship with PUMA."""
         return self.settings is None
 
 
@@ -132,7 +132,7 @@ def settings_from(kind: type[S], source: str, values: Mapping[str, Any]) -> S:
 
 
 def first_file(folder: Path, *names: str) -> Path:
-    """Return the first of these files that a folder holds, plain or .gz. Raises DataError."""
+    """Return the first of these files that is in a folder, plain or .gz. Raises DataError."""
     for name in names:
         for file in (folder / name, folder / f"{name}.gz"):
             if file.is_file():
@@ -186,7 +186,7 @@ def import_folder(
 def load_shipped(
     name: str, *, population: Population = "product", users: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Read a named data set from the files that come with the checkout; see import_folder."""
+    """Read a named data set from the files that ship with PUMA; see import_folder."""
     source = get_source(name)
     if not source.shipped:
         raise DataError(f"{name!r} does not come with the checkout; give its original files.")

@@ -1,8 +1,8 @@
-"""Seeded random choices that depend on ids alone, not on row order or on other rows.
+"""Seeded random choices that depend only on ids, not on row order or on other rows.
 
-Every choice gives each row a 64-bit key made from the seed, a purpose and the row's ids;
-sorting by that key is a random order. So a subset of users gets exactly the rows, splits
-and negatives that it gets in the whole data set.
+For every choice, each row has a 64-bit key made from the seed, the purpose and the row's ids;
+sorting by this key gives a random order. So a subset of users gets the same rows, splits and
+negatives as in the whole data set.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def text_keys(texts: Sequence[str] | np.ndarray, salt: str = "") -> np.ndarray:
 
 
 def mix(*keys: np.ndarray | np.uint64) -> np.ndarray:
-    """Combine uint64 keys (broadcast together, order matters) into one well-mixed key."""
+    """Combine uint64 keys (broadcast, order matters) into one well-mixed key."""
     with np.errstate(over="ignore"):
         state = np.zeros(1, np.uint64)
         for key in keys:
@@ -38,12 +38,12 @@ def mix(*keys: np.ndarray | np.uint64) -> np.ndarray:
 
 
 def seed_key(seed: int, purpose: str) -> np.uint64:
-    """Return the key that separates one seed's choices for one purpose from all others."""
+    """Return a key for one seed and purpose, so that choices for others are independent."""
     return text_keys([f"{seed}:{purpose}"])[0]
 
 
 def uniform(keys: np.ndarray) -> np.ndarray:
-    """Turn uint64 keys into numbers in [0, 1), same shape, float64."""
+    """Convert uint64 keys to float64 numbers in [0, 1) of the same shape."""
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -19,7 +19,7 @@ _UNIQUE_TEXTS = ("title", "authors")
 def ship_goodbooks(source: Path) -> dict[str, pd.DataFrame]:
     """Select rows of users with 20 or more rated books, and five columns of the books.
 
-    Rows stay as they are and in file order; the importer drops repeated ratings.
+    Rows are unchanged and in file order; the importer drops repeated ratings.
     """
     rows = goodbooks.usable_ratings(source).rows
     eligible = set(rows.user_ids[rows.users_present()])

@@ -1,4 +1,4 @@
-"""Train, validation and test rows of each user, and caps on the rows of a user."""
+"""Split each user's rows into train, validation and test, and cap the rows of a user."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ SEEDED = "seeded random per user: 70 % of rows train, 10 % validation, 20 % test
 
 
 def split_rule(timed: bool, *, per_class: bool = False) -> str:
-    """Describe in a sentence how rows were split."""
+    """Return a sentence that describes how rows were split."""
     rule = CHRONOLOGICAL if timed else SEEDED
     if per_class:
         rule += ", positives and negatives split apart"
@@ -26,9 +26,9 @@ def split_rule(timed: bool, *, per_class: bool = False) -> str:
 def assign_splits(group: np.ndarray, key: np.ndarray, time: np.ndarray | None = None) -> np.ndarray:
     """Return the split of each row, [n] of str.
 
-    group: [n] integer codes, usually of users: each group is split by itself.
-    key: [n] uint64, the seeded order. time: [n] int64; where given, the order is by time
-    and key only breaks ties. Groups of fewer than five rows stay in train.
+    group: [n] integer codes, usually of users; each group is split separately. key: [n] uint64, the
+    seeded order. time: [n] int64 or None; rows are ordered by time if there is one, and key breaks
+    ties. Groups of fewer than five rows stay in train.
     """
     if not len(group):
         return np.array([], dtype="<U10")
@@ -47,7 +47,7 @@ def splits_at_one_time(time: np.ndarray) -> tuple[np.ndarray, str]:
     """Return the split of each row, [n] of str, at two times for all users, and the rule in words.
 
     time: [n] int64. The earliest 70 % of all rows train, the next 10 % validate, the latest 20 %
-    test; rows of one second are on one side.
+    test; rows of the same second are in one split.
     """
     ordered = np.sort(time)
     held_out = VALIDATION_SHARE + TEST_SHARE
@@ -59,9 +59,9 @@ def splits_at_one_time(time: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def latest_share(group: np.ndarray, key: np.ndarray, time: np.ndarray, share: float) -> np.ndarray:
-    """Say which rows are the latest share of their group, [n] bool.
+    """Return which rows are the latest share of their group, [n] bool.
 
-    Of groups of five rows or more at least one; of smaller groups none. key breaks ties.
+    At least one row of a group of five or more, none of smaller groups. key breaks ties.
     """
     size = np.bincount(group)
     held = np.where(size >= MIN_ROWS_TO_HOLD_OUT, np.maximum(1, np.rint(size * share)), 0)
@@ -71,9 +71,9 @@ def latest_share(group: np.ndarray, key: np.ndarray, time: np.ndarray, share: fl
 def cap_rows(
     group: np.ndarray, max_rows: int, key: np.ndarray, time: np.ndarray | None = None
 ) -> np.ndarray:
-    """Say which rows to select so that no group has more than max_rows, [n] bool.
+    """Return which rows to select so that no group has more than max_rows, [n] bool.
 
-    With times the latest rows are selected, else a random sample in the order of key.
+    With times the latest rows are selected, otherwise a random sample by key.
     """
     order = (key,) if time is None else (-time, key)
     return rank_within(group, *order) < max_rows

@@ -18,10 +18,10 @@ _DESCRIPTION = "dataset.json"
 
 
 def write_dataset(ds: Dataset, folder: str | Path) -> Path:
-    """Write a data set into a new or empty folder, whole or not at all; return the folder.
+    """Write a data set into a new or empty folder atomically; return the folder.
 
-    A folder that already holds the same content is left as it is. Raises DataError when it
-    holds anything else, StoreError when writing fails.
+    A folder with the same content is left unchanged. Raises DataError if it has another content,
+    StoreError when writing fails.
     """
     folder = Path(folder)
     if (folder / _DESCRIPTION).is_file() and _describe(folder)["content_hash"] == ds.content_hash:

@@ -44,16 +44,15 @@ def statistics(ds: Dataset) -> dict[str, Any]:
 
 
 def user_profiles(ds: Dataset) -> pd.DataFrame:
-    """Return a row a user, by id: user_id, records, train (records), mean, variance.
+    """Return a row for each user, by id: user_id, records, train (records), mean, variance.
 
-    mean and variance are those of the user's outcomes in all splits; the variance of a
-    single record is 0.
+    mean and variance are of the user's outcomes in all splits; the variance of one record is 0.
     """
     return _profiles(ds, "user_id")
 
 
 def item_profiles(ds: Dataset) -> pd.DataFrame:
-    """Return a row an item, by id: item_id, text, records, mean (NaN without records)."""
+    """Return a row for each item, by id: item_id, text, records, mean (NaN without records)."""
     profiles = _profiles(ds, "item_id")[["item_id", "records", "mean"]]
     joined = ds.items.merge(profiles, on="item_id", how="left")
     joined["records"] = joined["records"].fillna(0).astype("int64")

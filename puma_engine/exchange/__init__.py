@@ -1,1 +1,1 @@
-"""Prompts and adapters in and out, in the forms that other programs read."""
+"""Import and export of prompts and adapters, in formats of other programs."""

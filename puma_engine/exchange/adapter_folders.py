@@ -1,4 +1,4 @@
-"""Adapters as folders in the hub's conventions, and their way to the hub and back.
+"""Write and read adapters as folders in the hub's conventions; push to and fetch from the hub.
 
 A folder holds config.json, model.safetensors (the network), head.safetensors (the target's
 head) and README.md, a model card.
@@ -30,8 +30,8 @@ ARCHITECTURE = "puma-adapter"
 class AdapterFile:
     """An adapter outside any workspace.
 
-    tensors: the network's; config: its shape, and what it maps from and to; head: the
-    tensors of the target's head, or None; revision: the hub's commit it came from, or None.
+    tensors: of the network; config: its shape, and the models that it maps from and to; head: the
+    tensors of the target's head, or None; revision: the commit on the hub, or None.
     """
 
     tensors: dict[str, np.ndarray]
@@ -63,7 +63,7 @@ def write_adapter(folder: Path, adapter: AdapterFile, card: str) -> None:
 def read_adapter(spec: str | Path, revision: str | None = None) -> AdapterFile:
     """Read an adapter from a folder, or from the hub by owner/name.
 
-    Raises StoreError, MigrationError, or BackboneError with what the hub says, and for a revision
+    Raises StoreError, MigrationError, or BackboneError with the hub's message, and for a revision
     of a folder.
     """
     folder = Path(spec).expanduser()
@@ -102,9 +102,9 @@ def _config(folder: Path) -> dict[str, Any]:
 def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
     """Upload an adapter's folder to the hub as owner/name; return the commit's address.
 
-    The repository is made if it is missing. The token is the hub client's own (HF_TOKEN or
-    `hf auth login`). Raises StoreError in offline mode, MigrationError for a folder without an
-    adapter, and BackboneError with what the hub says.
+    The repository is made if it is missing. The token is the hub client's own (HF_TOKEN or `hf auth
+    login`). Raises StoreError in offline mode, MigrationError for a folder without an adapter, and
+    BackboneError with the hub's message.
     """
     if hub.offline():
         raise StoreError("Offline mode is on, so nothing is pushed; leave out --offline.")

@@ -1,4 +1,4 @@
-"""Model cards: what a set of prompts or an adapter is, from what it came, how good it is."""
+"""Model cards of prompts and adapters: description, lineage and metrics."""
 
 import json
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ def model_card(content: CardContent) -> str:
         "base_model": content.base_model if content.base_model.count("/") == 1 else None,
         "license": (content.licence or "other").lower(),
     }
-    # JSON values are YAML values, whatever stands in them.
+    # Every JSON value is a YAML value, so nothing needs further escapes.
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items() if value)]
     lines += ["---", "", f"# {_plain(content.title)}", "", *_fields(content.details), ""]
     if content.usage:
@@ -56,7 +56,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
-    """A value as text that Markdown shows as it is."""
+    """Return a value as text that Markdown shows unchanged."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -1,7 +1,7 @@
-"""Packed prompts: a folder of safetensors shards with an index, for more users than fit in memory.
+"""Packed prompts: a folder of safetensors shards with an index, for tables larger than the memory.
 
 Each shard holds `vectors` [rows, tokens, width] and, in its metadata, the user id of each row.
-index.parquet has the columns user_id, shard and row; prompts.json says what the prompts are.
+index.parquet has the columns user_id, shard and row; prompts.json describes the prompts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ def read_packed(folder: Path) -> PromptFile:
 def write_packed(
     folder: Path, table: PromptTable, meta: dict[str, Any], *, shard_users: int = SHARD_USERS
 ) -> None:
-    """Write shards of at most `shard_users` users with their index, so that one user is read alone."""
+    """Write shards of at most `shard_users` users, with an index by which a single user can be read."""
     count = max(1, -(-len(table.user_ids) // shard_users))
     index = []
     for number in range(count):
@@ -88,9 +88,9 @@ def write_packed(
 
 
 class PromptShards:
-    """Prompts of a folder of shards, read in parts; the folder needs no index.
+    """Prompts of a folder of shards, read in blocks; the folder needs no index.
 
-    user_ids: [n] str, shard after shard; shape: of one prompt. Raises DataError, StoreError.
+    user_ids: [n] str, in the order of shards; shape: of one prompt. Raises DataError, StoreError.
     """
 
     def __init__(self, folder: Folder | Path) -> None:
@@ -124,7 +124,7 @@ class PromptShards:
             )
 
     def projected(self, project: Projection, rows: int) -> np.ndarray:
-        """Return the components [n, k] of all prompts, computed for up to `rows` of a shard at a time."""
+        """Return the components [n, k] of all prompts, computed for at most `rows` prompts of a shard at a time."""
         width = 1 if project.axes is None else project.axes.shape[1]
         space = np.empty((len(self.user_ids), width), np.float32)
         full = [number for number, shard in enumerate(self.shards) if shard.rows]
@@ -147,7 +147,7 @@ class PromptShards:
         return prompts
 
     def by_shard(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yield, for each shard that has some of these rows, its number, their places, and their numbers in it."""
+        """Yield for each shard with some of these rows: its number, their positions in `rows`, and their numbers in the shard."""
         number_of = np.searchsorted(self._start, rows, side="right") - 1
         for number in np.unique(number_of):
             places = np.flatnonzero(number_of == number)
@@ -155,7 +155,7 @@ class PromptShards:
 
 
 def projected_shard(shard: Shard, project: Projection, rows: int) -> np.ndarray:
-    """Return the components of a shard's prompts, computed for up to `rows` of them at a time."""
+    """Return the components of a shard's prompts, computed for at most `rows` of them at a time."""
     return np.concatenate([project(_flat(shard, block)) for block in shard.blocks(rows)])
 
 

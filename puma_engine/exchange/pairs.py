@@ -1,4 +1,4 @@
-"""Pairs of user and item to predict: from options, or from a table."""
+"""Read pairs of users and items to predict, from options or from a table."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from puma_engine.exchange.prompt_file import Owner, checked_ids
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of user and item ids; texts and histories go with them, or are None."""
+    """Pairs of user and item ids. texts, histories: one for each pair, or None."""
 
     pairs: list[tuple[str, str]]
     texts: list[str | None] | None = None
@@ -26,7 +26,7 @@ class Pairs:
 def read_pairs(
     path: Path | None, user: str | None = None, item: str | None = None, text: str | None = None
 ) -> Pairs:
-    """Return the pair of a user and an item, or those of a CSV or Parquet file.
+    """Return one pair of a user and an item, or the pairs of a CSV or Parquet file.
 
     The file has the columns user_id and item_id, and maybe text, and history (item ids; in a
     CSV separated by |). Raises ConfigError or DataError.

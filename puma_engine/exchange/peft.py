@@ -1,4 +1,4 @@
-"""PEFT prompt tuning: a folder a user, which `PeftModel.from_pretrained` loads."""
+"""PEFT prompt tuning: a folder for each user, which `PeftModel.from_pretrained` loads."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 def is_peft(folder: Path) -> bool:
-    """Return whether a folder holds PEFT prompt tuning, of one user or with a folder each."""
+    """Return whether a folder holds PEFT prompt tuning, of one user or with a folder for each user."""
     return (folder / CONFIG).is_file() or any(folder.glob(f"*/{CONFIG}"))
 
 
 def read_peft(folder: Path) -> PromptFile:
-    """Read PEFT prompt tuning: the user is named in puma.json, or is the folder's name.
+    """Read PEFT prompt tuning. The user id is in puma.json, otherwise it is the folder's name.
 
-    The virtual tokens of an export begin with the constant text before the slot; these are
-    left out. meta["base_model"] is the model that the configurations name. Raises DataError for
-    another PEFT method, and for prompts of different shapes, models or templates.
+    The virtual tokens of our export begin with the constant text before the slot, which is left
+    out. meta["base_model"] is the model that the configurations name. Raises DataError for another
+    PEFT method, and for prompts of different shapes, models or templates.
     """
     if (folder / CONFIG).is_file():
         folders = [folder]
@@ -81,14 +81,14 @@ def read_peft(folder: Path) -> PromptFile:
                     f"{name} ({_origin(meta)[name]!r} and {value!r}); import those of one model and "
                     "template at a time."
                 )
-    # The head of an export lies beside the folders of its users.
+    # Our export stores the head beside the folders of the users.
     head = read_head(folder.parent if folders == [folder] else folder)
     complete = bool(meta.get("template")) and head is not None
     return checked(folder, ids, np.stack(prompts), head=head, meta=meta, complete=complete)
 
 
 def _origin(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return what the prompts of one import must have in common."""
+    """Return the settings that all prompts of one import must share."""
     model = metadata.get("backbone")
     fingerprint = model.get("fingerprint") if isinstance(model, dict) else None
     names = ("template", "template_text", "reading", "answers", "chat_template")
@@ -98,7 +98,7 @@ def _origin(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_shape(folder: Path, config: dict[str, Any], prompt: np.ndarray) -> None:
-    """Raise DataError for a prompt of another shape than its configuration says."""
+    """Raise DataError if the shape of a prompt is not that of its configuration."""
     if config.get("num_transformer_submodules") not in (None, 1):
         raise DataError(
             f"The PEFT folder {folder} holds prompts for {config['num_transformer_submodules']} parts of a "
@@ -123,11 +123,11 @@ def write_peft(
     users: Sequence[str],
     meta: dict[str, Any],
 ) -> None:
-    """Write one PEFT folder a user below `folder`.
+    """Write one PEFT folder for each user below `folder`.
 
-    PEFT puts virtual tokens in front of a text. So they are the embeddings of the constant
-    text before the slot, then the soft prompt; the text after it is `input_ids`.
-    Raises TemplateError when the item or history stands before the slot.
+    PEFT puts virtual tokens in front of a text. They are the embeddings of the constant text before
+    the slot, followed by the soft prompt; `input_ids` returns the text after it. Raises
+    TemplateError when the item or history stands before the slot.
     """
     import torch
     from peft import PromptTuningConfig, TaskType
@@ -161,7 +161,7 @@ def write_peft(
         inference_mode=True,
     )
     for user, vectors in zip(users, table.take(users), strict=True):
-        # A name that every file system accepts.
+        # A file name that every file system accepts.
         hashed = "user-" + hashlib.sha256(user.encode()).hexdigest()[:16]
         user_folder = folder / (user if PLAIN_NAME.fullmatch(user) else hashed)
         tuning.save_pretrained(str(user_folder))

@@ -1,4 +1,4 @@
-"""Whole prompts as embeddings, in the format that vLLM's --enable-prompt-embeds takes."""
+"""Whole prompts as embeddings, in the format of vLLM's --enable-prompt-embeds."""
 
 import base64
 import io
@@ -100,7 +100,8 @@ def read_embedded(path: str | Path) -> Embedded:
 def requests(prompts: Embedded) -> Iterator[dict[str, Any]]:
     """Yield the body of one POST to vLLM's /v1/completions for each prompt.
 
-    The next token may only be an answer, and the log-probabilities of all answers come back.
+    The request allows only answers as next token, and asks for the log-probabilities of all
+    answers.
     """
     for tensor in prompts.tensors:
         yield NEXT_TOKEN | {
@@ -112,7 +113,7 @@ def requests(prompts: Embedded) -> Iterator[dict[str, Any]]:
 
 
 def encode(tensor: Tensor) -> str:
-    """Return a tensor as vLLM takes it: saved by torch.save, in base64."""
+    """Return a tensor in the format of vLLM: saved by torch.save, in base64."""
     buffer = io.BytesIO()
     torch.save(tensor.contiguous().clone(), buffer)
     return base64.b64encode(buffer.getvalue()).decode("ascii")

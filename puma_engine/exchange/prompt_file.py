@@ -1,4 +1,4 @@
-"""Prompts outside any workspace, in whatever format: what they hold, and the checks for all formats."""
+"""Prompts of a file in any format: their content, and the checks that all formats share."""
 
 import json
 from collections import Counter
@@ -17,9 +17,9 @@ from puma_engine.files import load_tensors, save_tensors
 
 HEAD = "head."
 HEAD_FILE = "head.safetensors"
-# Whose vectors a table holds, a row each.
+# What a row of a table belongs to.
 Owner = Literal["user", "item"]
-# The squares of a vector of larger numbers do not sum up in 32 bits.
+# The sum of squares of larger numbers overflows in 32 bits.
 MAX_NUMBER = 1e17
 _ID_OPTIONS: dict[Owner, str] = {"user": "--users", "item": "--item-ids"}
 
@@ -28,9 +28,9 @@ _ID_OPTIONS: dict[Owner, str] = {"user": "--users", "item": "--item-ids"}
 class PromptFile:
     """Prompts of a file, ready to be imported.
 
-    vectors: [n, l, d] float32, a row a user; head: tensors of the task's head, or None;
-    meta: where the prompts are from; complete: whether nothing has to be trained, because
-    they are from this program.
+    vectors: [n, l, d] float32, a row for each user; head: tensors of the task's head, or None;
+    meta: the origin of the prompts; complete: whether they are an export of this program, so that
+    nothing has to be trained.
     """
 
     user_ids: list[str]
@@ -41,7 +41,7 @@ class PromptFile:
 
 
 def with_head(head: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """Return a head's tensors under the names that they have in a prompt file."""
+    """Return a head's tensors under their names in a prompt file."""
     return {HEAD + name: value for name, value in (head or {}).items()}
 
 
@@ -79,9 +79,9 @@ def as_float32(path: Path | str, vectors: np.ndarray) -> np.ndarray:
 
 
 def checked_ids(path: Path | str, ids: Sequence[Any], owner: Owner = "user") -> list[str]:
-    """Return ids as text. Raises DataError, which names `path`, for what is not an id of a data set.
+    """Return ids as text. Raises DataError, which names `path`, for an unusable id.
 
-    An id is a text or a whole number of 1 to MAX_ID_LENGTH characters, none a control character.
+    An id is a text or a whole number of 1 to MAX_ID_LENGTH characters without control characters.
     """
     for id_ in ids:
         if not isinstance(id_, str | int) or isinstance(id_, bool):
@@ -119,8 +119,8 @@ def checked(
 ) -> PromptFile:
     """Return a prompt file after every check. Raises DataError, which names `path`.
 
-    vectors [n, l, d], or [n, l x d] with the number of soft tokens given (default: 1). owner: whose
-    they are.
+    vectors [n, l, d], or [n, l x d] with the number of soft tokens (default: 1). owner: user or
+    item.
     """
     vectors = np.asarray(vectors)
     if vectors.dtype.kind not in "fiu" or vectors.ndim not in (2, 3):

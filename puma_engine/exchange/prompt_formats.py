@@ -1,4 +1,4 @@
-"""Prompt tables in single files, read and written; a path's suffix tells its format."""
+"""Read and write prompt tables in single files; the suffix of a path decides the format."""
 
 import hashlib
 import json
@@ -43,14 +43,14 @@ def read_prompts(
 ) -> PromptFile:
     """Read prompts that were fitted elsewhere, or any other table of vectors.
 
-    path: a file made by `puma prompts export` in any format, another .safetensors, .parquet,
-    .csv, .tsv, .npz or .npy table, a checkpoint of the published code (.pt, .pth, .bin, .ckpt), or
-    a folder with PEFT prompt tuning, of one user or with a folder each. users: a file that
-    names each row's owner, where the table does not. tokens: soft tokens a user, where rows
-    are flat. owner: whose the rows are; a table names them in the column user_id or item_id.
-    vector_columns: of a .parquet, .csv or .tsv table with a column for each number of a vector, the
-    names of these columns, separated by commas, where * stands for any text (default: all).
-    Nothing pickled is ever run. Raises DataError or StoreError.
+    path: a file of `puma prompts export` in any format, another .safetensors, .parquet, .csv, .tsv,
+    .npz or .npy table, a checkpoint of the published code (.pt, .pth, .bin, .ckpt), or a folder
+    with PEFT prompt tuning, of one user or with a folder for each. users: a file with the owner of
+    each row, if the table has none. tokens: soft tokens of each user, if rows are flat. owner:
+    whether rows belong to users or items, which a table names in the column user_id or item_id.
+    vector_columns: for a .parquet, .csv or .tsv table with a column for each number of a vector:
+    the names of these columns, separated by commas, where * stands for any text (default: all but
+    the ids). Pickled code is never run. Raises DataError or StoreError.
     """
     path = Path(path)
     if path.is_dir():
@@ -141,9 +141,9 @@ def _read_parquet(path: Path, column: str, patterns: str | None = None) -> Table
 
 
 def _metadata(path: Path) -> bytes:
-    """Return our metadata of a Parquet file as JSON. Raises ValueError where its two copies differ.
+    """Return our metadata of a Parquet file as JSON. Raises ValueError if its two copies differ.
 
-    Arrow stores metadata in the file's own, and again in its schema.
+    Arrow stores metadata in the metadata of the file and again in its schema.
     """
     with parquet_file(path) as file:
         stored, copy = (
@@ -168,10 +168,10 @@ def _read_delimited(path: Path, column: str, patterns: str | None = None) -> Tab
 
 
 def _vector_columns(path: Path, names: list[str], column: str, patterns: str | None) -> list[str]:
-    """Return the names of the columns that are numbers of a vector: those that match, or all but the ids.
+    """Return the names of the columns with numbers of a vector: those that match, or all but the ids.
 
-    patterns: names with wildcards, separated by commas. Raises DataError without them where some
-    columns are numbered alike, such as d0 to d127, and others are not, such as age.
+    patterns: names with wildcards, separated by commas. Raises DataError if there are none and some
+    columns are numbered, such as d0 to d127, while others are not, such as age.
     """
     others = [name for name in names if name != column]
     if patterns is not None:
@@ -191,7 +191,7 @@ def _vector_columns(path: Path, names: list[str], column: str, patterns: str | N
     odd = [name for name, own in zip(others, stems, strict=True) if own != stem]
     for name in odd:
         _refuse_row_numbers(path, name, column)
-    # Without the column of ids, reading says that it lacks.
+    # If the column of ids is missing, reading reports it.
     if column in names and count > 1 and odd:
         alike = [name for name in others if name not in odd]
         raise DataError(
@@ -229,7 +229,7 @@ def _of_number_columns(path: Path, table: pa.Table, column: str, chosen: list[st
 
 
 def _sorted_by_number(names: list[str]) -> list[str]:
-    """Return the names of a vector's numbers in the order of their own numbers, where all have one.
+    """Return the names of columns in the order of the numbers in them, if all have one.
 
     Programs that sort names put d10 before d2.
     """
@@ -244,7 +244,7 @@ def _sorted_by_number(names: list[str]) -> list[str]:
 def _refuse_row_numbers(
     path: Path, name: str, column: str, values: np.ndarray | None = None
 ) -> None:
-    """Raise DataError for a column that holds 0, 1, 2 and so on, or has the name of one that does."""
+    """Raise DataError for a column that numbers the rows, by its values (0, 1, 2, ...) or its name."""
     plain = name.strip().casefold()
     by_name = plain in ("", "index", "row", "level_0")
     by_name |= plain.startswith(("unnamed:", "__index_level"))
@@ -266,9 +266,9 @@ def _ids_of(table: pa.Table, column: str) -> list[Any]:
 
 
 def _check_declared_sizes(path: Path) -> None:
-    """Raise ValueError or DataError where arrays declare other sizes than the file has, before any is read.
+    """Raise ValueError or DataError if arrays declare other sizes than the file has, before reading them.
 
-    NumPy allocates what a header declares, and unpacks what a compressed member holds.
+    NumPy allocates the size that a header declares, and unpacks compressed members of any size.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
@@ -311,7 +311,7 @@ def _read_numpy(path: Path, column: str) -> Table:
     except DataError:
         raise
     except Exception as error:
-        # What NumPy and zipfile raise for a damaged file are errors of many kinds, which may quote it.
+        # NumPy and zipfile raise errors of many kinds for a damaged file; their texts may quote its content.
         raise DataError(
             f"The file {path} cannot be read as NumPy arrays ({str(error)[:200]}); pickled ones are never "
             "loaded."
@@ -335,7 +335,7 @@ def _read_checkpoint(path: Path, _column: str) -> Table:
     except DataError:
         raise
     except Exception as error:
-        # What torch raises for a file that is none differs from version to version.
+        # The error of torch for a file that is no checkpoint depends on the version.
         first = str(error).strip().splitlines()[0][:200]
         raise DataError(
             f"The checkpoint {path} holds more than tensors, or is damaged ({first}); save its "
@@ -371,7 +371,7 @@ def write_parquet(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
 
 
 def write_numpy(path: Path, table: PromptTable, meta: dict[str, Any]) -> None:
-    """Write the arrays vectors [n, l, d] and user_ids [n] to an .npz file, nothing pickled."""
+    """Write the arrays vectors [n, l, d] and user_ids [n] to an .npz file, without pickle."""
     arrays = {"vectors": table.vectors, "user_ids": table.user_ids.astype(str)}
     arrays |= with_head(table.head) | {"meta": np.array(json.dumps(meta))}
 

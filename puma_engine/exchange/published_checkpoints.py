@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's published code: a table of user embeddings, perhaps a rating head."""
+"""Checkpoints of the paper's published code: user embeddings and perhaps a rating head."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ HEAD_SHAPES = {0: (32, 5), 2: (12, 32), 4: (1, 12)}
 def published_prompts(path: Path, state: Any) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
     """Return user vectors [n, d] and the 5-32-12-1 head, or None, of a loaded checkpoint.
 
-    The head is recognised by its shapes. It reads raw logits, ours reads log-probabilities of
-    the answers: use it to initialise a training. Raises DataError.
+    The head is recognised by its shapes. It reads raw logits, while ours reads log-probabilities of
+    the answers; so it can only initialise a training. Raises DataError.
     """
     tensors = _flat(state)
     tables = [name for name in tensors if name == TABLE or name.endswith("." + TABLE)]
@@ -45,7 +45,7 @@ def published_prompts(path: Path, state: Any) -> tuple[np.ndarray, dict[str, np.
 
 
 def _flat(state: Any) -> dict[str, Any]:
-    """The tensors of a state dict, whether it comes alone or under a name such as "model"."""
+    """Return the tensors of a state dict, which may be nested under a name such as "model"."""
     import torch
 
     tensors: dict[str, Any] = {}
@@ -58,9 +58,9 @@ def _flat(state: Any) -> dict[str, Any]:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """The values of a tensor. Raises DataError for one that repeats values without storing them.
+    """Return the values of a tensor. Raises DataError if it repeats values without storing them.
 
-    Such a tensor takes no room in a file, whatever its shape, and would be written out here.
+    Such a tensor is small in the file, whatever its shape, and would be expanded here.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""User ids of shards, checked in bounded memory: each usable, each user once over all shards."""
+"""Check the user ids of shards in bounded memory: each is usable, and each user occurs once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from puma_engine.exchange.prompt_file import checked_ids
 from puma_engine.exchange.shards import open_shard
 from puma_engine.exchange.storage import Folder
 
-# Hashes in memory at once, 8 bytes each, and as much again while they are compared.
+# Hashes in memory at once: 8 bytes each, and twice as much while they are compared.
 MAX_HASHES = 1 << 24
 _EXAMPLES = 1000
 _TWICE = "each user has one prompt."
@@ -22,10 +22,11 @@ _TWICE = "each user has one prompt."
 
 @dataclass
 class CheckedIds:
-    """Result of a check of shards. unnamed: prompts of shards that name no users, which nothing checks.
+    """Result of a check of shards.
 
-    alike: ids that differ from another user's only by spaces, quotation marks, .0 or how letters are
-    encoded; example: one of them.
+    unnamed: number of prompts in shards without user ids. alike: number of ids that differ from
+    another user's only by spaces, quotation marks, .0 or the encoding of letters; example: one of
+    them.
     """
 
     unnamed: int = 0
@@ -35,7 +36,7 @@ class CheckedIds:
 
 @dataclass
 class _Hashes:
-    """Hashes of one part of the hash space: of ids, and of what ids are without spaces and the like."""
+    """Hashes in one part of the hash space: of ids, and of ids without spaces, quotation marks and .0."""
 
     part: int
     parts: int
@@ -54,7 +55,7 @@ class _Hashes:
                     self.examples.setdefault(number, text)
 
     def split(self) -> None:
-        """Keep half of the hash space; the other half is left to a further pass."""
+        """Keep half of the hash space; a further pass handles the other half."""
         self.parts *= 2
         self.ids = [self._own(hashes) for hashes in self.ids]
         self.plain = [self._own(hashes) for hashes in self.plain]
@@ -75,11 +76,11 @@ def check_user_ids(
 ) -> CheckedIds:
     """Check the user ids of shards, before anything is done with their prompts.
 
-    Ids of one shard are compared as they are. Those of all shards are compared by 64-bit hashes, up
-    to `max_hashes` at once; where there are more users, ids are read several times, for a part of
-    the hash space each. Equal hashes are confirmed by the ids. begin: called with each shard before
-    it is read. Raises DataError for an unusable id (`prompt_file.checked_ids`) and for a user who
-    is there twice; StoreError.
+    Ids of one shard are compared directly, ids of all shards by 64-bit hashes, at most `max_hashes`
+    at once. With more users, ids are read several times, each time for a part of the hash space.
+    Equal hashes are confirmed by comparing the ids. begin: called with each shard before it is
+    read. Raises DataError for an unusable id (`prompt_file.checked_ids`) and for a user who occurs
+    twice; StoreError.
     """
     result, part, parts = CheckedIds(), 0, 1
     while part < parts:
@@ -105,7 +106,7 @@ def check_user_ids(
 
 
 def _compare(folder: Folder, shards: Sequence[str], hashes: _Hashes, result: CheckedIds) -> None:
-    """Raise DataError for a user of two shards, and count ids that are nearly those of others."""
+    """Raise DataError for a user of two shards, and count ids that nearly equal another one."""
     own = np.concatenate([np.empty(0, np.uint64), *hashes.ids])
     hashes.ids.clear()
     own.sort()
@@ -139,5 +140,5 @@ def _with_hashes(
 
 
 def _hashes(ids: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Return 64 bits of each id, [n] uint64."""
+    """Return a 64-bit hash of each id, [n] uint64."""
     return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)

@@ -1,8 +1,9 @@
-"""Shards of prompts, read and mapped in parts: safetensors with `vectors`, or Parquet with `vector`.
+"""Read and map shards of prompts in blocks: safetensors with `vectors`, or Parquet with `vector`.
 
-A safetensors shard has `vectors` [rows, width] or [rows, tokens, width], and the user id of each row in
-its metadata. A Parquet shard has the columns user_id and vector, a list of tokens x width numbers; how
-many tokens its metadata say, as those of `puma prompts export --format parquet` (default: 1).
+A safetensors shard has `vectors` [rows, width] or [rows, tokens, width], and the user id of each
+row in its metadata. A Parquet shard has the columns user_id and vector, a list of tokens x width
+numbers; the number of tokens is in its metadata, as `puma prompts export --format parquet` writes
+it (default: 1).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from puma_engine.exchange.storage import DiskFolder, Entry, Folder
 from puma_engine.files import TensorFile, parse_json
 
 VECTORS, VECTOR = "vectors", "vector"
-# Files of a folder of shards that are none.
+# Files in a folder of shards that are no shards.
 INDEX, SELECTION_FILE = "index.parquet", "selection.parquet"
 TENSORS, PARQUET = ".safetensors", ".parquet"
 # The key of the metadata of `puma prompts export --format parquet`.
 ABOUT_KEY = "puma"
-# What safetensors allows for a header, and how much of a column of Parquet is read at once.
+# Largest header of safetensors, and bytes of a Parquet column that are read at once.
 MAX_HEADER, BUFFER = 100_000_000, 1 << 20
 _TYPES = {"float32": "F32", "float16": "F16"}
 
@@ -41,7 +42,8 @@ _TYPES = {"float32": "F32", "float16": "F16"}
 class MappedShard:
     """The mapping of a shard. apply: maps [n, l, d] numbers to [n, l, width] of `dtype`.
 
-    metadata: added to the shard's own; about: what importing needs of the table, in a Parquet shard.
+    metadata: added to that of the shard; about: of a Parquet shard, what an import needs to know of
+    the table.
     """
 
     apply: Callable[[np.ndarray], np.ndarray]
@@ -67,7 +69,7 @@ class TensorShard:
             self.shape, self.metadata = tuple(shape), file.metadata()
 
     def user_ids(self) -> Sequence[Any] | None:
-        """Return the user of each row, or None if the shard does not say."""
+        """Return the user of each row, or None if the shard has no ids."""
         with _tensor_header(self.folder, self.name) as file:
             users = file.meta.get("user_ids") if isinstance(file.meta, dict) else None
         return users if users is not None and len(users) == self.rows else None
@@ -95,7 +97,7 @@ class TensorShard:
 
 
 class ParquetShard:
-    """A Parquet shard of a folder; as `TensorShard`."""
+    """A Parquet shard of a folder, with the methods of `TensorShard`."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder, self.name, label = folder, name, f"{folder}/{name}"
@@ -126,7 +128,7 @@ class ParquetShard:
             self.shape = (tokens, numbers // tokens)
 
     def user_ids(self) -> Sequence[Any] | None:
-        """Return the user of each row, or None if the shard does not say."""
+        """Return the user of each row, or None if the shard has no ids."""
         label = f"{self.folder}/{self.name}"
         if "user_id" not in self._schema.names:
             return None
@@ -215,7 +217,7 @@ def shards_of(folder: Folder) -> dict[str, Entry]:
 
 
 def metadata_of(folder: Folder, name: str) -> dict[str, str]:
-    """Return the metadata of a shard; none of a file that is not a whole shard."""
+    """Return the metadata of a shard; {} for an incomplete file."""
     try:
         if name.endswith(TENSORS):
             with _tensor_header(folder, name) as file:
@@ -229,9 +231,9 @@ def metadata_of(folder: Folder, name: str) -> dict[str, str]:
 def begin_tensor_file(
     file: BinaryIO, shape: list[int], metadata: dict[str, str], dtype: str = "float32"
 ) -> None:
-    """Begin a safetensors file with one tensor `vectors` of float32 or float16, whose rows follow.
+    """Write the header of a safetensors file with one tensor `vectors` of float32 or float16.
 
-    The library writes whole tensors only.
+    The caller appends the rows; the library can only write whole tensors.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     tensor = {"dtype": _TYPES[dtype], "shape": shape, "data_offsets": [0, size]}
@@ -242,7 +244,7 @@ def begin_tensor_file(
 
 @contextlib.contextmanager
 def _tensor_header(folder: Folder, name: str) -> Iterator[TensorFile]:
-    """Yield a safetensors file to read its header; of storage only the header is fetched."""
+    """Context manager: open a safetensors file to read its header; from storage only that is fetched."""
     if isinstance(folder, DiskFolder):
         yield TensorFile(folder.path / name)
         return
@@ -273,7 +275,7 @@ def _matrix(column: pa.Array, label: str) -> np.ndarray:
     lengths = pc.unique(pc.list_value_length(column))
     if len(lengths) > 1:
         raise DataError(f"The vectors of {label} have several lengths.")
-    # A copy, since Arrow's arrays cannot be written to, and torch warns of that.
+    # A copy, since torch warns of arrays that cannot be written to, as Arrow's.
     return np.array(values.to_numpy(zero_copy_only=False)).reshape(len(column), -1)
 
 

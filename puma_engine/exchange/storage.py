@@ -1,7 +1,7 @@
-"""Folders of shards: on a disk, or on shared or object storage that fsspec reaches.
+"""Folders of shards: on a disk, or on shared or object storage by fsspec.
 
-A file of storage is read by copying it to a scratch folder, and written by copying it back whole, so
-that its format is read and written in one way.
+A file of storage is copied to a scratch folder to be read, and copied back as a whole when written,
+so that readers and writers only handle local files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from puma_engine.store import locks, scratch
 
 INSTALL = "pip install 'puma-workbench[object-storage]'"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# On these a file has its name when all of it is there; elsewhere it is renamed then.
+# On these a file appears only when it is complete; on others it is renamed when it is.
 _OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
-# What storage calls that which changes with the content of a file, the surest first.
+# Names of attributes that change with the content of a file, the most reliable first.
 _VERSIONS = (
     *("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified"),
     *("updated", "modificationTime", "created"),
@@ -54,7 +54,7 @@ class DiskFolder:
 
     @property
     def location(self) -> str:
-        """The name by which another process opens it."""
+        """The path or URL by which another process opens it."""
         return str(self.path.resolve())
 
     def entries(self) -> dict[str, Entry]:
@@ -81,12 +81,12 @@ class DiskFolder:
             ) from error
 
     def write(self, name: str, writer: Callable[[Path], object]) -> None:
-        """Let `writer` fill a file, which gets its name when it is whole. Raises StoreError."""
+        """Write a file with `writer`; it gets its name when it is complete. Raises StoreError."""
         atomic_write(self.path / name, writer)
 
     @contextlib.contextmanager
     def claimed(self, identity: str) -> Iterator[None]:
-        """Keep other processes from writing to the folder meanwhile. Raises MigrationError if one does."""
+        """Context manager: lock the folder. Raises MigrationError if another process has the lock."""
         make_folder(self.path)
         with locks.folder_lock(self.path) as alone:
             if not alone:
@@ -97,11 +97,11 @@ class DiskFolder:
             try:
                 yield
             finally:
-                # Of processes elsewhere that ended.
+                # Left by processes on other machines that ended.
                 self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
-        """Remove what killed processes left."""
+        """Remove unfinished files of killed processes."""
         for file in self.path.glob(".*.tmp"):
             with contextlib.suppress(OSError):
                 file.unlink()
@@ -137,7 +137,7 @@ class StorageFolder:
 
     @property
     def location(self) -> str:
-        """The name by which another process opens it."""
+        """The path or URL by which another process opens it."""
         return self.url
 
     def entries(self) -> dict[str, Entry]:
@@ -153,7 +153,7 @@ class StorageFolder:
             name = str(info["name"]).rstrip("/").rpartition("/")[2]
             if info["type"] == "file" and name:
                 known = [str(info[key]) for key in _VERSIONS if info.get(key) is not None]
-                # Without one, nothing says that a file is as it was: it is done again.
+                # Without such an attribute a change cannot be noticed, so the file is processed again.
                 version = known[0].strip('"') if known else secrets.token_hex(8)
                 entries[name] = Entry(name, f"{info['size']}:{version}")
         return dict(sorted(entries.items()))
@@ -173,7 +173,7 @@ class StorageFolder:
             return file
 
     def write(self, name: str, writer: Callable[[Path], object]) -> None:
-        """Let `writer` fill a file, which gets its name when it is whole. Raises StoreError."""
+        """Write a file with `writer`; it gets its name when it is complete. Raises StoreError."""
         path, atomic = self._path(name), self.scheme in _OBJECTS
         sent = path if atomic else self._path(f".{name}.{secrets.token_hex(4)}.tmp")
         with self.scratch_file(name) as local:
@@ -201,10 +201,10 @@ class StorageFolder:
 
     @contextlib.contextmanager
     def claimed(self, identity: str) -> Iterator[None]:
-        """Write a file that names what the folder is of; storage has no locks.
+        """Context manager: write a file with the identity of the writer; storage has no locks.
 
-        Others of the same identity may write meanwhile: they write the same. Raises StoreError;
-        MigrationError for another identity.
+        Processes with the same identity may write meanwhile, since they write the same content.
+        Raises StoreError; MigrationError for another identity.
         """
         text = json.dumps({"made_by": identity}).encode()
         with self._errors(CLAIM, "written"):
@@ -225,7 +225,7 @@ class StorageFolder:
                 self._remove_unfinished()
 
     def _create(self, path: str, content: bytes) -> None:
-        """Write a file unless there is one, in one step where the storage can."""
+        """Create a file unless it exists, atomically if the storage supports that."""
         try:
             self._fs.pipe_file(path, content, mode="create")
         except FileExistsError:
@@ -248,7 +248,7 @@ class StorageFolder:
             yield
         except (ImportError, StoreError):
             raise
-        except Exception as error:  # each storage raises kinds of its own
+        except Exception as error:  # each kind of storage raises its own errors
             place = f"{self.url}/{name}" if name else self.url
             raise StoreError(
                 f"{place} cannot be {action} ({_reason(error)}); check that it exists, and that the "
@@ -275,7 +275,7 @@ def folder_of(location: str | Path) -> Folder:
 
 
 def refuse_unseen(folder: Folder, name: str) -> None:
-    """Raise MigrationError for a file of a disk's folder that this machine does not see."""
+    """Raise MigrationError for a file that this machine does not have, in a folder on disk."""
     if isinstance(folder, DiskFolder) and not (folder.path / name).exists():
         raise MigrationError(
             f"The node {socket.gethostname()} does not see {folder.path / name}; give folders on storage that "
@@ -295,6 +295,6 @@ def _scratch_folder() -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what an error of storage says in one line, without signatures of URLs."""
+    """Return the text of a storage error in one line, without signatures of URLs."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"\?[^\s\"']+", "?...", text)[:300].rstrip(".")

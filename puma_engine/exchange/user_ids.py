@@ -1,4 +1,4 @@
-"""Files that name the user, or the item, of each row of a table."""
+"""Read files with the user or item id of each row of a table."""
 
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ TABLES = (".csv", ".tsv", ".parquet")
 def read_ids(path: str | Path, rows: int, owner: Owner = "user") -> list[str]:
     """Return the id of the owner of each of `rows` rows. Raises DataError.
 
-    A .txt file has one id a line. A .json file has a list of ids, or an object that maps ids
-    to row numbers. A .csv, .tsv or .parquet file has the columns user_id (or item_id) and row; a
-    file with the ids alone names the owners in row order.
+    A .txt file has one id on each line. A .json file has a list of ids, or an object that maps ids
+    to row numbers. A .csv, .tsv or .parquet file has the columns user_id (or item_id) and row;
+    without row, the ids are in row order.
     """
     path = Path(path)
     if not path.is_file():

@@ -3,8 +3,8 @@
     vllm serve MODEL --enable-prompt-embeds --logprobs-mode processed_logprobs
     python -m puma_engine.exchange.vllm_client prompts.safetensors --url http://localhost:8000
 
-Prints user, item and prediction as CSV. It needs nothing of the engine but the head: read it
-as a description of the protocol.
+It prints user, item and prediction as CSV. It uses only the head of the engine, so its code also
+documents the protocol.
 """
 
 import argparse

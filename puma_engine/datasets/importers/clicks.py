@@ -1,4 +1,4 @@
-"""From positive marks alone to a click data set: sampled non-clicks and reading histories."""
+"""Build click data sets from positive marks: sample non-clicks and reading histories."""
 
 import dataclasses
 
@@ -34,8 +34,8 @@ def click_dataset(
 ) -> Dataset:
     """Build clicks: each user's marks, at most max_marks, and as many seeded non-clicks.
 
-    Users need min_marks marks. A non-click is sampled by how often an item is marked, so that
-    popularity alone tells nothing, among items that the user neither marked nor rated.
+    Users need min_marks marks. Non-clicks are sampled from items that the user neither marked nor
+    rated, in proportion to how often an item is marked, so that popularity does not predict clicks.
     """
     eligible = marked.rows.select(has_min_rows(marked.rows, min_marks))
     sampled = sample_population(source, request, eligible, f"{min_marks} marks")
@@ -95,9 +95,9 @@ def sample_negatives(
     """Sample as many items for each user as it has rows, without replacement, by popularity.
 
     popularity: [items] weights. known_pairs: sorted user-item codes (EncodedInteractions.pairs)
-    that are never sampled. Candidates come in rounds from a stream that depends on the seed
-    and the user alone; the first usable ones count. A user that knows nearly every popular
-    item gets fewer.
+    that are never sampled. Candidates come in rounds from a stream that depends only on the seed
+    and the user; the first usable ones are taken. A user that knows nearly every popular item gets
+    fewer.
     """
     users, needed = np.unique(positives.user, return_counts=True)
     items = len(popularity)

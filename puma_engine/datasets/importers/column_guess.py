@@ -1,4 +1,4 @@
-"""A guess at which column of a table is what, from what the columns hold and how they are named."""
+"""Guess the fields of a table's columns from their content and their names."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ COMMON_NAMES = {
     "time": ("time", "timestamp", "date", "datetime", "unixreviewtime", "created_at", "when"),
     "history": ("history", "clicked_news", "past_items"),
 }
-# Words of names that hint at a field; what the column holds decides.
+# Words in names that hint at a field; the content of the column decides.
 WORDS = {
     "user_id": {"user", "customer", "client", "reader", "reviewer", "member", "account", "person"}
     | {"visitor", "buyer", "subscriber", "profile", "viewer", "listener", "player", "guest"},
@@ -47,7 +47,7 @@ MAX_ID_LENGTH = 64
 # Largest number of distinct values of ratings: 0 to 10 in halves.
 MAX_OUTCOMES = 21
 OUTCOME_RANGE = (-10, 100)
-# Single words, as ids are, are titles only where the name says so.
+# Single words look like ids, and are titles only if the name says so.
 MIN_SCORE = 0.3
 _DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 
@@ -55,10 +55,9 @@ _DATE = re.compile(r"\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dict[str, str]:
     """Return the likely column of each field that has one; no column serves twice.
 
-    rows: the first rows as text, [n, columns]. With them, a column that cannot hold a field is not
-    taken for its name, and a field whose name is unusual is found by what its column holds:
-    outcomes are few different numbers, titles have words, and an item has one title where a user
-    has several.
+    rows: the first rows as text, [n, columns]. With them, a column is not chosen by its name if its
+    content does not fit, and a field with an unusual name is found by its content: outcomes are few
+    different numbers, titles have words, and an item has one title while a user has several.
     """
     by_name = _by_name(names)
     if rows is None or not len(rows):
@@ -99,7 +98,7 @@ def guess_columns(names: Sequence[str], rows: pd.DataFrame | None = None) -> dic
 
 
 def guess_task(outcomes: pd.Series) -> str:
-    """Return the task that outcomes, as text, are of: click for 0 and 1, else rating."""
+    """Return the task of outcomes (as text): click for 0 and 1, otherwise rating."""
     values = pd.to_numeric(outcomes.astype(str).str.strip(), errors="coerce").dropna()
     return "click" if len(values) and set(values.unique()) <= {0.0, 1.0} else "rating"
 
@@ -120,7 +119,7 @@ def _free(names: Sequence[str], guess: dict[str, str]) -> list[str]:
 
 
 def _name_similarity(name: str, field: str, by_name: dict[str, str]) -> float:
-    """Return how far a column's name speaks for a field, in [0, 1]."""
+    """Return how well a column's name fits a field, in [0, 1]."""
     if by_name.get(field) == name:
         return 1.0
     words = set(re.findall(r"[a-z]+", plain_names([name])[0])) - {"id"}
@@ -129,20 +128,20 @@ def _name_similarity(name: str, field: str, by_name: dict[str, str]) -> float:
 
 
 def _outcome(column: pd.Series) -> float:
-    """Return how far a column can be outcomes: few different numbers from 0 to 10, best."""
+    """Return how well a column fits outcomes, in [0, 1]: best are few different numbers from 0 to 10."""
     filled = column[column != ""]
     values = pd.to_numeric(filled, errors="coerce").dropna()
     if not len(values) or len(values) < 0.9 * len(filled):
         return 0.0
     if values.min() < OUTCOME_RANGE[0] or values.max() > OUTCOME_RANGE[1]:
         return 0.0
-    # Values that never come again, and many different ones, look like ids: the name must say more.
+    # Many different or unique values look like ids, so the name must fit better.
     repeats = values.nunique() < len(values) and values.nunique() <= MAX_OUTCOMES
     return 1.0 if repeats and values.min() >= 0 and values.max() <= 10 else 0.25
 
 
 def _text(column: pd.Series) -> float:
-    """Return how far a column can be titles: words with letters, of several items."""
+    """Return how well a column fits titles, in [0, 1]: words with letters, of several items."""
     filled = column[column != ""]
     if filled.nunique() < 2:
         return 0.0
@@ -168,7 +167,7 @@ def _has_one_title(column: pd.Series, titles: pd.Series | None) -> float:
 
 
 def _is_time(column: pd.Series, named: float) -> bool:
-    """Return whether a column holds times. Numbers that may be others need a name that says so."""
+    """Return whether a column holds times; ambiguous numbers need a fitting name."""
     filled = column[column != ""]
     if not len(filled):
         return False

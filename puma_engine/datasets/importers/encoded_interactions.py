@@ -1,4 +1,4 @@
-"""Interactions as integer codes: the form in which importers filter, sample and split."""
+"""Interactions as integer codes, which importers filter, sample and split."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class EncodedInteractions:
         return self.user.astype(np.int64) * len(self.item_ids) + self.item
 
     def row_keys(self, seed: int, purpose: str) -> np.ndarray:
-        """Return a seeded 64-bit key of each row that depends on its ids alone, [n] uint64."""
+        """Return a seeded 64-bit key of each row, which depends only on its ids, [n] uint64."""
         users, items = text_keys(self.user_ids), text_keys(self.item_ids)
         return mix(seed_key(seed, purpose), users[self.user], items[self.item])
 
@@ -68,7 +68,7 @@ def encode(values: pd.Series, ids: np.ndarray | None = None) -> tuple[np.ndarray
 
 
 def latest_of_each_pair(rows: EncodedInteractions) -> np.ndarray:
-    """Say which rows are their pair's latest, [n] bool; without times the last in the file is."""
+    """Return which rows are the latest of their user and item, [n] bool; without times, the last in the file."""
     pairs = rows.pairs()
     # The sort is stable: rows of one pair and time stay in file order.
     order = np.lexsort((pairs,) if rows.time is None else (rows.time, pairs))
@@ -79,7 +79,7 @@ def latest_of_each_pair(rows: EncodedInteractions) -> np.ndarray:
 
 
 def has_min_rows(rows: EncodedInteractions, min_rows: int) -> np.ndarray:
-    """Say which rows belong to users that have at least min_rows rows, [n] bool."""
+    """Return which rows belong to users with at least min_rows rows, [n] bool."""
     return np.bincount(rows.user, minlength=len(rows.user_ids))[rows.user] >= min_rows
 
 
@@ -126,5 +126,5 @@ def build_dataset(
 
 
 def _take_texts(texts: np.ndarray, codes: np.ndarray) -> pd.Series:
-    """Return texts[codes] as a text column without making a Python string a row."""
+    """Return texts[codes] as a text column, without a Python string for each row."""
     return pd.Series(texts.astype(object), dtype="str").take(codes).reset_index(drop=True)

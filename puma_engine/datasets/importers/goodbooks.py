@@ -1,7 +1,7 @@
 """goodbooks-10k: book ratings, and books marked to read as clicks.
 
-Its ratings carry no times, so every hold-out here is a seeded draw, not a forecast.
-The site-wide average rating of a book has seen the test ratings and is never read.
+Its ratings have no times, so held-out rows are a seeded random draw, not the latest ones. The
+site-wide average rating of a book includes the test ratings and is never read.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ MARK_COLUMNS = ("user_id", "book_id")
 
 
 def usable_ratings(folder: Path) -> CleanedInteractions:
-    """Read ratings.parquet and books.parquet: one rating a pair, users with 20 or more.
+    """Read ratings.parquet and books.parquet: one rating for each user and book, users with 20 or more.
 
     A book's text is its title and first author.
     """

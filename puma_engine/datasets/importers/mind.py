@@ -1,10 +1,10 @@
-"""MIND (Microsoft News): impressions as clicks and non-clicks, with what the user read before.
+"""MIND (Microsoft News): impressions as clicks and non-clicks, with the user's reading history.
 
-What dev shows is the test, as in the paper. The paper also picks its best epoch there; here
-a part of train validates, so that the test stays unseen.
+The dev part is the test split, as in the paper. The paper also chooses its best epoch there; here a
+part of train is the validation split, so that the test stays unseen.
 
-Users are taken in a seeded order, in batches, until enough pass every filter; each sample
-depends on the seed and on ids alone. So memory holds the sessions and one batch.
+Users are taken in a seeded order, in batches, until enough pass every filter. Each sample depends
+only on the seed and on ids. So memory holds the sessions and one batch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NEWS_FIELDS = (
 SESSION_FIELDS = ("impression_id", "user_id", "time", "history", "impressions")
 VALIDATION_OF_TRAIN = 0.125
 BATCH_USERS = 2_000
-# Rows whose histories are made into lists in one go.
+# Number of rows whose histories are made into lists at once.
 _BATCH_ROWS = 100_000
 NO_LABEL = "impressions without a click mark of 0 or 1"
 UNKNOWN_NEWS = "impressions of unknown news, or of news without a title"
@@ -70,12 +70,12 @@ _ENDINGS = {"train": ("train",), "dev": ("dev", "valid", "validation")}
 class MindSettings(OriginalSettings):
     """The paper's filters for MIND-large.
 
-    Users need a session with min_history news in its history in both parts, and min_clicks
-    clicks among min_rows shown items in train. max_rows and max_test_rows: of users with
-    more, a seeded sample of train's and dev's rows, of which max_click_share may be clicks.
-    max_history titles are sampled for each row; rows with more than max_history_characters
-    of them are dropped, then users with fewer than min_test_rows rows from dev. max_users:
-    size of a seeded sample, unless a number of users is asked for.
+    Users need a session with min_history news in its history in both parts, and min_clicks clicks
+    among min_rows shown items in train. max_rows and max_test_rows: users with more rows get a
+    seeded sample of the rows of train and dev, at most max_click_share of them clicks. max_history
+    titles are sampled for each row; rows with more than max_history_characters of them are dropped,
+    then users with fewer than min_test_rows rows from dev. max_users: size of a seeded sample,
+    unless a number of users is asked for.
     """
 
     min_history: int = 7
@@ -120,10 +120,10 @@ def read_sessions(
 ) -> tuple[pa.Table, int, int]:
     """Read the behaviors.tsv of counts; news: the ids whose positions are the items' codes.
 
-    Returns a table, and how many shown items were left out without label and as unknown news:
-    user_id (text), time (Unix seconds), history_length (how many news the history names, known
-    or not), shown (list: twice the code of each shown item, plus 1 if clicked) and past (list:
-    codes of the known items of the history, in order). Raises DataError.
+    Returns a table, and the numbers of shown items that were left out without label and as unknown
+    news: user_id (text), time (Unix seconds), history_length (how many news the history names,
+    known or not), shown (list: twice the code of each shown item, plus 1 if clicked) and past
+    (list: codes of the known items of the history, in order). Raises DataError.
     """
     parts, no_label, unknown_news = [], 0, 0
     for block in read_blocks(counts.path, progress):
@@ -194,7 +194,7 @@ def _flattened(lists: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class MindRows:
-    """Rows of users and items, [n] each: codes, clicked, time, whether dev has it, its session.
+    """Rows of users and items, [n] each: codes, clicked, time, whether it is of dev, session.
 
     history: [n, max_history] item codes, -1 behind the last; empty until sampled.
     """
@@ -250,7 +250,7 @@ class MindSampler:
 
     def sample(self, max_users: int | None, progress: ReadProgress | None) -> MindRows:
         """Return the rows of the first max_users users in seeded order that pass all filters."""
-        # What sessions say before rows are made decides who may pass.
+        # Sessions alone exclude most users, before rows are made.
         min_history = self.settings.min_history
         both = np.logical_and(*[self._per_user(users) > 0 for users in self.users])
         known = both & np.logical_and(
@@ -302,7 +302,7 @@ class MindSampler:
         return (clicks >= self.settings.min_clicks) & (rows >= max(1, self.settings.min_rows))
 
     def _rows_of(self, users: np.ndarray) -> MindRows:
-        """Return the rows of those of some users that pass every filter."""
+        """Return the rows of some users that pass every filter."""
         settings = self.settings
         rows = self._expanded(users)
         _, pair = np.unique(rows.user * len(self.item_keys) + rows.item, return_inverse=True)

@@ -20,7 +20,7 @@ from puma_engine.errors import DataError
 
 RATING_FIELDS = ("userId", "movieId", "rating", "timestamp")
 ITEM_FIELDS = ("movieId", "title", "genres")
-# Of the release of 100,000 ratings: films have 24 fields, 19 of them genres.
+# In the release of 100,000 ratings, films have 24 fields, 19 of them genres.
 SEPARATORS_100K = {"u.data": "\t", "u.item": "|"}
 ITEM_BARS = 23
 HALF_STAR = "with half a star, read as one"
@@ -35,7 +35,7 @@ def locate(path: Path, items_path: Path | None) -> dict[str, Path]:
 
 
 def parse_ratings(block: Block, counts: RowCounts) -> RawRatings:
-    """Parse ratings; the lowest of half-star scales, 0.5, becomes 1."""
+    """Parse ratings; 0.5, the lowest of half-star scales, becomes 1."""
     block, separator = _body(block, RATING_FIELDS, counts.path)
     table, lines = parse_lines(block, RATING_FIELDS, separator, counts)
     user, item, rating, time = (pc.utf8_trim(table[name], ' "') for name in RATING_FIELDS)
@@ -49,7 +49,7 @@ def parse_ratings(block: Block, counts: RowCounts) -> RawRatings:
 
 def parse_movies(block: Block, counts: RowCounts) -> RawItems:
     """Parse ids and titles with their years."""
-    # Titles are quoted or hold ::, so each line is split by itself: a stray quote spoils no other.
+    # Titles are quoted or contain ::, so each line is split alone and a stray quote affects no other line.
     block, separator = _body(block, ITEM_FIELDS, counts.path)
     numbers, ids, titles, wrong = [], [], [], []
     for number, text, is_utf8 in block.lines():
@@ -101,6 +101,6 @@ MOVIELENS = Source(
     family="movielens",
     description="MovieLens: ratings and movies, .csv (latest-small, 25M, ...), .dat (1M, 10M) or u.data (100k)",
     read=partial(streamed_dataset, parse_ratings=parse_ratings, parse_items=parse_movies),
-    settings=RatingSettings,  # as for Amazon, but for any film: the paper has no MovieLens
+    settings=RatingSettings,  # as for Amazon, with films; the paper does not use MovieLens
     locate=locate,
 )

@@ -1,4 +1,4 @@
-"""MovieTweetings: film ratings with real times, so hold-out is chronological."""
+"""MovieTweetings: film ratings with times, so that the latest rows are held out."""
 
 from pathlib import Path
 

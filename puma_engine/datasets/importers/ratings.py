@@ -1,9 +1,8 @@
-"""From published ratings to a rating data set: filters, caps and splits that sources share.
+"""Build rating data sets from published ratings: filters, caps and splits that sources share.
 
-Files too large for memory are read twice. The first reading stores 20 bytes a row, with
-64-bit codes in place of ids. Ids and texts of what passes the filters are fetched in a
-second reading. So memory grows with the number of rows and with what is selected, not with
-the text of the file.
+Files too large for memory are read twice. The first pass stores 20 bytes for each row, with 64-bit
+codes for ids. The second pass fetches ids and texts of the rows that passed the filters. So memory
+grows with the number of rows and of selected rows, not with the text of the file.
 """
 
 import dataclasses
@@ -61,7 +60,7 @@ REPEATED = "repeating a user and item (the latest is kept)"
 WRONG_RATING = "with a rating that is not a number from 1 to 5"
 WRONG_VALUE = "with an invalid rating"
 BAD_LINE = "that cannot be read"
-# Of the files of goodbooks and MovieTweetings, which have no setting for it.
+# Largest share of unusable rows in the files of goodbooks and MovieTweetings, which have no setting for it.
 MAX_BAD_SHARE = 0.01
 UNKNOWN_ITEM = "of an unknown item, or one without a title"
 
@@ -109,7 +108,7 @@ def parse_json_ratings(block: Block, counts: RowCounts, *, schema: pa.Schema) ->
 
 @dataclass(frozen=True)
 class CleanedInteractions:
-    """Usable rows of every user with enough of them, and what was read and dropped before.
+    """Usable rows of users with enough of them, and counts of rows read and dropped.
 
     texts: by item id. read: rows, users and items. dropped: rows by reason.
     """
@@ -133,7 +132,8 @@ def clean_ratings(
 
     read: user_id, item_id and perhaps time, in file order. texts: by usable item id, an empty id or
     text counts as missing. outcome: [n]; valid: [n] bool, which outcomes are allowed; not_rated:
-    [n] bool, which others are none. Raises DataError when more than 1 % of the rows cannot be used.
+    [n] bool, which of the others mean that the item was not rated. Raises DataError when more than
+    1 % of the rows cannot be used.
     """
     texts = {item: text for item, text in texts.items() if item and text}
     users = as_ids(read.table["user_id"], "user ids")
@@ -185,7 +185,7 @@ def original_item_ids(read: Columns, column: str, label: str) -> np.ndarray:
 
 
 def counts_of(read: Columns) -> RowCounts:
-    """Return counts of an original file's rows in which those that cannot be read are dropped."""
+    """Return counts of an original file's rows, with unreadable ones dropped."""
     count = read.table.num_rows
 
     def label(row: int) -> str:
@@ -222,8 +222,8 @@ def sample_population(
 ) -> EncodedInteractions:
     """Return the rows of the requested population, or of a seeded sample of its users.
 
-    needed: what every user has, for the error. Raises DataError when there are no users, or
-    fewer than asked for.
+    needed: the condition on users, for the error. Raises DataError when there are no users, or
+    fewer than requested.
     """
     population, users = request.population, request.users
     present = rows.users_present()
@@ -247,7 +247,7 @@ def seeded_users(
     label: str,
     kind: str = "usable",
 ) -> np.ndarray:
-    """Return a seeded sample of the codes of users; a smaller one is part of a larger one.
+    """Return a seeded sample of the codes of users; a smaller sample is part of a larger one.
 
     label, kind: the data set and the kind of users, for the error. Raises DataError when there are
     fewer than asked for.
@@ -262,7 +262,7 @@ def seeded_users(
 
 
 def request_report(source: Source, request: ImportRequest) -> dict[str, Any]:
-    """Return what was asked for, as the first entries of a report."""
+    """Return the settings of a request as the first entries of a report."""
     return {
         "source": source.name,
         "about": source.description,
@@ -282,7 +282,7 @@ def base_report(
 ) -> dict[str, Any]:
     """Start the report that each importer completes with its split rule.
 
-    sampled, capped: how many rows were left after sampling users and after the cap.
+    sampled, capped: numbers of rows after sampling users and after the cap.
     """
     over_cap = {} if max_rows is None else {f"beyond {max_rows} rows a user": sampled - capped}
     return {
@@ -352,7 +352,7 @@ def streamed_dataset(
 
 
 def encoding_warnings(*files: RowCounts) -> list[str]:
-    """Say of files of interactions how many of their lines, ids among them, were not UTF-8."""
+    """Return warnings with the number of lines, ids included, that were not UTF-8."""
     return [
         f"{count:,} lines of {counts.path.name} are {OTHER_ENCODING}; check the ids in them."
         for counts in files
@@ -385,10 +385,10 @@ def _scan(
 ) -> tuple[EncodedInteractions, int, int]:
     """Read the usable ratings of known items into arrays; count those of unknown items.
 
-    known: sorted codes of items. The codes of users and items stand in for their ids. Returns the
+    known: sorted codes of items. Users and items are represented by their codes. Returns the
     ratings, the number of ratings of unknown items, and the number of users of both together.
     """
-    # Arrays that grow in place, since many small ones fragment memory.
+    # Arrays grow in place, since many small ones fragment memory.
     columns = [array(kind) for kind in "QifI"]
     known_items, unknown = pd.Index(known), 0
     users_of_unknown = np.empty(0, np.uint64)
@@ -431,7 +431,7 @@ def _filtered(
 ) -> EncodedInteractions:
     """Apply the filters in the paper's order and count what each drops.
 
-    A mask narrows step by step, and rows are copied once, to save memory.
+    A mask is narrowed step by step, and rows are copied once, to save memory.
     """
     chosen = latest_of_each_pair(rows)
     dropped[REPEATED] = len(rows) - int(chosen.sum())
@@ -447,7 +447,7 @@ def _filtered(
 
 
 def _counts_with_repeats(rows: EncodedInteractions, settings: RatingSettings) -> dict[str, int]:
-    """Count what the same filters select where repeated pairs count too, as in the paper."""
+    """Count the rows that the same filters select if repeated pairs count, as in the paper."""
     per_item = np.bincount(rows.item, minlength=len(rows.item_ids))
     chosen = per_item[rows.item] >= settings.min_item_rows
     per_user = np.bincount(rows.user[chosen], minlength=len(rows.user_ids))
@@ -492,7 +492,7 @@ def _with_ids(
 
 
 class _IdTable:
-    """The ids that belong to some 64-bit codes, collected by reading a file again."""
+    """The ids of some 64-bit codes, collected by reading a file again."""
 
     def __init__(self, codes: np.ndarray) -> None:
         self._codes = pd.Index(codes)
@@ -501,7 +501,7 @@ class _IdTable:
     def collect(self, ids: np.ndarray) -> np.ndarray:
         """Store the ids that have a wanted code; return their positions in ids.
 
-        Raises DataError where two ids have one code, since their rows cannot be told apart.
+        Raises DataError if two ids have the same code, since their rows cannot be told apart.
         """
         position = self._codes.get_indexer(id_codes(ids))
         selected = np.flatnonzero(position >= 0)
@@ -517,7 +517,7 @@ class _IdTable:
         return selected
 
     def ranked(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids sorted, and the rank in them of each code as first given."""
+        """Return the sorted ids, and the index in them of each code of the constructor."""
         if (self._ids == "").any():
             raise DataError(f"{path} changed while it was read; import it again.")
         ids, rank = np.unique(self._ids, return_inverse=True)

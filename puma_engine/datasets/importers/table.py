@@ -1,4 +1,4 @@
-"""Any CSV, Parquet or JSON lines table with named columns: previewed, checked, and read as a data set."""
+"""Preview, check and read any CSV, Parquet or JSON lines table with named columns as a data set."""
 
 import dataclasses
 import math
@@ -61,9 +61,9 @@ from puma_engine.datasets.summary import statistics
 from puma_engine.errors import DataError
 
 PREVIEW_ROWS = 50
-# What a file that seems to have one column may be split by.
+# Delimiters to suggest for a file that seems to have a single column.
 DELIMITERS = (";", "\t", "|", ",")
-# Rows from which the content of a column is guessed.
+# Number of rows from which the fields of columns are guessed.
 GUESS_ROWS = 1000
 MAX_CELL_CHARACTERS = 200
 REQUIRED = ("user_id", "item_id", "outcome")
@@ -72,7 +72,7 @@ OPTIONAL = ("text", "time", "history")
 NAMED_ONLY = ("split",)
 ITEM_FIELDS = ("item_id", "text")
 ID_FIELDS = ("user_id", "item_id", "history")
-# Columns that only one published layout has, and how it is imported.
+# Columns that only one published layout has, its name, and the source that imports it.
 LAYOUTS = {
     ("reviewerid", "asin", "overall"): ("Amazon Reviews 2018", "amazon-2018"),
     ("user_id", "parent_asin", "rating"): ("Amazon Reviews 2023", "amazon"),
@@ -96,7 +96,7 @@ NO_TRAINING = "of users without a row to train"
 # Above this share of ratings out of range, a file has another scale rather than typing errors.
 MAX_OUT_OF_RANGE = 0.05
 
-# An entry of a history takes at least that much memory.
+# An entry of a history takes at least so many bytes.
 _ENTRY_BYTES = 8
 SCALES = ((0.5, 5), (0, 5), (1, 7), (1, 10), (0, 10), (-10, 10), (1, 100), (0, 100))
 
@@ -123,7 +123,7 @@ def read_table(
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason why rows cannot be used, how many have it first, and the first of them."""
+    """A reason why rows cannot be used. rows: how many have it as first reason; example: the first of them."""
 
     reason: str
     rows: int
@@ -134,11 +134,11 @@ class Problem:
 class TableCheck:
     """The result of checking a table without importing it.
 
-    rows: those in the file. problems: why a strict import refuses it; empty if it does not.
-    refusal: why it is refused even without its bad rows, or because more are bad than max_bad_share
-    allows, or None. statistics: of the data set
-    without bad rows, as datasets.statistics returns them; None with a refusal. report: what
-    the import would report. columns: for each field the column that was read.
+    rows: number in the file. problems: reasons why a strict import refuses the table; may be empty.
+    refusal: why it is refused even without its bad rows, or because more rows are bad than
+    max_bad_share allows; None if it is not. statistics: of the data set without bad rows, see
+    datasets.statistics; None with a refusal. report: the report of the import. columns: the column
+    that was read for each field.
     """
 
     rows: int
@@ -153,7 +153,7 @@ class TableCheck:
 
 
 def check_table(path: str | Path, *, task: TaskName, seed: int = 0, **options: Any) -> TableCheck:
-    """Say what `read_table` would do with a table. Raises DataError for one that cannot be read."""
+    """Return what `read_table` would do with a table. Raises DataError for one that cannot be read."""
     chosen = _options(task, options)
     table = _read(Path(path), task, chosen)
     strict, _ = _check(table, 0.0, strict=True)
@@ -184,9 +184,9 @@ def _options(task: str, settings: Mapping[str, Any]) -> TableOptions:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first rows of a table as text, [rows, columns], and a guess at which column is what.
+    """The first rows of a table as text, [rows, columns], and the guessed column of each field.
 
-    task: rating or click, as the guessed outcomes look.
+    task: rating or click, guessed from the outcomes.
     """
 
     frame: pd.DataFrame
@@ -220,15 +220,15 @@ def _first_rows(path: Path, csv_format: CsvFormat) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Table:
-    """All rows of a table before any is refused.
+    """All rows of a table, before unusable ones are dropped.
 
-    values: the rows under our names. bad: rows that could not be read. columns_read: for each field
-    the file's column. rows: the values encoded, ratings on the scale of 1 to 5. written: the
-    outcomes as they are in the file. texts: by item id. several: [items] bool, whose text differs
-    from row to row of the table itself. repeated: how many items have text in several rows, of the
-    second table if there is one; differing: how many of them have several texts. histories: [n]
-    lists of item ids, or None; histories_read: [n] bool. split: [n] of str, "" where unusable, or
-    None.
+    values: the columns under our names. bad: rows that could not be read. columns_read: the file's
+    column of each field. unused: columns that look like fields and were not read. rows: the values
+    encoded, ratings on the scale of 1 to 5. written: the outcomes of the file. texts: by item id.
+    several: [items] bool, whether the text differs between rows of the table itself. repeated: how
+    many items have text in several rows (of the second table, if there is one); differing: how many
+    of these have several texts. histories: [n] lists of item ids, or None; histories_read: [n]
+    bool. split: [n] of str, "" where unusable, or None.
     """
 
     path: Path
@@ -251,7 +251,7 @@ class _Table:
 
     @property
     def wrong_outcome(self) -> str:
-        """The reason of rows whose outcome is not one of the task's."""
+        """The reason for dropping rows whose outcome is not valid for the task."""
         if self.task == "click":
             return "with a click that is not 0 or 1"
         low, high = self.options.bounds
@@ -283,7 +283,7 @@ class _Table:
 
 
 def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
-    """Read and parse a table, refusing only what cannot be read. Raises DataError."""
+    """Read and parse a table. Raises DataError only for a file that cannot be read."""
     fields = (*REQUIRED, *OPTIONAL, *NAMED_ONLY)
     main = _read_fields(path, options.columns or {}, REQUIRED, fields, options.csv_format)
     values, columns_read = main.table, dict(main.columns_read)
@@ -295,7 +295,7 @@ def _read(path: Path, task: TaskName, options: TableOptions) -> _Table:
         columns_read["text"] = texts.column
     elif options.id_as_text:
         columns_read.pop("text", None)
-    # Repeated texts and histories take the memory of one as they are read, and of each when stored.
+    # While reading, equal texts and histories share memory; when stored, each takes its own.
     refuse_bomb(
         Path(options.items_path or path),
         sum(len(texts.by_id.get(item, "")) for item in item_ids.tolist()),
@@ -336,8 +336,8 @@ class _ItemTexts:
     """Texts of items, from the table, a second table, or their ids.
 
     repeated: how many items have text in several rows; differing: how many of them have several
-    texts. several: the items, by code, whose text differs from row to row of the table itself.
-    column: that of a second table. bad: its rows that could not be read.
+    texts. several: codes of items whose text differs between rows of the table itself. column: the
+    one of a second table. bad: its rows that could not be read.
     """
 
     by_id: dict[str, str]
@@ -393,7 +393,7 @@ def _task_outcomes(written: np.ndarray, options: TableOptions) -> np.ndarray:
 
 
 def _named_splits(column: pa.ChunkedArray) -> np.ndarray:
-    """Return the split that each row names, "" where it is none of ours."""
+    """Return the split that each row names, "" for an unknown name."""
     texts = as_texts(column, "splits")
     names = [OWN_SPLITS.get(text.strip().casefold(), "") for text in texts.unique]
     return np.array(names)[texts.codes]
@@ -440,7 +440,7 @@ def _read_fields(
 
 
 def _delimiter_hint(names: Sequence[str], of: str) -> str:
-    """Say which delimiter a file of one column seems to have. of: "items", or "" for the table's own."""
+    """Suggest a delimiter for a file that seems to have one column. of: "items", or "" for the main table."""
     likely = max(DELIMITERS, key=names[0].count) if len(names) == 1 else ""
     if not likely or likely not in names[0]:
         return ""
@@ -450,7 +450,7 @@ def _delimiter_hint(names: Sequence[str], of: str) -> str:
 
 
 def _layout_hint(names: Sequence[str]) -> str:
-    """Name a known layout by its columns, or say that a file seems to have no header."""
+    """Return a hint at a known layout by its columns, or that a file seems to have no header."""
     plain = plain_names(names)
     for columns, (title, source) in LAYOUTS.items():
         if set(columns) <= set(plain):
@@ -470,10 +470,10 @@ def _layout_hint(names: Sequence[str]) -> str:
 def _suggestion(
     path: Path, named: Mapping[str, str], fields: Sequence[str], csv_format: CsvFormat
 ) -> str:
-    """Ask whether the options that a file's columns suggest were meant; "" where none are.
+    """Suggest options for a file's columns, as a question; "" if there are none.
 
-    named: the columns that the caller names, which are taken where the file has them. A field whose
-    name the file has needs no option.
+    named: the columns that the caller names; they are kept if the file has them. A field with a
+    column of its own name needs no option.
     """
     rows = _first_rows(path, csv_format)
     named_columns = {field: column for field, column in named.items() if column in rows}
@@ -514,10 +514,9 @@ def _sorted_codes(column: pa.ChunkedArray, label: str) -> tuple[np.ndarray, np.n
 
 
 def _refuse_other_kinds(table: _Table) -> None:
-    """Raise DataError for a file of another kind, which loses rows by what they mean.
+    """Raise DataError if the meaning of a column is another than assumed, so that all rows are wrong.
 
-    Dropping its bad rows would leave the others wrong: ratings on another scale, or reviews in
-    place of the items' texts.
+    These are ratings on another scale, and reviews instead of the items' texts.
     """
     out_of_range = table.out_of_range
     rated = np.isfinite(table.written) & (table.written != table.options.not_rated)
@@ -528,7 +527,7 @@ def _refuse_other_kinds(table: _Table) -> None:
     ):
         low, high = table.written[rated].min(), table.written[rated].max()
         scale = next((f"{a:g}:{b:g}" for a, b in SCALES if a <= low and high <= b), "LOW:HIGH")
-        # One value below the scale, and no other off it, is likely that of rows without a rating.
+        # A single value off the scale, below it, likely means that an item was not rated.
         unrated = f"{low:g}" if low < 1 and (table.written[out_of_range] == low).all() else "0"
         raise DataError(
             f"The ratings of {table.path.name!r} go from {low:g} to {high:g}, and {out_of_range.sum():,} of "
@@ -537,7 +536,7 @@ def _refuse_other_kinds(table: _Table) -> None:
             f"not_rated={unrated} (--not-rated {unrated}). If the other ratings are mistakes, pass "
             "--scale 1:5."
         )
-    # Of a second table the first text counts, so a few titles in two versions are no reason.
+    # The first text of a second table is used, so a few titles in two versions are accepted.
     few_versions = table.options.items_path is not None and 10 * table.differing <= len(table.texts)
     if 2 * table.differing > max(1, table.repeated) and not few_versions:
         raise DataError(
@@ -550,7 +549,7 @@ def _refuse_other_kinds(table: _Table) -> None:
 
 
 def _check(table: _Table, max_bad_share: float, *, strict: bool) -> tuple[RowCounts, np.ndarray]:
-    """Count the rows that cannot be used by their first reason; return the other rows' numbers.
+    """Count unusable rows by their first reason; return the numbers of the usable rows.
 
     strict: repeated pairs, items without text and unknown items in histories count too.
     """
@@ -596,7 +595,7 @@ def _check(table: _Table, max_bad_share: float, *, strict: bool) -> tuple[RowCou
 
 @dataclass
 class _ChosenRows:
-    """The rows of a table that stay, by number, and how many were dropped for which reason."""
+    """The numbers of the rows of a table that are kept, and the counts of dropped rows by reason."""
 
     table: _Table
     usable: np.ndarray
@@ -620,7 +619,7 @@ class _ChosenRows:
 
 
 def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed: int) -> Dataset:
-    """Filter, cap and split the usable rows, and report. Raises DataError if no row is left."""
+    """Filter, cap and split the usable rows into a data set. Raises DataError if no row is left."""
     options, chosen = table.options, _ChosenRows(table, usable, dict(counts.dropped))
     known_pairs = chosen.rows.pairs() if options.draw_non_clicks else None
     popularity = _choose_items(chosen)
@@ -663,7 +662,7 @@ def _build(table: _Table, counts: RowCounts, usable: np.ndarray, name: str, seed
 
 
 def _choose_items(chosen: _ChosenRows) -> np.ndarray:
-    """Drop rows of rare items, and non-clicks where others are drawn; return each item's rows."""
+    """Drop rows of rare items, and non-clicks if others are to be drawn; return each item's number of rows."""
     options = chosen.table.options
     if options.draw_non_clicks:
         chosen.narrow(NO_CLICK, chosen.rows.outcome == 1)
@@ -676,7 +675,7 @@ def _choose_items(chosen: _ChosenRows) -> np.ndarray:
 
 
 def _choose_users(chosen: _ChosenRows, seed: int) -> None:
-    """Drop users with few rows or none to learn from, users beyond those asked for, and rows beyond the cap."""
+    """Drop users with few rows or no train row, users beyond the requested number, and rows beyond the cap."""
     table, options = chosen.table, chosen.table.options
     active = has_min_rows(chosen.rows, options.min_rows)
     chosen.narrow(f"of users with fewer than {options.min_rows} rows", active)
@@ -693,9 +692,9 @@ def _choose_users(chosen: _ChosenRows, seed: int) -> None:
 
 
 def _fixed_splits(chosen: _ChosenRows) -> tuple[np.ndarray | None, str]:
-    """Return the split of each row and the rule, where a column or one time for all gives it.
+    """Return the split of each row and the rule, if a column or a time for all users decides it.
 
-    Rows of users without a train row are dropped. None where splits are drawn.
+    Rows of users without a train row are dropped. None if splits are drawn.
     """
     table = chosen.table
     if table.split is not None:
@@ -718,9 +717,10 @@ def _has_training(rows: EncodedInteractions, split: np.ndarray) -> np.ndarray:
 def _histories_of_drawn(
     past: list[list[str]], positive: np.ndarray, final: EncodedInteractions
 ) -> list[list[str]]:
-    """Return histories of clicks and drawn non-clicks: those of the click, without the row's own item.
+    """Return the histories of clicks and drawn non-clicks: those of the click, without the row's own item.
 
-    positive: the click that each row is, or was drawn for.
+    positive: for each row the number of its click, which is itself or the one that it was drawn
+    for.
     """
     items = final.item_ids[final.item].tolist()
     return [
@@ -739,7 +739,7 @@ def _one_outcome_warning(options: TableOptions) -> str:
 
 
 def _warnings(table: _Table) -> list[str]:
-    """Return what a reader of the report must know about how the file was read."""
+    """Return warnings about how the file was read, for the report."""
     warnings = []
     for field, column in table.unused.items():
         effect = "; without times, rows are split at random" if field == "time" else ""
@@ -811,7 +811,7 @@ def _as_utf8(text: str) -> str | None:
 def _histories(
     table: _Table, usable: np.ndarray, dropped: dict[str, int], warnings: list[str]
 ) -> list[list[str]]:
-    """Return the histories of the usable rows without unknown items and the rows' own."""
+    """Return the histories of the usable rows, without unknown items and the item of the row."""
     assert table.histories is not None
     rows = table.rows.select(usable)
     histories, entries, unknown, own_items = [], 0, 0, 0

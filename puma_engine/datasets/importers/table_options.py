@@ -1,4 +1,4 @@
-"""The options of a table's import: its layout, what its values mean, and which rows are used."""
+"""Options for importing a table: its layout, the meaning of values, and which rows are used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ class TableOptions:
 
     @property
     def items_csv_format(self) -> CsvFormat:
-        """The format of items_path: that of the table where nothing else is given."""
+        """The format of items_path; options that are not given are those of the table."""
         return CsvFormat(
             self.items_delimiter or self.delimiter,
             self.items_encoding or self.encoding,

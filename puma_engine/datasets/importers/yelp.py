@@ -40,10 +40,10 @@ AVERAGES_WARNING = (
 
 @dataclass(frozen=True)
 class YelpSettings(RatingSettings):
-    """The paper's filters, and what its item texts show besides the name.
+    """The paper's filters, and the content of item texts besides the name.
 
-    max_categories: how many categories. without_averages: no average stars and no number of
-    reviews. A business without categories or reviews is dropped either way, as in the paper.
+    max_categories: number of categories. without_averages: leave out average stars and the number
+    of reviews. A business without categories or reviews is dropped in any case, as in the paper.
     """
 
     min_rows: int = 25

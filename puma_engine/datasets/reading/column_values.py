@@ -1,7 +1,7 @@
-"""From a column as read to ids, outcomes, texts and histories.
+"""Convert a column of a file to ids, outcomes, texts or histories.
 
-Each function takes one column, returns plain arrays, and marks what cannot be used instead
-of guessing; the caller decides whether that is an error.
+Each function takes one column, returns plain arrays, and marks unusable values instead of guessing;
+the caller decides whether they are an error.
 """
 
 import ast
@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 from puma_engine.datasets.reading.text_cleaning import clean_text
 from puma_engine.errors import DataError
 
-# A longer id is a text; a million rows of it would not fit in memory.
+# A longer value is no id but a text; a million of them would not fit in memory.
 MAX_ID_LENGTH = 1000
-# By the bits of a float: from this whole number on, two whole numbers may be the same float.
+# From this number on, by the bits of a float, two whole numbers may have the same float.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
 _ROUNDED = r"^[0-9][.,][0-9]+[eE]\+[0-9]+$"
 _WORDS = {"true": 1.0, "false": 0.0}
@@ -77,7 +77,7 @@ def _whole_numbers(column: pa.ChunkedArray, label: str) -> pa.ChunkedArray:
     if pa.types.is_null(kind):
         return pc.cast(column, pa.string())
     if pa.types.is_floating(kind):
-        # A whole-number column with gaps arrives as floats; 12.0 was 12.
+        # A column of whole numbers with missing values is read as floats; 12.0 was 12.
         finite = pc.cast(
             pc.if_else(pc.is_finite(column), column, pa.scalar(None, kind)), pa.float64()
         )
@@ -111,7 +111,7 @@ def _decoded(column: pa.ChunkedArray, label: str) -> pa.ChunkedArray:
 
 
 def as_ids(column: pa.ChunkedArray, label: str) -> EncodedTexts:
-    """Read ids as as_texts does; raises DataError, too, where most were rounded: 1.23E+18."""
+    """Read ids like as_texts. Also raises DataError if most were rounded by a spreadsheet: 1.23E+18."""
     ids = as_texts(column, label)
     rounded = [text for text in ids.unique if re.match(_ROUNDED, text.strip())]
     if 2 * len(rounded) > len(ids.unique):
@@ -128,7 +128,7 @@ def texts_of(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def usable_ids(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Say which ids are neither missing, blank, too long nor with control characters, [n] bool."""
+    """Return which ids are usable, [n] bool: not missing, blank or too long, without control characters."""
     text = pc.fill_null(column, "")
     blank = pc.equal(pc.utf8_trim_whitespace(text), "")
     long = pc.greater(pc.utf8_length(text), MAX_ID_LENGTH)
@@ -137,13 +137,13 @@ def usable_ids(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 
 def plain_id(text: str) -> str:
-    """Return an id without what programs add: spaces, quotes, .0 behind a number, decomposed letters."""
+    """Return an id without additions of programs: spaces, quotes, .0 behind a number, decomposed letters."""
     text = unicodedata.normalize("NFC", text).strip(" \t\u00a0\"'")
     return re.sub(r"^([0-9]+)\.0$", r"\1", text)
 
 
 def usable_texts(column: pa.ChunkedArray) -> np.ndarray:
-    """Say which texts are not empty once cleaned, [n] bool."""
+    """Return which texts are not empty after cleaning, [n] bool."""
     text = pc.fill_null(column, "")
     usable = np.array(pc.match_substring_regex(text, "[0-9A-Za-z]").to_numpy(), dtype=bool)
     for row in np.flatnonzero(~usable):
@@ -153,10 +153,10 @@ def usable_texts(column: pa.ChunkedArray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ItemTexts:
-    """The texts of items: by code the first that is not empty once cleaned, and who has several.
+    """The texts of items. first: by code, the first text that is not empty after cleaning.
 
-    Items without any text are absent. several: codes of items, sorted. repeated: how many items
-    have text in more than one row.
+    Items without a text are absent. several: codes of items, sorted. repeated: how many items have
+    text in more than one row.
     """
 
     first: dict[int, str]
@@ -166,7 +166,7 @@ class ItemTexts:
 
 def item_texts(item: np.ndarray, texts: EncodedTexts) -> ItemTexts:
     """Return the texts of items; item: [n] codes; texts: the same rows."""
-    # Codes of cleaned texts stand in for them, since a column of texts would repeat each.
+    # Codes are compared instead of texts, since a column of texts would repeat each one.
     code, clean = pd.factorize(np.array([clean_text(text) for text in texts.unique], dtype=object))
     rows = pd.DataFrame({"item": item, "text": code[texts.codes]})
     rows = rows[clean[rows["text"]] != ""]
@@ -180,7 +180,7 @@ def item_texts(item: np.ndarray, texts: EncodedTexts) -> ItemTexts:
 
 
 def as_numbers(column: pa.ChunkedArray, label: str) -> np.ndarray:
-    """Read real numbers, [n] float64; what is missing or not a number becomes NaN.
+    """Read real numbers, [n] float64; missing values and texts that are no numbers become NaN.
 
     True and false, as values or words, count as 1 and 0. Raises DataError for other types.
     """
@@ -228,7 +228,7 @@ def as_histories(column: pa.ChunkedArray, separator: str) -> tuple[list[list[str
 
 
 def _history(text: str, separator: str) -> list[str] | None:
-    """Return the ids of a history in one text, or None where it is a list that cannot be read."""
+    """Return the ids of a history written as text, or None for a list that cannot be read."""
     text = text.strip()
     if not (text[:1] in "[(" and text[-1:] in "])" and text):
         return [part for part in text.split(separator) if part]
@@ -257,12 +257,12 @@ def _is_id(value: Any) -> bool:
 
 
 def value_type(column: pa.ChunkedArray) -> pa.DataType:
-    """Return the type of a column's values, those of a dictionary's too."""
+    """Return the type of a column's values; for a dictionary, of its entries."""
     return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Say whether a type holds text, or bytes that may be text."""
+    """Return whether a type is text, or bytes that may be text."""
     return kind in (
         *(pa.string(), pa.large_string(), pa.string_view()),
         *(pa.binary(), pa.large_binary(), pa.binary_view()),

@@ -1,8 +1,8 @@
-"""CSV files of tables as columns of text; every row that cannot be used is returned with its line.
+"""Read CSV files as columns of text; every unusable row is returned with its line.
 
-A file without quoted values goes through pyarrow. A file with quoted values goes through the
-strict reader of the module csv: a row with a stray quotation mark is one bad row, and reading
-goes on in the next line, so that the mark cannot swallow rows.
+pyarrow reads files without quoted values. The strict reader of the module csv reads files with
+quoted values: a row with a stray quotation mark is one bad row, and reading continues in the next
+line, so that the mark cannot swallow rows.
 """
 
 import codecs
@@ -25,7 +25,7 @@ UNQUOTED = (".tsv", ".inter", ".item")
 NO_QUOTE = "none"
 RAGGED = "without the header's number of fields"
 STRAY_QUOTE = "with a stray quotation mark"
-# What to do, for readers that take the option `quote`, and for those that do not.
+# Advice for callers that have the option `quote`, and for those that do not.
 _QUOTE_HINTS = {
     True: "; if quotation marks are ordinary characters here, pass quote='none' (--quote none), and if a "
     "value really spans these lines, the mark itself",
@@ -43,18 +43,18 @@ _ROWS_PER_CHUNK = 1 << 16
 _BLOCK_BYTES = 1 << 24
 _GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-# The module's limit of 128 KiB a value is less than a long history has.
+# A long history may exceed the module's limit of 128 KiB for a value.
 csv.field_size_limit(_BLOCK_BYTES)
 
 
 @dataclass(frozen=True)
 class CsvFormat:
-    """The format of a CSV file; None is detected from the file's name, its first bytes and header.
+    """The format of a CSV file; what is None is detected from the name, the first bytes and the header.
 
     delimiter: one character ("\\t" spelled out is a tab). encoding: a Python codec. quote: the
     character around quoted values, or "none" where no value is quoted. header: whether the first
-    row names the columns; without one they are called 1, 2, 3. quote_option: whether who reads it may
-    give another quote, as messages then suggest.
+    row names the columns; without one they are called 1, 2, 3. quote_option: whether the caller has
+    an option for the quote, which messages then suggest.
     """
 
     delimiter: str | None = None
@@ -80,12 +80,12 @@ class BadRow:
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file whose format is known: its column names, and what decides how it is read.
+    """A CSV file whose format is known, and its column names.
 
-    header_line: the line of the header, 0 without one. lenient: whether the caller vouches for
-    quoted values that look like swallowed rows. newline: the character that ends a line. marks:
-    whether there are quotation marks, or bare carriage returns, that pyarrow would misread.
-    quote_option: see CsvFormat.
+    header_line: the line of the header, 0 without one. lenient: whether quoted values that look
+    like swallowed rows are accepted, because the caller named the quote. newline: the character
+    that ends a line. marks: whether there are quotation marks, or bare carriage returns, that
+    pyarrow would misread. quote_option: see CsvFormat.
     """
 
     path: Path
@@ -175,7 +175,7 @@ class CsvFile:
             if isinstance(row, BadRow):
                 yield row
             elif len(row) != len(self.names) and len(lines.row_lines) > 1 and not self.lenient:
-                # Two stray marks have taken the lines between them, which may be good rows.
+                # The lines between two stray marks may be good rows.
                 yield lines.reject()
             elif len(row) != len(self.names):
                 text = "\n".join(lines.row_lines)
@@ -189,10 +189,10 @@ class CsvFile:
         return _Lines(_lines(self.path, self.encoding, self.newline), self.quote_option)
 
     def _swallowed(self, lines: Sequence[str]) -> bool:
-        """Say whether a row of several lines holds lines that look like rows themselves.
+        """Return whether a row of several lines contains lines that look like rows.
 
-        Such a line has as many fields as the header, and numbers where the row's first line,
-        taken by itself, has numbers.
+        Such a line has as many fields as the header, and numbers in the columns in which the first
+        line of the row has numbers.
         """
         numeric = [
             number
@@ -208,9 +208,9 @@ class CsvFile:
 
 
 def open_csv(path: Path, csv_format: CsvFormat) -> CsvFile:
-    """Find out how a CSV file is written, and its header. Raises DataError.
+    """Detect the format of a CSV file, and read its header. Raises DataError.
 
-    The whole file is decoded once, so that text in another encoding is refused by its line.
+    The whole file is decoded once, so that text in another encoding is refused with its line.
     """
     ending = next((end for end in DELIMITERS if plain_suffix(path) == end), None)
     delimiter = csv_format.delimiter or (DELIMITERS[ending] if ending else None)
@@ -251,7 +251,7 @@ def open_csv(path: Path, csv_format: CsvFormat) -> CsvFile:
         csv_format.quote_option,
     )
     if quote is None:
-        # A file that quotes its names quotes its values, whatever its ending.
+        # A file with quoted names has quoted values, whatever its ending.
         first = next(_lines(path, encoding, newline), "")
         quote = NO_QUOTE if ending in UNQUOTED and not first.startswith('"') else '"'
     file = replace(file, quote=None if quote == NO_QUOTE else quote)
@@ -278,7 +278,7 @@ def plain_suffix(path: Path) -> str:
 
 
 class _Lines:
-    """The lines of a file for csv.reader, of which those of the last row can be given back.
+    """The lines of a file for csv.reader; the lines of the last row can be put back.
 
     quote_option: see CsvFormat. row_lines: the lines of the row being read. first: the number of the
     first of them.
@@ -308,7 +308,7 @@ class _Lines:
         self.row_lines = []
 
     def reject(self) -> BadRow:
-        """Return the first line of the row as a bad row, and take the others back."""
+        """Return the first line of the row as a bad row, and put the others back."""
         self._returned.extendleft(reversed(self.row_lines[1:]))
         self.ended = False
         self.row_lines = self.row_lines[:1]
@@ -346,8 +346,8 @@ def _parsed(lines: _Lines, file: CsvFile) -> Iterator[list[str] | BadRow]:
 def _lines(path: Path, encoding: str, newline: str) -> Iterator[str]:
     """Yield the lines of a file without their ends.
 
-    A carriage return inside a line, which csv.reader refuses, becomes a vertical tab: that is a
-    space in texts, and makes an id unusable.
+    A carriage return inside a line, which csv.reader refuses, becomes a vertical tab. It counts as
+    a space in texts, and makes an id unusable.
     """
     partial = ""
     for piece in _pieces(path, encoding):
@@ -413,10 +413,10 @@ def open_unpacked(path: Path) -> Iterator[pa.NativeFile]:
 
 @contextmanager
 def _csv_errors(path: Path, encoding: str) -> Iterator[None]:
-    """Translate what pyarrow.csv raises into DataError."""
+    """Context manager: turn errors of pyarrow.csv into DataError."""
     try:
         yield
-    except ValueError as error:  # ArrowInvalid is one
+    except ValueError as error:  # ArrowInvalid is a ValueError
         raise DataError(f"{path} cannot be read as CSV ({_first_line(error)}).") from error
 
 

@@ -1,6 +1,6 @@
-"""Tables in files as columns, and lines of published files as fields.
+"""Read tables as columns, and lines of published files as fields.
 
-Errors say which file and why.
+Errors name the file and the reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from puma_engine.datasets.reading.row_counts import RowCounts
 from puma_engine.errors import DataError
 
 _MAX_HEAD_CHARACTERS = 1000
-# RecBole writes the type of a column behind its name.
+# RecBole appends the type of a column to its name.
 _TYPED = re.compile(r"(.+):(?:token|float)(?:_seq)?$")
 
 
@@ -44,10 +44,10 @@ class MissingColumns(DataError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of a file, under the names that they were asked for by.
+    """Columns of a file, under the requested names.
 
-    path: the file. columns_read: for each of them the name in the file. names: of all columns of
-    the file. bad: rows that are left out.
+    path: the file. columns_read: their names in the file. names: of all columns of the file. bad:
+    rows that are left out.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Columns:
     bad: list[BadRow] = field(default_factory=list)
 
     def renamed(self, names: Mapping[str, str]) -> Columns:
-        """Return the same with other names for some columns."""
+        """Return a copy with other names for some columns."""
         columns = [names.get(name, name) for name in self.table.column_names]
         columns_read = dict(zip(columns, self.columns_read.values(), strict=True))
         return replace(self, table=self.table.rename_columns(columns), columns_read=columns_read)
@@ -73,9 +73,9 @@ def read_columns(
 ) -> Columns:
     """Read named columns of a Parquet, CSV or JSON lines file. Raises DataError.
 
-    CSV values come as text, exactly as written, and so do numbers of JSON lines; Parquet values
-    keep their types. optional: columns read where the file has them. ids: columns of ids, in
-    which JSON lines may not have booleans. csv_format: of a CSV file. A name that the file lacks is
+    Values of CSV and numbers of JSON lines become text exactly as written; Parquet values keep
+    their types. optional: columns that are read if the file has them. ids: columns of ids, in which
+    JSON lines may not have booleans. csv_format: of a CSV file. A name that the file lacks is
     matched without regard to capitals and spaces around it.
     """
     if path.name.lower().endswith(PARQUET):
@@ -130,7 +130,7 @@ def read_head(
 
 
 def _first_values(column: pa.Array) -> list[Any]:
-    """Return the values of a column, of long texts the beginning."""
+    """Return the values of a column; long texts are cut."""
     if pa.types.is_dictionary(column.type) and pa.types.is_string(column.type.value_type):
         short = pc.utf8_slice_codeunits(column.dictionary, 0, _MAX_HEAD_CHARACTERS)
         column = pa.DictionaryArray.from_arrays(column.indices, short)
@@ -154,7 +154,7 @@ def read_original(folder: Path, stem: str, columns: Sequence[str]) -> Columns:
 def match_columns(
     path: Path, present: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Return for each column to read its number in the file. Raises DataError.
+    """Return the number in the file of each column to read. Raises DataError.
 
     A name that the file lacks is matched without regard to capitals, spaces around it and
     RecBole's types; optional columns may be missing.
@@ -198,18 +198,18 @@ def parse_lines(
 ) -> tuple[pa.Table, np.ndarray]:
     """Return the fields of each line as text, and the line numbers, [n] int64.
 
-    Quotes are ordinary characters, so a stray one spoils no other line. Lines with another
-    number of fields are left out and counted. separator: of one character or more.
+    Quotes are ordinary characters, so a stray one affects no other line. Lines with another number
+    of fields are left out and counted. separator: of one character or more.
     """
     lines = list(block.lines())
     numbers = np.array([number for number, _, _ in lines], dtype=np.int64)
-    # pyarrow ends a line at a carriage return, too. A vertical tab is a space in texts, and makes
-    # an id unusable.
+    # pyarrow also ends a line at a carriage return. It is replaced by a vertical tab, which counts as a
+    # space in texts and makes an id unusable.
     text = "\n".join(line for _, line, _ in lines).replace("\r", "\v") + "\n"
     counts.rows += len(lines)
     counts.repair(OTHER_ENCODING, sum(not is_utf8 for _, _, is_utf8 in lines))
     if len(separator) > 1:
-        # pyarrow takes one character; texts do not hold this one.
+        # pyarrow takes one character; this one does not occur in texts.
         text, separator = text.replace(separator, "\x1f"), "\x1f"
     ragged: list[int] = []
 

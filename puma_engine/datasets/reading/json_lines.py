@@ -1,9 +1,9 @@
-"""JSON objects, one a line, as columns: whole clean blocks by pyarrow, others line by line.
+"""Read JSON lines as columns: clean blocks by pyarrow, others line by line.
 
-A table, whose fields the caller names, comes as text, so that no digit of an id is lost.
+Values of tables, whose fields the caller names, become text, so that no digit of an id is lost.
 
-pyarrow aborts the process at a line such as `null`, and reports no line that it cannot read.
-So it parses only blocks in which each line looks like one object (ten times as fast).
+pyarrow aborts the process at a line such as `null`, and does not report the line that it cannot
+read. So it only parses blocks in which each line looks like one object, which is ten times as fast.
 """
 
 import json
@@ -30,7 +30,7 @@ NUMBER_AS_TEXT = "with a number written as text"
 
 
 def parse_json(block: Block, schema: pa.Schema, counts: RowCounts) -> tuple[pa.Table, np.ndarray]:
-    """Return the schema's fields of each JSON object, and the number of its line, [n] int64.
+    """Return the schema's fields of each JSON object, and the line numbers, [n] int64.
 
     schema: fields of type string, float64 or int64. A field that is missing, null or of
     another type becomes null; whole numbers are accepted as texts, and numbers in quotes as
@@ -87,7 +87,7 @@ def _parse_clean_block(data: bytes, schema: pa.Schema) -> pa.Table | None:
 
 
 def _convert(value: Any, kind: pa.DataType, counts: RowCounts) -> str | float | int | None:
-    """Return a JSON value as the type of its column, or None where it is not one."""
+    """Convert a JSON value to the type of its column; None if that is impossible."""
     if isinstance(value, bool):
         return None
     if pa.types.is_string(kind):
@@ -143,7 +143,7 @@ def json_table(
 
 
 def json_head(path: Path, rows: int) -> tuple[list[str], list[list[Any]]]:
-    """Return the names of the fields of the first objects of a file, and these. Raises DataError."""
+    """Return the field names of the first objects of a file, and the objects. Raises DataError."""
     first = []
     for _, line, record in _records(path):
         if record is not None:
@@ -184,8 +184,8 @@ def _as_text(value: Any) -> str | list[str]:
 
 
 def without_surrogates(text: str) -> str:
-    """Return a text with a control character for each half of a surrogate pair, which has no UTF-8.
+    """Replace each unpaired surrogate, which UTF-8 cannot encode, by a control character.
 
-    A control character is removed from texts, and makes an id unusable.
+    Control characters are removed from texts, and make an id unusable.
     """
     return "".join("\x00" if "\ud800" <= letter <= "\udfff" else letter for letter in text)

@@ -1,4 +1,4 @@
-"""Text files of any size, gzip packed or not, in blocks of whole lines."""
+"""Read text files of any size, also gzip files, in blocks of whole lines."""
 
 import codecs
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from puma_engine.errors import DataError
 
-# Called with the name of the stage, the steps done and all steps; may raise to stop reading.
+# Called with the name of the stage, the number of steps done, and of all steps; may raise to stop reading.
 ReadProgress = Callable[[str, int, int], None]
 
 BLOCK_BYTES = 1 << 23
@@ -46,7 +46,7 @@ def read_blocks(
     """Yield a file in blocks of about `size` bytes without a UTF-8 byte-order mark.
 
     A gzip file is recognised by its first bytes. Raises DataError for a file that is missing,
-    damaged, cut short while packed, or in UTF-16.
+    damaged, a truncated gzip file, or in UTF-16.
     """
     try:
         with open(path, "rb") as probe:

@@ -1,4 +1,4 @@
-"""Parquet files, refused before they are read where they would unpack to far more than they are."""
+"""Read Parquet files; refuse those that would unpack to far more than their size."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from puma_engine.errors import DataError
 
 PARQUET = (".parquet", ".pq")
-# A file is refused if it declares more bytes than both. Repeated values pack well, but a table
-# of interactions does not pack to less than this share.
+# A file is refused if it declares more bytes than MAX_UNPACKED and more than MAX_RATIO times its size.
+# Repeated values compress well, but a table of interactions not that well.
 MAX_UNPACKED = 1 << 30
 MAX_RATIO = 500
 _VALUE_BYTES = 8
@@ -20,11 +20,12 @@ _LIST_ROWS = 256
 
 
 def unpacked_bytes(metadata: pq.FileMetaData, columns: Sequence[str] = ()) -> int:
-    """Return how many bytes a file declares that its columns take, all if none are named.
+    """Return the bytes that a file declares for some columns, or for all if none are named.
 
-    Repeated text counts once and 8 bytes a row, as `parquet_file` reads it with texts_once.
+    A repeated text counts once, and 8 bytes for each row, as `parquet_file` reads it with
+    texts_once.
     """
-    # Statistics of column chunks are not read: in damaged files that crashes the process.
+    # Statistics of column chunks are not read, since that crashes the process for damaged files.
     leaves = [
         metadata.schema.column(number).path.split(".")[0] for number in range(metadata.num_columns)
     ]
@@ -36,16 +37,16 @@ def unpacked_bytes(metadata: pq.FileMetaData, columns: Sequence[str] = ()) -> in
 def read_parquet(path: Path, columns: Sequence[str] = ()) -> pa.Table:
     """Read some columns of a Parquet file, or all if none are named.
 
-    Columns of text come as dictionaries, in which a repeated value takes the memory of one. Raises
-    DataError, for text that is no UTF-8 and damaged dictionaries, too, and for lists that unpack
-    to far more than the file has.
+    Columns of text are read as dictionaries, in which a repeated value is stored once. Raises
+    DataError, also for text that is not UTF-8, for damaged dictionaries, and for lists that unpack
+    to far more than the size of the file.
     """
     with parquet_file(path, columns, texts_once=True) as file:
         chosen = [field for field in file.schema_arrow if not columns or field.name in columns]
         lists = [field for field in chosen if pa.types.is_nested(field.type)]
         table = file.read(columns=[field.name for field in chosen if field not in lists])
         for field in lists:
-            # How long lists are shows only as they are read.
+            # The length of lists is only known when they are read.
             parts, unpacked = [], 0
             for batch in file.iter_batches(_LIST_ROWS, columns=[field.name]):
                 parts.append(batch.column(0))
@@ -58,7 +59,7 @@ def read_parquet(path: Path, columns: Sequence[str] = ()) -> pa.Table:
 
 
 def expanded_bytes(path: Path) -> int:
-    """Return how many bytes a table takes in memory once every repeated text is its own.
+    """Return the bytes that a table takes in memory if repeated texts are not shared.
 
     Raises DataError for a file that `read_parquet` refuses.
     """
@@ -95,8 +96,8 @@ def parquet_file(
 ) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file to read some columns, or all if none are named. Raises DataError.
 
-    texts_once: read columns of text as dictionaries, so that a repeated value takes the memory
-    of one. buffer_size: bytes that are read at once of a column; 0 for all of a row group.
+    texts_once: read columns of text as dictionaries, in which a repeated value is stored once.
+    buffer_size: bytes of a column that are read at once; 0 for a whole row group.
     """
     with parquet_errors(path):
         metadata = pq.read_metadata(path)
@@ -120,7 +121,7 @@ def parquet_file(
 
 @contextmanager
 def parquet_errors(path: Path | str) -> Iterator[None]:
-    """Raise DataError, which names `path`, for what pyarrow raises of a file that is not a whole Parquet."""
+    """Context manager: turn errors of pyarrow for a damaged file into DataError, which names `path`."""
     try:
         yield
     except FileNotFoundError as error:

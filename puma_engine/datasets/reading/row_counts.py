@@ -1,4 +1,4 @@
-"""Counts of the rows of a file: read, unusable and why, repaired; and how many may be unusable."""
+"""Count the rows of a file that are read, repaired, or unusable by reason; limit the unusable ones."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,16 +9,16 @@ import numpy as np
 
 from puma_engine.errors import DataError
 
-# A file whose first rows are all unusable is another kind of file; reading stops there.
+# Reading stops if all of so many first rows are unusable, since the file is of another kind.
 EARLY_STOP_ROWS = 10_000
 
 
 class RowCounts:
     """Counts of one file's rows; a row counts once, under the first reason that applies.
 
-    max_bad_share: the share of rows, in [0, 1], that may be unusable. unlimited: reasons that
-    do not count towards that share. label: describes a row, given its number, in errors.
-    unit, remedy: what errors call rows, and what they suggest.
+    max_bad_share: the share of rows, in [0, 1], that may be unusable. unlimited: reasons that do
+    not count towards that share. label: describes a row, given its number, in errors. unit, remedy:
+    the word for rows in errors, and their advice.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class RowCounts:
 
     @property
     def bad(self) -> int:
-        """Number of unusable rows, without those of unlimited reasons."""
+        """Number of unusable rows, except for unlimited reasons."""
         return sum(n for reason, n in self.dropped.items() if reason not in self.unlimited)
 
     def drop(self, reason: str, numbers: np.ndarray) -> None:
-        """Count unusable rows, given by their numbers in the file in ascending order."""
+        """Count unusable rows. numbers: in the file, ascending."""
         self.dropped[reason] = self.dropped.get(reason, 0) + len(numbers)
         if len(numbers):
             self.first.setdefault(reason, int(numbers[0]))
@@ -58,7 +58,7 @@ class RowCounts:
     def check_rows(self, numbers: np.ndarray, checks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Count the rows that fail a check; return which rows pass all checks, [n] bool.
 
-        checks: for each reason the rows without that problem, [n] bool.
+        checks: by reason, the rows without that problem, [n] bool.
         """
         usable = np.ones(len(numbers), dtype=bool)
         for reason, passes in checks.items():
@@ -67,7 +67,7 @@ class RowCounts:
         return usable
 
     def repair(self, reason: str, count: int) -> None:
-        """Count rows that were read although something was wrong with them."""
+        """Count rows that were repaired while they were read."""
         if count:
             self.repaired[reason] += count
 

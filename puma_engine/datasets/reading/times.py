@@ -1,4 +1,4 @@
-"""Times as Unix seconds: which unit or format a column is in, and which values are usable."""
+"""Convert times to Unix seconds: detect the unit or format of a column, and mark usable values."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from puma_engine.datasets.reading.column_values import as_numbers, as_texts, is_text, value_type
 from puma_engine.errors import DataError
 
-# A larger number cannot count seconds (the year 5138); as milliseconds it is after 1973.
+# A larger number cannot be seconds (it would be the year 5138); as milliseconds it is after 1973.
 _MAX_SECONDS = 10**11
 _MAX_MILLISECONDS = 10**14
 # Times of large files are stored as unsigned 32-bit seconds while a file is read.
@@ -21,12 +21,12 @@ _MIND_DATE = "%m/%d/%Y %I:%M:%S %p"
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-# The median of interactions on the internet lies here; single ones may be older. The clocks of
-# other systems, such as .NET's ticks and Apple's seconds since 2001, do not, in any unit.
+# The median time of interactions on the internet lies in this range; single ones may be older. Clocks of
+# other systems, such as .NET ticks and Apple's seconds since 2001, lie outside in any unit.
 _MEDIAN_FROM = datetime(1995, 1, 1, tzinfo=UTC).timestamp()
 _FROM = datetime(1971, 1, 1, tzinfo=UTC).timestamp()
 _UNTIL = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
-# Numbers that are dates as they are written, by their smallest and largest value.
+# Numbers whose digits are a date: format, smallest and largest value.
 _DATE_NUMBERS = {
     "%Y%m%d": (19000101, 21001231),
     "%Y%m%d%H%M": (190001010000, 210012312359),
@@ -58,8 +58,8 @@ _SCIENTIFIC = re.compile(r"\s*[0-9](?:[.,]([0-9]*))?[eE]\+?([0-9]+)\s*")
 class Times:
     """The times of a table.
 
-    seconds: Unix seconds, [n] int64. usable: [n] bool. written_as: the unit or format. note: what
-    a reader of the report must know, or None.
+    seconds: Unix seconds, [n] int64. usable: [n] bool. written_as: the unit or format. note: a
+    remark for the report, or None.
     """
 
     seconds: np.ndarray
@@ -115,7 +115,7 @@ def read_times(column: pa.ChunkedArray, unit: str | None = None) -> Times:
 
 
 def _resolution(column: pa.ChunkedArray, number: np.ndarray) -> float:
-    """Return the smallest difference that a column of numbers can show, 0 where it rounds nothing."""
+    """Return the rounding step of a column of numbers, 0 if nothing is rounded."""
     kind = value_type(column)
     if is_text(kind):
         texts = [text for text in as_texts(column, "times").unique if text.strip()]
@@ -157,7 +157,7 @@ def _parse_numbers(number: np.ndarray, unit: str | None) -> Times:
     name = _UNIT_NAMES[chosen or "s"]
     if chosen is not None and chosen == likely_unit:
         return _in_range(number / per, name)
-    # Counts since some other beginning: the order of whole ones is all that a split needs.
+    # Times since an unknown origin; a split only needs the order of whole numbers.
     is_whole = np.isfinite(number) & (number == np.floor(number))
     if known.max() / per >= _UNTIL or (unit is None and not is_whole[np.isfinite(number)].all()):
         raise DataError(
@@ -226,8 +226,8 @@ def _in_range(seconds: np.ndarray, written_as: str, note: str | None = None) -> 
 def seconds_of_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Return Unix seconds [n] int64, which are usable [n] bool, and counts by unit.
 
-    numbers: [n] float64, each seconds, or milliseconds if it is 10^11 or more; NaN where
-    there is none. Usable times are after 1970 and before 2106.
+    numbers: [n] float64 of seconds, or milliseconds if 10^11 or more; NaN if missing. Usable times
+    are after 1970 and before 2106.
     """
     is_milliseconds = (numbers >= _MAX_SECONDS) & (numbers < _MAX_MILLISECONDS)
     seconds = np.where(is_milliseconds, numbers / 1000, numbers)
@@ -243,7 +243,7 @@ def seconds_of_numbers(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, dic
 def seconds_of_texts(
     texts: pa.ChunkedArray | pa.Array,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Return what seconds_of_numbers does, of texts: dates (UTC unless they say) or numbers.
+    """Like seconds_of_numbers, for texts: dates (in UTC unless they name a zone) or numbers.
 
     Dates are ISO 8601, or month/day/year with a twelve-hour clock as in MIND.
     """
@@ -268,7 +268,7 @@ def seconds_of_texts(
 
 
 def iso_seconds(text: str) -> int | None:
-    """Return a date in ISO 8601 (UTC unless it says) in Unix seconds, or None."""
+    """Return the Unix seconds of an ISO 8601 date (in UTC unless it names a zone), or None."""
     try:
         date = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -279,7 +279,7 @@ def iso_seconds(text: str) -> int | None:
 def _parse_dates(texts: list[str] | np.ndarray, date_format: str) -> pd.Series:
     stripped = pd.Series(texts, dtype=object).str.strip()
     if date_format == "ISO8601":
-        # As databases write the zone: 2015-09-04 12:30:00 UTC.
+        # The zone as databases write it: 2015-09-04 12:30:00 UTC.
         stripped = stripped.str.replace(r"\s+(?:UTC|GMT)$", "Z", regex=True)
     try:
         return pd.to_datetime(stripped, format=date_format, errors="coerce", utc=True)
