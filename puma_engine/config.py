@@ -16,16 +16,16 @@ from puma_engine.errors import ConfigError
 T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 OPTIMIZERS = ("adam", "adamw")
-# Larger seeds are refused by the generators of random numbers.
+# Random number generators refuse larger seeds.
 MAX_SEED = 2**63
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
-# Settings that runs store (and hash into their ids) under another name than the field's.
+# Fields that runs store (and hash into their ids) under another name.
 STORED_NAMES = {"max_mean_to_std": "balance", "max_norm": "norm_limit"}
 
 
 def field_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by the names of their fields; stored names are accepted.
+    """Return settings with the names of their fields; stored names are accepted.
 
     Raises ConfigError if a setting is given under both names.
     """
@@ -37,13 +37,13 @@ def field_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stable_hash(value: Any) -> str:
-    """Return 16 hexadecimal digits that depend only on the value's content."""
+    """Return a hash of a value's content, 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _accept_stored_names(config: type[T]) -> type[T]:
-    """Let the constructor of a settings class take stored names as keywords, too."""
+    """Make the constructor of a settings class accept stored names as keywords."""
     init = config.__init__
 
     @functools.wraps(init)
@@ -57,8 +57,8 @@ def _accept_stored_names(config: type[T]) -> type[T]:
 class _Config:
     """Shared behaviour: plain dictionaries, hashes, and all errors reported together.
 
-    optional: settings that are stored only where they differ from their default. Settings that an
-    earlier version did not have are among them, so that runs keep their ids.
+    optional: settings that are stored only if they differ from their default, so that runs of
+    versions without these settings keep their ids.
     """
 
     optional: ClassVar[tuple[str, ...]] = ()
@@ -67,7 +67,7 @@ class _Config:
         return []
 
     def _wrong_types(self) -> list[str]:
-        """Name settings of another type than their field's, as a file or a caller may hold."""
+        """Return the settings whose values have another type than their fields."""
         problems = []
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
             value, is_bool = getattr(self, item.name), isinstance(getattr(self, item.name), bool)
@@ -95,7 +95,7 @@ class _Config:
         return values
 
     def all_settings(self) -> dict[str, Any]:
-        """Return every setting under its stored name, those at their default included."""
+        """Return all settings under their stored names, also those with default values."""
         values = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {STORED_NAMES.get(name, name): value for name, value in values.items()}
 
@@ -116,12 +116,12 @@ def _positive(config: object, *names: str) -> list[str]:
 class TrainingConfig(_Config):
     """Settings of one training.
 
-    batch_size: examples a step, over all processes. learning_rate: the peak of a cosine that ends
-    at 0. warmup: the share of steps before the peak. grad_clip: largest norm of the gradient.
-    patience: epochs without a better validation value before early stopping (0: never).
+    batch_size: examples of a step, over all processes. learning_rate: the peak of a cosine schedule
+    that ends at 0. warmup: the share of steps before the peak. grad_clip: largest norm of the
+    gradient. patience: epochs without a better validation value before early stopping (0: never).
     checkpoint_seconds: time between checkpoints. ema_decay: the weights that are validated and kept
-    are an exponential moving average over steps with this decay, in [0, 1) (Polyak & Juditsky 1992);
-    0 keeps the weights of the last step.
+    are an exponential moving average over steps with this decay, in [0, 1) (Polyak & Juditsky
+    1992); 0 keeps the weights of the last step.
     """
 
     epochs: int = 8
@@ -168,14 +168,14 @@ class TrainingConfig(_Config):
 class PromptConfig(_Config):
     """Settings of a table of soft prompts.
 
-    tokens: soft tokens of each user. start: "text" learns one vector for all users, which starts as the
-    embedding of the token in front of the prompt slot, plus each user's difference, which starts at 0
-    and to which weight decay applies. "mean" and "word" are the same with a vector that starts as the
-    model's mean token embedding, or the embedding of start_word (of its tokens in turn, where there
-    are more soft tokens than one); "shared" draws it. "random" draws each user's start, as in the
-    paper. init_scale: bound of what is drawn. item_tokens: soft tokens of each
-    item, fitted with the users' (0: none, as in the paper). item_order: whether they stand after the
-    user's tokens in the prompt slot, or before.
+    tokens: soft tokens of each user. start: "text" learns one vector for all users, which starts as
+    the embedding of the token in front of the prompt slot, plus each user's difference, which
+    starts at 0 and to which weight decay applies. "mean" and "word" are the same with a vector that
+    starts as the model's mean token embedding, or the embedding of start_word (of its tokens in
+    turn, where there are more soft tokens than one); "shared" draws it. "random" draws each user's
+    start, as in the paper. init_scale: bound of the random start. item_tokens: soft tokens of each
+    item, fitted with the users' (0: none, as in the paper). item_order: whether they stand after
+    the user's tokens in the prompt slot, or before.
     """
 
     tokens: int = 1

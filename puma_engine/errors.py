@@ -1,6 +1,6 @@
-"""Every exception that a caller may want to catch.
+"""All exceptions of the package.
 
-Each message is one sentence or two: what came, what is allowed, what to do.
+A message has one or two sentences: what was given, what is allowed, what to do.
 """
 
 
@@ -25,7 +25,7 @@ class BackboneError(PumaError):
 
 
 class SelectionError(PumaError):
-    """A selection cannot be made from what was given."""
+    """Users cannot be selected with these settings or signals."""
 
 
 class TrainingError(PumaError):

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, safetensors with metadata, hashes."""
+"""Atomic writes of files and folders, safetensors with metadata, and hashes."""
 
 import contextlib
 import errno
@@ -21,10 +21,10 @@ from puma_engine.errors import StoreError
 
 
 def atomic_write(path: Path, writer: Callable[[Path], object]) -> None:
-    """Let `writer` fill a temporary file beside `path`, then rename it to `path`.
+    """Write a temporary file beside `path` with `writer`, then rename it to `path`.
 
-    The data reach the disk before the name does. On any failure `path` stays as it was and
-    nothing is left behind; a full disk, or a path that cannot be written, raises StoreError.
+    The data are synced to disk before the rename. On any failure `path` is unchanged and no
+    temporary file remains. Raises StoreError for a full disk or a path that cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -54,9 +54,9 @@ def atomic_write(path: Path, writer: Callable[[Path], object]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Let the content of a file, or the names in a folder, reach the disk.
+    """Sync the content of a file, or the names in a folder, to disk.
 
-    A folder that cannot be synchronised is no reason to stop. Raises OSError for a file.
+    Failure is ignored for a folder. Raises OSError for a file.
     """
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         handle = os.open(path, os.O_RDONLY)
@@ -67,9 +67,10 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder, and those above it, unless it exists; their names reach the disk.
+    """Make a folder and its parents unless it exists, and sync their names to disk.
 
-    Otherwise a power loss could take the folder with synchronised files in it. mode: of the last.
+    Otherwise a power loss could remove the folder with synced files in it. mode: of the innermost
+    folder.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(mode, parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Let everything in a folder reach the disk, as before a rename that makes it valid."""
+    """Sync everything in a folder to disk, before a rename makes it valid."""
     for path in folder.rglob("*"):
         if path.is_dir() or path.is_file():
             sync(path)
@@ -97,9 +98,9 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` in the end. Raises StoreError if it exists.
+    """Context manager: a temporary folder that is renamed to `path` in the end. Raises StoreError if it exists.
 
-    Its content reaches the disk before its name does.
+    Its content is synced to disk before the rename.
     """
     if path.exists():
         raise StoreError(f"There is already something at {path}; give a folder that is not there.")
@@ -117,7 +118,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON. Raises ValueError for text that is none, or that is nested too deep to read."""
+    """Parse JSON. Raises ValueError for invalid JSON, or JSON that is nested too deep."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -125,7 +126,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises ValueError for text that is none, or that is nested too deep to read."""
+    """Parse TOML. Raises ValueError for invalid TOML, or TOML that is nested too deep."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -133,7 +134,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def read_json(path: Path, remedy: str = "restore it, or make it again") -> dict[str, Any]:
-    """Read an object from a JSON file. Raises StoreError; remedy: what to do then."""
+    """Read an object from a JSON file. Raises StoreError; remedy: the advice in its message."""
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -148,7 +149,7 @@ def read_json(path: Path, remedy: str = "restore it, or make it again") -> dict[
 def save_tensors(path: Path, arrays: Mapping[str, np.ndarray], meta: Any = None) -> None:
     """Write arrays and JSON metadata to one safetensors file, atomically.
 
-    An array without axes gets one, so that every array has rows. Raises StoreError.
+    A scalar is stored with one axis, so that every array has rows. Raises StoreError.
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     header = {"meta": json.dumps(meta, sort_keys=True)}
@@ -170,16 +171,16 @@ _DTYPES = {
     **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
 }
-# Single rows after which a file is mapped anew, which frees the pages of the rows before.
+# After so many single rows a file is mapped anew, which frees the pages of earlier rows.
 _ROWS_PER_MAPPING = 256
 
 
 class TensorFile:
-    """A safetensors file that is read in parts, so that memory is bounded by what is asked for.
+    """A safetensors file that is read in parts, so that memory is limited to the requested rows.
 
-    Each read maps the file anew: threads may share one object, and the pages that one read
-    touched are released after it. Types that NumPy lacks, such as bfloat16, become float32.
-    Raises StoreError if the file is missing, or if its header does not describe its content.
+    Each read maps the file anew, so threads may share one object, and the pages of a read are
+    released after it. Types that NumPy lacks, such as bfloat16, become float32. Raises StoreError
+    if the file is missing, or if its header does not describe its content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -204,13 +205,13 @@ class TensorFile:
             ) from error
 
     def metadata(self) -> dict[str, str]:
-        """Return the metadata of the header as it is stored."""
+        """Return the metadata of the header, as texts."""
         with self._open() as file:
             return file.metadata() or {}
 
     @functools.cached_property
     def meta(self) -> Any:
-        """The JSON value that `save_tensors` stored, or None. Raises StoreError if it is no JSON."""
+        """The JSON value that `save_tensors` stored, or None. Raises StoreError for invalid JSON."""
         try:
             return parse_json(self.metadata().get("meta", "null"))
         except ValueError as error:

@@ -1,9 +1,9 @@
-"""Requests to stages, as frozen objects.
+"""Requests to stages, as frozen dataclasses.
 
 The Python API, the command line, the dashboard and the job queue all build the same requests;
-`puma_engine.pipeline` executes them. A request says what is wanted. Settings that it leaves open
-are filled in from `puma_engine.defaults` when it is executed, since they depend on the task and on
-the number of users. Where it is executed (device, progress) is not part of a request.
+`puma_engine.pipeline` executes them. A request describes the wanted result. Settings that it leaves
+open are filled in from `puma_engine.defaults` when it is executed, since they depend on the task
+and on the number of users. Device and progress are not part of a request.
 
 References to runs are ids, prefixes or names; models may also be zoo names, folders, GGUF
 files or hub ids.
@@ -26,22 +26,22 @@ Role = Literal["source", "retrained", "random"]
 ROLES = ("source", "retrained", "random")
 Missing = Literal["mean", "drop"]
 
-# Settings are overrides by name; what they do not name has its default.
+# Overrides of settings by name; settings that are not named have their defaults.
 Settings = Mapping[str, Any]
-# Fields that hold settings, and the class whose fields they override.
+# Fields with settings, and the classes whose fields they override.
 CONFIGS: dict[str, type] = {
     "training": TrainingConfig,
     "retraining": TrainingConfig,
     "prompt": PromptConfig,
     "adapter": AdapterConfig,
 }
-# Field names of earlier versions, which queued jobs and scripts may still use.
+# Field names of earlier versions, which queued jobs and scripts may use.
 RENAMED = {"groups": "strata"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Base of all requests: to and from plain JSON, and checks when one is built."""
+    """Base class of requests: conversion to and from plain JSON, and checks in the constructor."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -51,14 +51,14 @@ class Request:
         self.check()
 
     def check(self) -> None:
-        """Raise ConfigError, SelectionError or MigrationError for what no stage can do."""
+        """Raise ConfigError, SelectionError or MigrationError for a request that no stage can execute."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build a request from plain JSON or from keyword arguments.
 
-        Runs are taken by their ids, one reference for several where several are allowed, and whole
-        configurations as settings; None leaves a default. Raises ConfigError for unknown names,
+        A run stands for its id, one reference for a sequence where several are allowed, and a whole
+        configuration for settings; None means the default. Raises ConfigError for unknown names,
         missing ones, and values of another type.
         """
         fields = {item.name: item for item in dataclasses.fields(cls)}
@@ -92,12 +92,12 @@ class Request:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
-        """Build a request from the arguments of a function that has its fields among them."""
+        """Build a request from the arguments of a function, which include the request's fields."""
         names = {item.name for item in dataclasses.fields(cls)}
         return cls.from_dict({name: arguments[name] for name in names & set(arguments)})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what differs from the defaults as plain JSON, as the job queue stores it."""
+        """Return the fields that differ from their defaults as plain JSON, which the job queue stores."""
         values = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -122,7 +122,7 @@ def _alternatives(kind: Any) -> list[Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a plain value is of a type that a field allows."""
+    """Return whether a plain value has a type that a field allows."""
     allowed = _alternatives(kind)
     if isinstance(value, bool):
         return bool in allowed
@@ -133,7 +133,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A run as its id, a path as text, a configuration as a dictionary."""
+    """Convert a run to its id, a path to text, and a configuration to a dictionary."""
     if isinstance(value, TrainingConfig | AdapterConfig | PromptConfig):
         return value.all_settings()
     if isinstance(value, Path):
@@ -158,7 +158,7 @@ def overrides(config: type, settings: Settings | None) -> dict[str, Any]:
 def training_of(
     default: TrainingConfig, settings: Settings, seed: int | None = None
 ) -> TrainingConfig:
-    """Return the default settings with overrides; a seed takes precedence over both."""
+    """Return the default settings with overrides; `seed` takes precedence over both."""
     values = default.to_dict() | dict(settings)
     return TrainingConfig(**(values if seed is None else values | {"seed": seed}))
 
@@ -187,7 +187,7 @@ def _check_budget(strategy: str | None, budget: int | None, share: float | None)
 
 @dataclass(frozen=True, kw_only=True)
 class FitRequest(Request):
-    """Fit one soft prompt a user of a data set on a frozen backbone.
+    """Fit one soft prompt for each user of a data set on a frozen backbone.
 
     chat_template: put the backbone's own chat template around the text.
     """
@@ -209,9 +209,9 @@ class FitRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionRequest(Request):
-    """Choose the users who train an adapter: budget counts users, share is in (0, 1].
+    """Choose the users who train an adapter. budget: a number of users; share: in (0, 1].
 
-    within: other prompt runs that must have the users too.
+    within: other prompt runs that must have the selected users, too.
     """
 
     prompts: str
@@ -234,9 +234,9 @@ class AdapterRequest(Request):
     """Fields that migrations, chains and plans share: who trains the adapters, and how.
 
     Without a strategy all users train. chat_template: put the target's own chat template around the
-    text. training and adapter override the defaults. from_predictions:
-    random items a user whose predictions by the source model the adapter learns from, in place of
-    records; 0 learns from records.
+    text. training and adapter override the defaults. from_predictions: number of random items for
+    each user; the adapter learns from the source model's predictions of them instead of records; 0:
+    learn from records.
     """
 
     strategy: str | None = None
@@ -274,10 +274,10 @@ class AdapterRequest(Request):
 class MigrationRequest(AdapterRequest):
     """Move prompts to a target backbone: train an adapter on some users, then map all users.
 
-    sources: one run with prompts, or several to aggregate. The adapter is trained on the users of
-    a selection run, or of one made from strategy and budget (or share), or on all. missing: a user
+    sources: one run with prompts, or several to aggregate. The adapter is trained on the users of a
+    selection run, or of a selection by strategy and budget (or share), or on all. missing: a user
     whom one of several sources lacks gets its mean prompt ("mean") or is left out ("drop").
-    shuffled: the control in which each user gets the source prompt of another.
+    shuffled: the control in which each user gets another user's source prompt.
     """
 
     sources: tuple[str, ...]
@@ -299,7 +299,7 @@ class MigrationRequest(AdapterRequest):
             raise ConfigError(f"missing must be mean or drop, not {self.missing!r}.")
 
     def selecting(self) -> SelectionRequest | None:
-        """Return the request for the users who train the adapter; None where none are selected."""
+        """Return the request that selects the users who train the adapter; None without a strategy."""
         if self.strategy is None:
             return None
         return SelectionRequest(
@@ -330,10 +330,10 @@ class PlanRequest(AdapterRequest):
     """A whole migration: one source and target, a chain of targets, or an aggregation of sources.
 
     sources: runs with prompts; fit_on: backbones on which source prompts of the data set are fitted
-    first. retrain: fit the full retraining that the migration is judged against, unless the run of
-    just that exists; retraining: overrides of its settings. predicted: the prediction that the plan
-    was launched with (seconds), stored with its job. name: that of the comparison. The strategy
-    "all" is the same as none.
+    first. retrain: also fit the full retraining that the migration is compared with, unless this
+    run exists; retraining: overrides of its settings. predicted: the seconds that were predicted
+    when the plan was launched, stored with its job. name: of the comparison. The strategy "all"
+    means no selection.
     """
 
     sources: tuple[str, ...] = ()
@@ -353,7 +353,7 @@ class PlanRequest(AdapterRequest):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Sources of the first hop: prompts that exist, then backbones to fit them on."""
+        """Sources of the first hop: existing prompts, then backbones on which prompts are fitted."""
         return (*self.sources, *self.fit_on)
 
     def check(self) -> None:
@@ -374,9 +374,9 @@ class PlanRequest(AdapterRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class RefineRequest(Request):
-    """Fit migrated prompts further: of all users, of a selection, or of the share at risk.
+    """Fit migrated prompts further: of all users, of a selection, or of the share that will most likely regress.
 
-    item_tokens: soft prompt tokens of each item, fitted too.
+    item_tokens: soft prompt tokens of each item, which are fitted, too.
     """
 
     start: str
@@ -402,9 +402,9 @@ class RefineRequest(Request):
 class EvaluationRequest(Request):
     """Predict every row of a split and score it; subject is a run with prompts or a baseline.
 
-    backbone: another model that reads the prompts as they are, to see what reusing them costs.
-    blend: a baseline whose predictions are blended with the prompts', with weights fitted on
-    validation rows.
+    backbone: another model that reads the prompts unchanged, which measures the cost of reusing
+    them. blend: a baseline whose predictions are blended with those of the prompts, with weights
+    fitted on validation rows.
     """
 
     subject: str
@@ -426,9 +426,9 @@ class EvaluationRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorRequest(Request):
-    """Predict the same items for every user of a prompt table on its model.
+    """Predict the same items for every user of a prompt table.
 
-    items: ids; where none are given, `count` items are chosen from the data set's train rows.
+    items: ids; if there are none, `count` items are chosen from the data set's train rows.
     """
 
     prompts: str
@@ -449,7 +449,7 @@ class AnchorRequest(Request):
             )
 
 
-# Commands whose runs a cluster can compute, by the request that each takes.
+# Commands whose runs a cluster can compute, with their requests.
 CLUSTER_REQUESTS: dict[str, type[Request]] = {
     "fit_prompts": FitRequest,
     "select": SelectionRequest,
@@ -460,5 +460,5 @@ CLUSTER_REQUESTS: dict[str, type[Request]] = {
     "predict_anchors": AnchorRequest,
     "run_plan": PlanRequest,
 }
-# Those of them that train one run each, which several processes can share.
+# Commands that train one run, which several processes can share.
 TRAINED = ("fit_prompts", "migrate", "refine")

@@ -45,10 +45,11 @@ class Workbench:
     """Everything the command line does, on one workspace.
 
     Each stage takes runs, or their ids or names, and returns its run; a finished run is reused.
-    path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace). create: whether to make
-    it if there is none. on: the Ray cluster that computes runs: "ray", ray://HOST:PORT or HOST:PORT
-    (default: this machine, or what PUMA_ON names). workers: processes that train one run together there
-    (default: PUMA_CLUSTER_WORKERS, or 1). Raises NotFoundError, StoreError, JobError.
+    path: the workspace's folder (default: PUMA_WORKSPACE, else ./workspace). create: whether to
+    make it if there is none. on: the Ray cluster that computes runs: "ray", ray://HOST:PORT or
+    HOST:PORT (default: PUMA_ON, otherwise this machine). workers: processes that train one run
+    together there (default: PUMA_CLUSTER_WORKERS, or 1). Raises NotFoundError, StoreError,
+    JobError.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The backbones of the zoo: architecture, width, depth and kind of tokenizer.
 
-They differ in everything that a prompt depends on, so that a prompt of one means nothing to another.
-Key and value heads are few, which keeps cached item parts small.
+They differ in everything that a prompt depends on, so that a prompt of one model does not work on
+another. They have few key and value heads, which keeps the cache of items small.
 """
 
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ HEAD_WIDTH = 32
 
 @dataclass(frozen=True)
 class TokenizerPlan:
-    """How one tokenizer is made.
+    """Settings for training a tokenizer.
 
-    kind names a function of `research.zoo.tokenizers`; size counts all tokens. It is trained on
-    shares of the titles of books and movies, so that no two vocabularies agree.
+    kind: a function of `research.zoo.tokenizers`; size: number of tokens. Each is trained on other
+    shares of the titles of books and movies, so that no two vocabularies are equal.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class ZooEntry:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the embedding matrix (tokens, and spare rows)."""
+        """Number of rows of the embedding matrix: tokens and spare rows."""
         return self.tokenizer.size + self.spare_rows
 
     def model(self, tokenizer: Any) -> Any:

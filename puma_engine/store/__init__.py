@@ -1,4 +1,4 @@
-"""The workspace: every run with its settings, costs, metrics and files, and where it came from."""
+"""The workspace: every run with its settings, costs, metrics, files and lineage."""
 
 from puma_engine.store.records import KINDS, STATUSES, Run
 from puma_engine.store.workspace import Workspace

@@ -1,4 +1,4 @@
-"""Archives of finished runs: one file from which another workspace takes them with their ids.
+"""Archives of finished runs: one file from which another workspace adds them with their ids.
 
 An archive is a zip file. manifest.json names the run that the archive is about, and the SHA-256 and the
 bytes of every other member. runs/<run id>/ holds a run's record (run.json) and its files, as a
@@ -36,10 +36,10 @@ from puma_engine.store.workspace import Workspace
 MANIFEST = "manifest.json"
 FORMAT = 1
 MAX_MANIFEST = 16 << 20
-# An archive may take this share of the free disk, since a small file can unpack to a very large one.
+# An unpacked archive may take this share of the free disk, since a small file may unpack to a large one.
 DISK_SHARE = 0.5
 ADVICE = "get the archive again from where it was published"
-# All members have this time, so that the same runs give the same bytes.
+# All members have this time, so that the same runs give an identical file.
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -53,7 +53,7 @@ class AddedRuns:
 
 
 def write_archive(ws: Workspace, main_run: str, path: Path) -> None:
-    """Write all finished runs of a workspace to an archive about one of them, atomically."""
+    """Write all finished runs of a workspace to an archive, atomically. main_run: the run that it is about."""
     members = {}
     for run in reversed(ws.runs(status="finished")):
         for name in [RECORD, *(row["file"] for row in ws.artifact_rows(run.id))]:
@@ -96,10 +96,10 @@ def add_archive(
 ) -> AddedRuns:
     """Add the runs of an archive to a workspace as finished runs, and return their ids.
 
-    Runs that are finished here stay as they are. max_bytes: what the archive may unpack to.
-    required: a key of a JSON object that the summary of every run must have. Everything is
-    checked before anything is added. Raises StoreError for a file that is not an archive, is damaged, is
-    too large or has no room here, and where a process works on one of its runs.
+    Runs that are finished here are not changed. max_bytes: largest size of the unpacked archive.
+    required: a key of a JSON object that the summary of every run must have. Everything is checked
+    before anything is added. Raises StoreError for a file that is no archive, is damaged, too large
+    or does not fit on the disk, and if a process works on one of its runs.
     """
     ws.check_writable()
     staging = ws.root / f".archive.{secrets.token_hex(4)}.tmp"
@@ -134,9 +134,9 @@ def _has_object(record: dict[str, Any], key: str) -> bool:
 
 
 def add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -> None:
-    """Move a run that was checked from staging/<run id>/ into a workspace, as a finished run.
+    """Move a checked run from staging/<run id>/ into a workspace, as a finished run.
 
-    A lock on it that this process holds is released. Raises StoreError if another process holds it.
+    This process's lock on it is released. Raises StoreError if another process holds it.
     """
     if not locks.acquire(ws.lock(run_id)):
         raise StoreError(f"A process works on the run {run_id}; wait for it to end.")
@@ -145,7 +145,7 @@ def add_run(ws: Workspace, staging: Path, run_id: str, record: dict[str, Any]) -
         shutil.rmtree(folder, ignore_errors=True)
         make_folder(folder.parent)
         sync_tree(staging / run_id)
-        # A kill between these two leaves a run that adding the archive again completes.
+        # After a kill between these two, adding the archive again completes the run.
         (staging / run_id).rename(folder)
         sync(folder.parent)
         restore_run(ws, record)
@@ -180,7 +180,7 @@ def _unpack(path: Path, staging: Path, max_bytes: int) -> tuple[str, dict[str, d
             (staging / run_id).mkdir(exist_ok=True, mode=0o700)
             _extract(archive, name, expected, staging / run_id / file)
             if file.endswith(".parquet"):
-                # A repeated text takes little in a file, and a lot in the memory of who opens a page.
+                # A repeated text is small in a file, but large in memory when a page shows it.
                 refuse_bomb(staging / run_id / file, expanded_bytes(staging / run_id / file))
     records: dict[str, dict[str, Any]] = {}
     for run_id, names in files.items():
@@ -239,7 +239,7 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, Any]
 
 
 def _place(path: Path, name: str) -> tuple[str, str]:
-    """Return the run and the file that a member belongs to; anything else is refused."""
+    """Return the run id and file name of a member. Raises StoreError for another member."""
     parts = name.split("/")
     if len(parts) != 3 or parts[0] != "runs":
         raise StoreError(

@@ -1,4 +1,4 @@
-"""Files of runs: tables as Parquet, tensors as safetensors, each hashed and whole."""
+"""Files of runs: tables as Parquet and tensors as safetensors, written atomically and hashed."""
 
 import functools
 import os
@@ -16,8 +16,8 @@ from puma_engine.store.records import checked_file_name, now, plain
 from puma_engine.store.run_records import RECORD, damaged_results, read_record
 from puma_engine.store.runs import Runs
 
-# Files whose hash this process has compared: path, size and time of the last change. The time alone
-# would not do: a disk that loses bits leaves it as it is.
+# Files whose hash this process has compared: path, size and time of the last change. Each process compares
+# a file once, since a disk that loses bits does not change the time.
 _VERIFIED: set[tuple[str, int, int]] = set()
 
 
@@ -26,14 +26,14 @@ class Artifacts(Runs):
 
     def put_table(self, run_id: str, name: str, frame: pd.DataFrame) -> None:
         """Store a frame (its index is dropped) as a Parquet file of a running run."""
-        # Small row groups, so that a reader of one user skips most of the others.
+        # Row groups are small, so that reading one user skips most of the others.
         write = functools.partial(frame.to_parquet, index=False, row_group_size=1 << 16)
         self._put(run_id, name, "parquet", len(frame), lambda path: atomic_write(path, write))
 
     def rewrite_table(
         self, run_id: str, name: str, frame: pd.DataFrame, *, compression: str = "snappy"
     ) -> None:
-        """Replace a table of a finished run, as the erasure of a user has to."""
+        """Replace a table of a finished run, for the erasure of a user."""
         write = functools.partial(
             frame.to_parquet, index=False, row_group_size=1 << 16, compression=compression
         )
@@ -54,7 +54,7 @@ class Artifacts(Runs):
         ids: Sequence[str] | None,
         meta: Mapping[str, Any] | None,
     ) -> None:
-        """Replace tensors of a finished run, as the erasure of a user has to."""
+        """Replace tensors of a finished run, for the erasure of a user."""
         header = {"ids": None if ids is None else list(ids), "meta": plain(meta, "metadata")}
         self._put(
             run_id,
@@ -66,7 +66,7 @@ class Artifacts(Runs):
         )
 
     def drop_artifact(self, run_id: str, name: str) -> None:
-        """Remove a file of a finished run, as an archive that leaves it out has to."""
+        """Remove a file of a finished run, for an archive that leaves it out."""
         with self.transaction() as db:
             self._get_undamaged(run_id)
             files = [row["file"] for row in self.artifact_rows(run_id) if row["name"] == name]
@@ -85,8 +85,8 @@ class Artifacts(Runs):
     ) -> pd.DataFrame:
         """Read a frame. Raises NotFoundError, or StoreError for a damaged file.
 
-        where: the values to read of some columns; other rows are skipped while reading.
-        columns: those to read (default: all).
+        where: allowed values by column; other rows are skipped while reading. columns: the columns
+        to read (default: all).
         """
         filters = [(column, "in", list(values)) for column, values in (where or {}).items()]
         path = self._verified_file(run_id, name, "parquet")
@@ -102,8 +102,8 @@ class Artifacts(Runs):
     ) -> None:
         """Store arrays as a safetensors file of a running run.
 
-        ids: the user of each row, for the arrays that have as many rows as there are ids.
-        Raises StoreError if no array has, or an id repeats.
+        ids: the user of each row, for arrays with as many rows as ids. Raises StoreError if there
+        is no such array, or an id repeats.
         """
         users, rows = None, None
         if ids is not None:
@@ -128,7 +128,7 @@ class Artifacts(Runs):
         return arrays, header["ids"], header["meta"]
 
     def open_tensors(self, run_id: str, name: str) -> TensorFile:
-        """Return the file of `get_tensors` for reading in parts; its meta holds ids and meta."""
+        """Return the file of `get_tensors` for reading in parts; its metadata has the keys ids and meta."""
         return TensorFile(self._verified_file(run_id, name, "safetensors"))
 
     def artifacts(self, run_id: str) -> list[dict[str, Any]]:
@@ -157,7 +157,7 @@ class Artifacts(Runs):
         checked_file_name(name)
         check = self._get_undamaged if finished else self._check_running
         check(run_id)
-        # A new file each time: a row never points to content that it does not describe.
+        # The file has a new name each time, so that a row never points to content that it does not describe.
         path = self.folder(run_id) / f"{name}.{secrets.token_hex(4)}.{suffix}"
         try:
             write(path)
@@ -205,10 +205,10 @@ class Artifacts(Runs):
     def _check(
         self, run_id: str, row: Mapping[str, Any], *, rehash: bool = False
     ) -> tuple[Path, str | None, str]:
-        """Return the path of a file, what is wrong with it (or None), and what to do then.
+        """Return the path of a file, a problem (or None), and its remedy.
 
-        Its hash is compared at the first reading in a process, when the file has changed since,
-        and always if `rehash`.
+        The hash is compared when a process first reads the file, when the file has changed since,
+        and always with `rehash`.
         """
         path = self.folder(run_id) / checked_file_name(row["file"])
         advice = "restore it from a backup or delete the run and redo it"
@@ -234,7 +234,7 @@ class Artifacts(Runs):
         return path, None, advice
 
     def verify(self) -> list[str]:
-        """Compare all files with their records; return one sentence a problem."""
+        """Compare all files with their records; return one sentence for each problem."""
         problems = [
             f"The database {self.path} is damaged: {row['quick_check']}."
             for row in self.query("PRAGMA quick_check")
@@ -267,9 +267,9 @@ class Artifacts(Runs):
         return problems
 
     def scrub(self) -> list[str]:
-        """Do what `verify` does and more: every page of the database, every record, user metrics.
+        """Check all that `verify` checks, and every page of the database, every record, and user metrics.
 
-        A finished run without a record gets one. Returns one sentence a problem.
+        A missing record of a finished run is written. Returns one sentence for each problem.
         """
         problems = [
             f"The database {self.path} is damaged: {row['integrity_check']}."
@@ -285,7 +285,7 @@ class Artifacts(Runs):
     def _scrub_run(self, run_id: str) -> str | None:
         """Compare a run with its record and its metrics of users; return the problem, if any.
 
-        A missing record is written again where the rows of the run are intact.
+        A missing record is written again if the rows of the run are intact.
         """
         try:
             record = read_record(self.record_path(run_id))

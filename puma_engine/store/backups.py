@@ -1,4 +1,4 @@
-"""Copies of a workspace: made while it is in use, checked, and put back."""
+"""Back up a workspace while it is in use, check the copy, and restore it."""
 
 import shutil
 import sqlite3
@@ -13,13 +13,13 @@ from puma_engine.store.database import DATABASE, plain_errors
 from puma_engine.store.run_records import RECORD
 from puma_engine.store.workspace import Workspace, has_database, locate
 
-# Folders that hold nothing of finished runs: checkpoints, locks, uploads, a socket, cached items.
+# Folders without files of finished runs: checkpoints, locks, uploads, a socket, cached items.
 LEFT_OUT = ("runs", "work", "locks", "uploads", "whatif", "cache")
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A copy of a workspace. problems: what `Workspace.verify` says of the copy."""
+    """A copy of a workspace. problems: the result of `Workspace.verify` for the copy."""
 
     folder: Path
     runs: int
@@ -30,7 +30,7 @@ class Copied:
 def backup(ws: Workspace, target: Path) -> Copied:
     """Copy a workspace to a new folder, also while jobs run.
 
-    The database is copied in one consistent state, then the files of the runs that are finished in
+    A consistent state of the database is copied first, then the files of runs that are finished in
     it. Checkpoints and uploads are left out. Raises StoreError if the folder exists or cannot be
     written.
     """
@@ -44,7 +44,7 @@ def backup(ws: Workspace, target: Path) -> Copied:
             database.close()
         snapshot = Workspace(folder)
         with snapshot.transaction() as db:
-            # An unfinished run loses its files when it starts again.
+            # An unfinished run deletes its files when it starts again.
             db.execute(
                 "DELETE FROM artifacts WHERE run_id IN (SELECT id FROM runs WHERE status != 'finished')"
             )
@@ -62,21 +62,21 @@ def backup(ws: Workspace, target: Path) -> Copied:
 
 
 def copy_run(ws: Workspace, snapshot: Workspace, run_id: str) -> None:
-    """Copy the files and the record of a run, which the snapshot's database has, too."""
+    """Copy the files and the record of a run that is in the snapshot's database."""
     names = [row["file"] for row in snapshot.artifact_rows(run_id)] + [RECORD]
     folder = snapshot.folder(run_id)
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        # A file that is missing or damaged is named by the check of the copy.
+        # The check of the copy reports a missing or damaged file.
         if (source := ws.folder(run_id) / name).is_file():
             shutil.copy2(source, folder / name)
 
 
 def restore(source: Path, path: Path | str | None = None) -> Copied:
-    """Copy a backup to the place of a workspace, where nothing may be yet.
+    """Copy a backup to the path of a workspace, which must not exist.
 
-    path: the workspace (default: as for `Workspace.open`). Raises NotFoundError if the backup holds
-    no workspace, StoreError if something is in its place.
+    path: the workspace (default: as for `Workspace.open`). Raises NotFoundError if the backup is no
+    workspace, StoreError if the path exists.
     """
     source, target = source.expanduser().resolve(), locate(path)
     if not has_database(source):
@@ -90,7 +90,7 @@ def restore(source: Path, path: Path | str | None = None) -> Copied:
 
 @contextmanager
 def _copying(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `target`; a full disk raises StoreError."""
+    """Context manager: a temporary folder that becomes `target`. Raises StoreError for a full disk."""
     try:
         with new_folder(target) as folder:
             folder.chmod(0o700)

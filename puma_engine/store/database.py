@@ -29,13 +29,13 @@ MIN_FREE_BYTES = 1 << 20
 def connect(path: Path, mode: str = "rwc") -> Database:
     """Open a connection for the calling thread, with foreign keys on and a busy timeout.
 
-    mode: rwc; ro reads a database that others may write; immutable reads one that nobody writes, and
-    needs no files beside it.
+    mode: rwc; ro to read a database that others may write; immutable to read one that nobody
+    writes, which needs no files beside it.
     """
     uri = f"file:{quote(str(path))}?" + ("immutable=1" if mode == "immutable" else f"mode={mode}")
     with plain_errors(path):
         connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, uri=True)
-        # One damaged cell must not end the query that meets it.
+        # One damaged value must not end a query.
         connection.text_factory = lambda text: text.decode("utf-8", errors="replace")
         try:
             db = Database(connection, execute_plugins=False)
@@ -49,7 +49,7 @@ def connect(path: Path, mode: str = "rwc") -> Database:
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Raise errors of SQLite as StoreError with one sentence."""
+    """Context manager: turn errors of SQLite into StoreError with one sentence."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -70,12 +70,12 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 class WorkspaceDatabase:
-    """The part of a workspace that knows its folder and its database."""
+    """The part of a workspace that manages its folder and its database."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / DATABASE
-        # Whether the folder is open for viewing alone.
+        # Whether the folder is only open for viewing.
         self.read_only = False
         self._database, self._mode = self.path, "rwc"
         self._copy: tempfile.TemporaryDirectory[str] | None = None
@@ -91,7 +91,7 @@ class WorkspaceDatabase:
         return self._local.db
 
     def check_writable(self) -> None:
-        """Raise StoreError if the workspace is open for viewing alone."""
+        """Raise StoreError if the workspace is only open for viewing."""
         if self.read_only:
             raise StoreError(
                 f"The workspace {self.root} may only be viewed by the user who runs this: its folder or "
@@ -101,8 +101,8 @@ class WorkspaceDatabase:
     def open_for_viewing(self) -> None:
         """Open a database whose folder cannot be written. Raises StoreError if it cannot be read.
 
-        A write-ahead log that cannot be read in place, and the schema of an earlier version, are
-        dealt with in a temporary copy.
+        A temporary copy is opened if a write-ahead log cannot be read in place, or if the schema is
+        of an earlier version.
         """
         wal = self.path.with_name(self.path.name + "-wal")
         self._mode = "ro"
@@ -134,11 +134,11 @@ class WorkspaceDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[Database]:
-        """Do several statements as one, holding the write lock from the start.
+        """Context manager: a transaction that holds the write lock from the start.
 
-        Nested use joins the outer transaction. A plain BEGIN would read first and could then
-        fail to get the write lock; BEGIN IMMEDIATE waits for it. If it fails, its last statement
-        included, the database and what `on_rollback` was given are as before. Raises StoreError.
+        Nested use joins the outer transaction. A plain BEGIN would read first and could then fail
+        to get the write lock; BEGIN IMMEDIATE waits for it. If the transaction fails, the database
+        is unchanged and the functions given to `on_rollback` are called. Raises StoreError.
         """
         self.check_writable()
         db = self.db
@@ -169,7 +169,7 @@ class WorkspaceDatabase:
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def compact(self) -> None:
-        """Give free pages of the database back to the disk; what was deleted is overwritten."""
+        """Return free pages of the database to the disk; deleted rows are overwritten."""
         self.check_writable()
         with plain_errors(self.path):
             self.db.conn.execute("PRAGMA secure_delete = ON")
@@ -185,7 +185,7 @@ class WorkspaceDatabase:
     def update_schema(self, migrations: Migrations = MIGRATIONS) -> None:
         """Apply the missing schema steps in one transaction with the record of each.
 
-        Raises StoreError if the database was made by a newer version or is something else.
+        Raises StoreError if the database was made by a newer version or another program.
         """
         with plain_errors(self.path):
             self._check_schema(migrations)
@@ -194,7 +194,7 @@ class WorkspaceDatabase:
             with locks.waiting_lock(self.path.with_suffix(".lock")):
                 self.db.enable_wal()
                 with self.transaction() as db:
-                    # Checked again inside: another process may have come first.
+                    # Checked again in the transaction, since another process may have been first.
                     self._check_schema(migrations)
                     migrations.apply(db)
 
@@ -213,11 +213,11 @@ class WorkspaceDatabase:
             )
 
     def folder(self, run_id: str) -> Path:
-        """Return the folder of a run's artifacts; it exists once there is one."""
+        """Return the folder of a run's artifacts; it does not exist before the first one."""
         return self.root / "runs" / checked_run_id(run_id)
 
     def work(self, run_id: str) -> Path:
-        """Return the folder of a run's checkpoints, made if it is missing."""
+        """Return the folder of a run's checkpoints; make it if it is missing."""
         folder = self.root / "work" / checked_run_id(run_id)
         make_folder(folder)
         return folder

@@ -1,4 +1,4 @@
-"""SHA-256 of large files outside of a workspace, computed once for each state of a file."""
+"""SHA-256 of large files outside of a workspace, cached until the file changes."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from puma_engine.store.database import WorkspaceDatabase
 
 
 class FileHashes(WorkspaceDatabase):
-    """The part of a workspace that remembers hashes of files, such as the weights of models."""
+    """The part of a workspace that caches hashes of files, such as the weights of models."""
 
     def file_hash(self, path: Path, *, fresh: bool = False) -> str:
         """Return the SHA-256 of a file's whole content in hexadecimal.
 
-        It is read again where its size, inode, or time of change (of content or of status) is
-        another than when it was hashed, or with `fresh`.
+        The file is read again if its size, inode, or time of change (of content or status) has
+        changed since it was hashed, or with `fresh`.
         """
         path = path.resolve()
         stat = path.stat()

@@ -1,7 +1,8 @@
-"""Locks on files: the system releases them when their process ends, however it ends.
+"""Locks on files, which the system releases when their process ends in any way.
 
-filelock has no shared lock, so two readers that look whether a run is worked on would take each
-other for its worker; and it would still need this table of the locks that a process holds.
+The library filelock has no shared locks: two readers that check whether a run is being computed
+would take each other for its process. It would also need this table of the locks that a process
+holds.
 """
 
 import fcntl
@@ -14,13 +15,13 @@ from pathlib import Path
 
 _HELD: dict[Path, int] = {}
 _GUARD = threading.Lock()
-# `is_held` takes a lock for an instant, which `acquire` waits for.
+# `is_held` takes a lock for an instant, for which `acquire` waits.
 _WAIT_SECONDS = 1.0
 
 
 @contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold a lock, waiting for it as long as needed."""
+    """Context manager: wait for a lock and hold it."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -31,7 +32,7 @@ def waiting_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[bool]:
-    """Hold a lock on a folder itself, so that no file stays; yield whether it was free."""
+    """Context manager: lock a folder itself, which leaves no file behind; yield whether it was free."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         yield _try_lock(handle, fcntl.LOCK_EX)
@@ -40,7 +41,7 @@ def folder_lock(folder: Path) -> Iterator[bool]:
 
 
 def acquire(path: Path) -> bool:
-    """Take a lock, or keep it, until `release` or this process ends; False if another has it."""
+    """Take a lock until `release` or the end of this process; return False if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _GUARD:
         if path in _HELD:
@@ -57,7 +58,7 @@ def acquire(path: Path) -> bool:
 
 
 def release(path: Path) -> None:
-    """Give a lock back; nothing happens if this process does not hold it."""
+    """Release a lock, if this process holds it."""
     with _GUARD:
         handle = _HELD.pop(path, None)
         if handle is not None:

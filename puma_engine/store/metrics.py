@@ -19,7 +19,7 @@ class Metrics(Runs):
     def put_metrics(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store the metrics of a running run: split, metric, value; optional method, low, high, n.
 
-        Former metrics of the run are replaced. Raises StoreError.
+        Earlier metrics of the run are replaced. Raises StoreError.
         """
         values = []
         for row in rows:
@@ -51,8 +51,8 @@ class Metrics(Runs):
     def metrics(self, run_id: str | None = None) -> pd.DataFrame:
         """Return metrics of one run, or of all: run_id, method, split, metric, value, low, high, n.
 
-        Raises NotFoundError, or StoreError for a run whose metrics were damaged; among all runs, such
-        a run is left out.
+        Raises NotFoundError, or StoreError for a run with damaged metrics. Without a run id such
+        runs are left out.
         """
         chosen = [] if run_id is None else [self._get(run_id).id]
         damaged = self.runs_with_damaged_results(*chosen)
@@ -68,7 +68,7 @@ class Metrics(Runs):
     def put_user_metrics(self, run_id: str, frame: pd.DataFrame) -> None:
         """Store the metrics of each user of a running run: user_id, n, and columns named as metrics.
 
-        Raises StoreError for other columns or a user that comes twice.
+        Raises StoreError for other columns or a repeated user.
         """
         names, values = self._user_rows(frame)
         self._replace(run_id, "user_metrics", names, values)
@@ -91,7 +91,7 @@ class Metrics(Runs):
         return names, zip(*(plain(column.tolist(), "metric") for column in columns), strict=True)
 
     def user_metrics(self, run_id: str, users: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the metrics of each user of a run (or of these users of it), by user id.
+        """Return the metrics of each user of a run, or of some users, by user id.
 
         A metric that no user has is left out; NaN means undefined for this user.
         """

@@ -1,4 +1,4 @@
-"""Making the database of a workspace again from the records of its runs."""
+"""Rebuild the database of a workspace from the records of its runs."""
 
 import sqlite3
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ _OTHERS = ("name", "note", "error", "checksum", "results_checksum")
 
 @dataclass
 class Rebuilt:
-    """What `rebuild` did: ids of the runs it restored, what it could not, and the old database.
+    """The result of `rebuild`: ids of restored runs, problems, and the path of the old database.
 
-    set_aside: where a database that could not be read was moved, or None.
+    set_aside: the new path of a database that could not be read, or None.
     """
 
     restored: list[str] = field(default_factory=list)
@@ -34,10 +34,10 @@ class Rebuilt:
 
 
 def rebuild(path: Path | str | None = None) -> Rebuilt:
-    """Restore rows of finished runs that a workspace's database lost, from runs/<id>/run.json.
+    """Restore the rows of finished runs in a workspace's database from runs/<id>/run.json.
 
-    A missing or unreadable database is made anew; of one that works, only missing and damaged runs
-    are restored. Jobs are not restored, unfinished runs neither. Raises NotFoundError without any
+    A missing or unreadable database is created anew; in a working one, only missing and damaged
+    runs are restored. Jobs and unfinished runs are not restored. Raises NotFoundError without any
     record, StoreError while a process works on a run.
     """
     root = locate(path)
@@ -105,7 +105,7 @@ def _is_intact(database: Path) -> bool:
 
 
 def _set_aside(database: Path) -> Path | None:
-    """Move a database, with its log, to a name beside it; return the name."""
+    """Rename a database and its log in the same folder; return the new name."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = database.with_name(f"{database.name}.damaged-{stamp}")
     moved = None
@@ -123,7 +123,7 @@ def restore_run(ws: Workspace, record: dict[str, Any]) -> None:
     known = set(ws.db.table("user_metrics").columns_dict)
     lines = record.get("user_metrics", [])
     if any(not set(line) <= known or line.get("run_id") != run_id for line in lines):
-        # The checksums do not cover these rows, whose keys become names of columns.
+        # The checksums do not cover these rows. Their keys become names of columns, so they are checked.
         raise StoreError(
             f"The record of the run {run_id} has metrics of users that are unknown here."
         )

@@ -1,4 +1,4 @@
-"""What a run is, the checks of its fields, and JSON values."""
+"""The class Run, checks of its fields, and JSON values."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ KINDS = (
     "anchors",
     "calibration",
 )
-# damaged: the rows of the run in the database are not what they were.
+# damaged: the rows of the run in the database have changed.
 STATUSES = ("running", "finished", "failed", "interrupted", "damaged")
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pandas", "sqlite-utils")
 RUN_ID = re.compile(r"[0-9a-f]{16}")
@@ -40,11 +40,11 @@ PUBLISHED = "published"
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a stage. Times are ISO 8601 in UTC, seconds the measured work.
+    """One run of a stage. Times are ISO 8601 in UTC; seconds is the measured work.
 
-    status: running, finished, failed, interrupted (its process ended before it did) or damaged.
-    config: the settings that decide the result; inputs: role to run id; cost: resources other
-    than time (such as users_trained); summary: the results.
+    status: running, finished, failed, interrupted (its process ended first) or damaged. config: the
+    settings that decide the result; inputs: run ids by role; cost: resources other than time, such
+    as users_trained; summary: the results.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def published(self) -> dict[str, Any] | None:
-        """Where a run that was added from a published archive was measured; None for own runs.
+        """The origin of a run that was added from a published archive; None for a run of this workspace.
 
         See `puma_engine.pipeline.publishing`.
         """
@@ -81,12 +81,12 @@ def now() -> str:
 
 
 def to_json(value: Any, label: str) -> str:
-    """Return JSON text; numbers of numpy become plain, NaN and infinities null."""
+    """Return JSON text; NumPy numbers become plain, NaN and infinity become null."""
     return json.dumps(plain(value, label), ensure_ascii=False)
 
 
 def plain(value: Any, label: str) -> Any:
-    """Return a value made of JSON types only, or raise StoreError naming `label`."""
+    """Convert a value to JSON types. Raises StoreError, which names `label`."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -103,14 +103,14 @@ def plain(value: Any, label: str) -> Any:
 
 
 def checked_run_id(run_id: str) -> str:
-    """Return a run id, or raise StoreError: ids are parts of paths."""
+    """Return a run id; raise StoreError if it is invalid, since ids are parts of paths."""
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         raise StoreError(f"{run_id!r} is not a run id; an id has 16 hexadecimal digits.")
     return run_id
 
 
 def checked_file_name(name: str) -> str:
-    """Return the name of an artifact, or raise StoreError: names are parts of paths."""
+    """Return the name of an artifact; raise StoreError if it is invalid, since names are parts of paths."""
     if not isinstance(name, str) or not FILE_NAME.fullmatch(name):
         raise StoreError(
             f"{name!r} cannot name an artifact; use letters, digits, dot, dash and underscore."
@@ -119,7 +119,7 @@ def checked_file_name(name: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a run, or raise StoreError."""
+    """Return the name of a run; raise StoreError if it is invalid."""
     if not isinstance(name, str) or not name.strip():
         raise StoreError("A run needs a name; none came.")
     if len(name) > MAX_NAME or not name.isprintable():
@@ -130,7 +130,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_member(value: str, allowed: tuple[str, ...], label: str) -> str:
-    """Return a value that is one of those allowed, or raise StoreError."""
+    """Return a value; raise StoreError if it is not one of the allowed ones."""
     if value not in allowed:
         raise StoreError(f"{value!r} is not a {label}; it is one of {', '.join(allowed)}.")
     return value
@@ -138,7 +138,7 @@ def checked_member(value: str, allowed: tuple[str, ...], label: str) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python, this package and those that decide results."""
+    """Return the versions of Python, this package, and packages that influence results."""
     packages = {"python": platform.python_version(), "puma_engine": __version__}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

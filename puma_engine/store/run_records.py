@@ -1,7 +1,7 @@
 """The record of a finished run beside its files, and its checksums.
 
-runs/<run id>/run.json holds the rows that the database has of a finished run. A database that was
-lost, or whose rows were damaged, is made again from these records.
+runs/<run id>/run.json has the database rows of a finished run. A lost or damaged database is
+rebuilt from these records.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from puma_engine.store.records import KINDS
 
 RECORD = "run.json"
 FORMAT = 1
-# What never changes of a finished run, and so is covered by its checksum. Name and note may change.
+# Columns of a finished run that never change and are covered by its checksum. Name and note may change.
 SEALED = (
     *("id", "kind", "status", "config", "seed", "versions", "device", "created", "started"),
     *("finished", "seconds", "cost", "summary"),
@@ -26,12 +26,12 @@ SEALED = (
 ARTIFACT_COLUMNS = ("name", "format", "file", "sha256", "bytes", "rows", "created")
 METRIC_COLUMNS = ("method", "split", "metric", "value", "low", "high", "n")
 
-# Runs whose rows this process has compared with their checksum: database, run and checksum.
+# Database, run and checksum of runs whose rows this process has compared with their checksum.
 _WHOLE: set[tuple[str, str, str]] = set()
 
 
 def row_checksum(row: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the checksum of a run's row, as the database holds it, and of its inputs."""
+    """Return the checksum of a run's row in the database and of its inputs."""
     return _checksum([[row[name] for name in SEALED], sorted(inputs.items())])
 
 
@@ -44,12 +44,12 @@ def results_checksum(
 
 
 def _checksum(values: Any) -> str:
-    # The text of a float in Python determines it exactly.
+    # In Python the text of a float determines it exactly.
     return hashlib.sha256(repr(values).encode()).hexdigest()[:32]
 
 
 def damaged_results(run_id: str) -> str:
-    """Return the sentence about a run whose rows of files or metrics changed."""
+    """Return the error sentence for a run whose rows of files or metrics changed."""
     return (
         f"The rows of the run {run_id} in the database are damaged (its files or metrics); `puma "
         "doctor --rebuild` restores them from the record beside its files."
@@ -81,7 +81,7 @@ class RunRecords(WorkspaceDatabase):
         return self.query(f"SELECT {columns} FROM metrics WHERE run_id = ? ORDER BY id", [run_id])
 
     def results_are_intact(self, run_id: str) -> bool:
-        """Return whether the rows of a run's files and metrics are those that were stored."""
+        """Return whether the rows of a run's files and metrics match their checksum."""
         rows = self.query("SELECT results_checksum FROM runs WHERE id = ?", [run_id])
         stored = rows[0]["results_checksum"] if rows else None
         if stored is None:
@@ -91,9 +91,9 @@ class RunRecords(WorkspaceDatabase):
         )
 
     def runs_with_damaged_results(self, run_id: str | None = None) -> list[str]:
-        """Return the runs (or the one, if it is) whose rows of files or metrics were damaged.
+        """Return the ids of runs with damaged rows of files or metrics, among all runs or of one.
 
-        Each run is compared with its checksum once a process.
+        A process compares each run with its checksum once.
         """
         chosen = "results_checksum NOT NULL" + (" AND id = ?" if run_id else "")
         sql = f"SELECT id, results_checksum FROM runs WHERE {chosen}"
@@ -134,7 +134,7 @@ class RunRecords(WorkspaceDatabase):
 
 
 def _put_back(path: Path, before: bytes | None) -> None:
-    """Give a record the content that it had; remove it where that fails, since `scrub` writes it anew."""
+    """Restore the earlier content of a record; remove it if that fails, since `scrub` writes it anew."""
     with suppress(StoreError):
         if before is not None:
             atomic_write(path, lambda temporary: temporary.write_bytes(before))

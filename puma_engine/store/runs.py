@@ -28,7 +28,7 @@ _SELECT = (
     "SELECT runs.*, (SELECT json_group_object(role, input_id) FROM run_inputs"
     " WHERE run_id = runs.id) AS inputs FROM runs"
 )
-# Tables whose rows of a run are deleted when it starts again.
+# Tables from which the rows of a run are deleted when it starts again.
 _RESULT_TABLES = ("run_inputs", "artifacts", "metrics", "user_metrics", *set(DETAILS.values()))
 MIN_PREFIX = 4
 
@@ -43,7 +43,7 @@ class Runs(RunRecords):
         inputs: Mapping[str, str],
         seed: int | None = None,
     ) -> str:
-        """Return the id of a run: 16 hexadecimal digits of a hash of what decides its result."""
+        """Return the id of a run: 16 hexadecimal digits of a hash of kind, settings, inputs and seed."""
         content = {"kind": kind, "config": plain(config, "settings"), "inputs": dict(inputs)}
         return stable_hash(content if seed is None else content | {"seed": int(seed)})
 
@@ -56,11 +56,11 @@ class Runs(RunRecords):
         inputs: Mapping[str, str],
         seed: int | None = None,
     ) -> Run:
-        """Return the finished run of these settings and inputs, or start it under the same id.
+        """Return the finished run with these settings and inputs, or start it.
 
-        A run that starts again loses what an earlier attempt stored, except its checkpoints.
-        Raises StoreError while another process works on the same run, or for an input that is
-        not finished.
+        A run that starts again deletes the results of an earlier attempt, except its checkpoints.
+        Raises StoreError while another process works on the same run, or for an input that is not
+        finished.
         """
         checked_member(kind, KINDS, "kind of run")
         checked_name(name)
@@ -127,7 +127,7 @@ class Runs(RunRecords):
         cost: Mapping[str, Any] | None = None,
         summary: Mapping[str, Any] | None = None,
     ) -> Run:
-        """Mark a run as finished; after that only its name and note change. Raises StoreError.
+        """Mark a run as finished; afterwards only its name and note may change. Raises StoreError.
 
         seconds: the measured work; cost and summary: JSON values, as in `Run`.
         """
@@ -145,7 +145,7 @@ class Runs(RunRecords):
         return self._get(run_id)
 
     def fill_details(self, run: Run) -> None:
-        """Fill the typed row of a finished run from what it records; part of a transaction."""
+        """Fill the typed row of a finished run from its config, cost and summary; part of a transaction."""
         table = DETAILS.get(run.kind)
         if table is None:
             return
@@ -159,7 +159,7 @@ class Runs(RunRecords):
         )
 
     def fail(self, run_id: str, error: str, *, interrupted: bool = False) -> Run:
-        """Mark a run as failed (or interrupted) with its reason; beginning it again resumes."""
+        """Mark a run as failed (or interrupted) with the reason; starting it again resumes it."""
         status = "interrupted" if interrupted else "failed"
         with self.transaction():
             self._check_running(run_id)
@@ -171,7 +171,7 @@ class Runs(RunRecords):
         return self._get(run_id)
 
     def _check_running(self, run_id: str) -> None:
-        """Raise StoreError unless a run is running, so that it takes results."""
+        """Raise StoreError unless a run is running, so that results can be stored."""
         rows = self.query("SELECT status FROM runs WHERE id = ?", [checked_run_id(run_id)])
         if not rows:
             raise NotFoundError(f"There is no run {run_id} in {self.root}.")
@@ -183,9 +183,9 @@ class Runs(RunRecords):
     def run(self, reference: str, *, alone: bool = False) -> Run:
         """Return a run by id, name or prefix of the id. Raises NotFoundError, StoreError.
 
-        Of several the meant one, as `preferred_runs` says. A reference that is the name of one
-        finished run and begins the id of another is refused. alone: whether any reference is
-        refused to which several runs answer.
+        Of several matching runs, `preferred_runs` chooses. A reference that is the name of one
+        finished run and the beginning of another one's id is refused. alone: refuse every reference
+        that several runs match.
         """
         runs = self.matches(reference)
         if not alone:
@@ -200,9 +200,9 @@ class Runs(RunRecords):
         return runs[0]
 
     def matches(self, reference: str) -> list[Run]:
-        """Return the runs that a reference may mean: the run of that id, else by name or prefix.
+        """Return the runs that match a reference: the run with that id, otherwise by name or prefix of the id.
 
-        Raises NotFoundError if it is empty or no text.
+        Raises NotFoundError if the reference is empty or no text.
         """
         if not isinstance(reference, str) or not reference:
             raise NotFoundError("A run needs an id or a name; none came.")
@@ -222,9 +222,10 @@ class Runs(RunRecords):
         return self._run_of(rows[0])
 
     def _run_of(self, row: Mapping[str, Any]) -> Run:
-        """Return the run of a row; one whose process is gone is interrupted.
+        """Return the run of a row; a running one whose process has ended is interrupted.
 
-        A row that is not what was stored, or no JSON, gives a damaged run, with what can be read.
+        A row that has changed or is no valid JSON gives a damaged run with the values that can be
+        read.
         """
         values = {name: row[name] for name in Run.__dataclass_fields__}
         damaged = False
@@ -257,7 +258,7 @@ class Runs(RunRecords):
         if kind is not None:
             conditions.append("kind = ?")
             values.append(checked_member(kind, KINDS, "kind of run"))
-        # A row may still say running when its process is gone, and finished when it is damaged.
+        # The status of a row may be running though its process has ended, or finished though it is damaged.
         if status is not None and checked_member(status, STATUSES, "status of runs") != "damaged":
             stored = "running" if status == "interrupted" else status
             conditions.append("status IN (?, ?)")
@@ -283,7 +284,7 @@ class Runs(RunRecords):
         return [self._run_of(row) for row in rows]
 
     def rewrite_summary(self, run_id: str, summary: Mapping[str, Any]) -> None:
-        """Replace the summary of a finished run, as the erasure of a user has to."""
+        """Replace the summary of a finished run, for the erasure of a user."""
         with self.transaction() as db:
             self._get_undamaged(run_id)
             db.execute(
@@ -305,7 +306,7 @@ class Runs(RunRecords):
         with self.transaction() as db:
             db.execute(f"UPDATE runs SET {column} = ? WHERE id = ?", [value, run_id])
         if (path := self.record_path(run_id)).is_file():
-            with suppress(StoreError):  # a record that is damaged stays for `verify` to name
+            with suppress(StoreError):  # `verify` reports a damaged record
                 record = read_record(path)
                 record["run"][column] = value
                 write_json(path, record)
@@ -324,7 +325,7 @@ class Runs(RunRecords):
     def delete_all(self, run_id: str) -> list[Run]:
         """Delete a run and everything that was made from it; return what was deleted.
 
-        Raises StoreError, before anything is deleted, if one of them is being worked on.
+        Raises StoreError, before anything is deleted, if a process works on one of them.
         """
         runs = [self._get(run_id), *self.descendants(run_id)]
         for run in runs:
@@ -359,10 +360,10 @@ class Runs(RunRecords):
 
 
 def preferred_runs(runs: Sequence[Run], reference: str) -> list[Run]:
-    """Return which of the runs that answer to a reference it means: one, unless several are alike.
+    """Return the preferred runs among those that match a reference; more than one if it is ambiguous.
 
-    The workspace's own finished runs, else those that were published elsewhere, else, of runs of this
-    name that failed or did not finish, the newest. runs: the oldest first.
+    Preferred are finished runs of this workspace, then published ones, then the newest run of this
+    name that failed or did not finish. runs: the oldest first.
     """
     finished = [run for run in runs if run.status == "finished"]
     local = [run for run in finished if run.published is None]

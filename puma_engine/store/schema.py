@@ -1,4 +1,4 @@
-"""The tables of a workspace, as numbered steps whose result never changes once released."""
+"""The tables of a workspace, as numbered migrations that never change after a release."""
 
 from sqlite_utils import Database
 from sqlite_utils.db import ForeignKey, Table
@@ -6,7 +6,7 @@ from sqlite_utils.migrations import Migrations
 
 MIGRATIONS = Migrations("puma")
 
-# One typed row a run, by kind; columns are filled from its summary, config and cost.
+# Tables by kind with one typed row for each run, whose columns are filled from summary, config and cost.
 DETAILS = {
     "dataset": "datasets",
     "backbone": "backbones",
@@ -105,7 +105,7 @@ def _details(db: Database) -> None:
         "prompt_tables": "role template users:int tokens:int width:int users_trained:int",
         "selections": "strategy budget:int share:float selected:int users:int",
     }.items():
-        # Not strict: a fact of an unexpected type must not undo a finished run.
+        # Not strict, since a value of an unexpected type must not undo a finished run.
         keys = (_of_run(name),)
         _create(db, name, f"run_id {columns}", pk="run_id", foreign_keys=keys, strict=False)
 
@@ -152,7 +152,7 @@ def _file_hashes(db: Database) -> None:
         pk="path",
         not_null="size mtime_ns ctime_ns inode sha256",
     )
-    # Of backbones whose recorded fingerprint does not count large files whole.
+    # For backbones whose recorded fingerprint does not cover large files as a whole.
     db.table("backbones").add_column("content_fingerprint", str)
 
 

@@ -1,4 +1,4 @@
-"""Folders for the temporary files of one process, removed by the next process if that one was killed."""
+"""Folders for temporary files of a process; the next process removes those of killed processes."""
 
 import contextlib
 import os
@@ -11,21 +11,21 @@ from pathlib import Path
 from puma_engine.errors import StoreError
 from puma_engine.store import locks
 
-# The folder under which they are made (default: that of temporary files).
+# Environment variable with the parent folder (default: the folder of temporary files).
 VARIABLE = "PUMA_CLUSTER_SCRATCH"
 _HELD = contextlib.ExitStack()
 
 
 def scratch_folder() -> Path:
-    """Make a folder that stays until this process ends, and remove those of ended processes.
+    """Make a folder that exists until this process ends, and remove those of ended processes.
 
-    Raises StoreError where another user could point it elsewhere.
+    Raises StoreError if another user could redirect it.
     """
     root = Path(os.environ.get(VARIABLE) or tempfile.gettempdir()) / f"puma-{os.getuid()}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = root.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        # Whoever made it could have folders elsewhere removed as scratch folders, and read models.
+        # The user who made it could have other folders removed as scratch folders, and read models.
         raise StoreError(
             f"The scratch folder {root} of {socket.gethostname()} is a link, or another user's; remove it, "
             f"or name another folder with {VARIABLE}."

@@ -18,7 +18,7 @@ from puma_engine.store.records import RUN_ID
 _log = logging.getLogger("puma_engine.store")
 VARIABLE = "PUMA_WORKSPACE"
 DEFAULT = "workspace"
-# Keys and values of items that models have read, see `puma_engine.backbone.prefix_store`.
+# Folder of cached keys and values of items, see `puma_engine.backbone.prefix_store`.
 ITEM_CACHE = "cache/items"
 
 
@@ -33,9 +33,9 @@ class Workspace(Artifacts, Metrics, FileHashes):
     def open(cls, path: Path | str | None = None, *, create: bool = False) -> Workspace:
         """Open a workspace folder (default: PUMA_WORKSPACE, else ./workspace).
 
-        Its database is brought up to date. A folder that cannot be written is opened for viewing.
-        Raises NotFoundError if there is none (unless create), and StoreError if it cannot be read, was
-        used by a newer version, or lost its database.
+        The schema of its database is updated. A folder that cannot be written is opened for
+        viewing. Raises NotFoundError if it does not exist (unless create), and StoreError if it
+        cannot be read, was used by a newer version, or has lost its database.
         """
         root = locate(path)
         if not has_database(root) and not create:
@@ -63,10 +63,10 @@ class Workspace(Artifacts, Metrics, FileHashes):
         return ws
 
     def seal_runs(self) -> None:
-        """Store checksums and records of finished runs that lack them: those of earlier versions.
+        """Store missing checksums and records of finished runs, which earlier versions did not write.
 
-        A run that cannot be sealed is logged and skipped: a full disk or a damaged table must not
-        keep the workspace from opening, nor the other runs from their records.
+        A run that fails is logged and skipped: a full disk or a damaged table must not prevent
+        opening the workspace, or the records of other runs.
         """
         missing = "SELECT id FROM runs WHERE status = 'finished' AND checksum IS NULL"
         with suppress(StoreError):
@@ -80,15 +80,15 @@ class Workspace(Artifacts, Metrics, FileHashes):
 
 
 def _make_private(root: Path) -> None:
-    """Make the folder of a workspace, for its owner alone.
+    """Make the folder of a workspace, accessible to its owner only.
 
-    An empty folder that is there keeps what its owner gave to a group; others lose their access. A
-    folder that holds something stays as it is.
+    An existing empty folder keeps the rights of its group; others lose access. A folder with
+    content is not changed.
     """
     if not root.is_dir():
         make_folder(root, 0o700)
         return
-    # Whoever uses another user's folder may not change it.
+    # The rights of another user's folder cannot be changed.
     with suppress(OSError):
         if not any(root.iterdir()):
             root.chmod(root.stat().st_mode & 0o2770)
@@ -111,7 +111,7 @@ def has_database(root: Path) -> bool:
             "its rights."
         ) from error
     if lost:
-        # A new database would not know the files beside it.
+        # A new database would not have the runs of the files beside it.
         state = "missing" if size is None else "empty"
         raise StoreError(
             f"The database {file} is {state}, but there are runs beside it; `puma doctor --rebuild` "
@@ -121,7 +121,7 @@ def has_database(root: Path) -> bool:
 
 
 def may_be_written(root: Path) -> bool:
-    """Return whether this user may write a workspace's folder and database; also on a read-only disk."""
+    """Return whether this user can write a workspace's folder and database; False on a read-only disk."""
     file = root / DATABASE
     effective = os.access in os.supports_effective_ids
     places = (root, file) if file.exists() else (root,)
