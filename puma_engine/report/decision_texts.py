@@ -1,4 +1,4 @@
-"""The decision on a comparison in words: its question, four figures, breakpoints and fine print."""
+"""Texts about the decision on a comparison: its question, four figures, breakpoints and fine print."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange
 
 # Methods without a language model that know users.
 PERSONAL_BASELINES = [BASELINES[name].label for name in ("user_item_bias", "matrix_factorisation")]
-# Largest accepted errors of a scale, as shares.
+# Possible ends of the scale of accepted errors, as shares.
 SCALE_ENDS = (0.05, 0.10, MAX_MARGIN)
-# Plans that the line below a scale names; the rest are counted.
+# Number of plans that are named below the scale; the others are counted.
 MOST_NAMED = 3
 
 
 class Tile(NamedTuple):
-    """One figure of a decision: its name, value, and what the value is of or between."""
+    """One figure of a decision: its name, its value, and a text with the reference or interval."""
 
     label: str
     value: str
@@ -42,7 +42,7 @@ def aspect_name(task: str, aspect: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in whole percent, or a dash where it is not known."""
+    """Return a share in whole percent, or a dash if it is unknown."""
     if pd.isna(share) or math.isinf(share):
         return "–"
     # An integer, which has no "-0 %".
@@ -63,7 +63,7 @@ def behaviour_title(anchors: int, unit: str) -> str:
 
 
 def kept_tile(task: str, plan: pd.Series, aspect: str) -> Tile:
-    """Return what a plan keeps of full retraining's gain in an aspect, with its interval."""
+    """Return a tile with the share of full retraining's gain that a plan keeps in an aspect, and its interval."""
     prefix = "kept" if aspect == "level" else "ranking"
     over = REFERENCES.get(plan["reference"], "")
     text = f"of retraining's gain over {over}" if over else "no sure gain to keep a share of"
@@ -79,7 +79,7 @@ def metric_of(task: str, aspect: str) -> str:
 
 
 def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Tile:
-    """Return what a plan costs: arithmetic first where it is known, seconds and their price beside it.
+    """Return a tile with the cost of a plan: arithmetic if it is known, with seconds and their price.
 
     base: the full retraining. hour: the price of an hour of the device.
     """
@@ -96,14 +96,14 @@ def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Ti
 
 
 def _saved(share: float) -> str:
-    """Say how much of a cost is saved, "" where nothing is."""
+    """Return how much of a cost is saved in words, "" if nothing is."""
     return f", {percent(1 - share)} saved" if round(100 * share) < 100 else ""
 
 
 def worse_off_tile(effects: UserEffects | None) -> Tile:
-    """Return how many people are surely worse off than with retraining.
+    """Return a tile with the number of people who are surely worse off than with retraining.
 
-    effects: None where predictions are gone.
+    effects: None if predictions are missing.
     """
     label = "People surely worse off"
     if effects is None:
@@ -119,9 +119,9 @@ def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
 
 
 def breakpoint_text(ranges: tuple[DecisionRange, ...], limit: int | None = None) -> str:
-    """Say from which accepted error on which migration is recommended.
+    """Return a sentence on which migration is recommended from which accepted error on.
 
-    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. limit: how many changes are named,
+    ranges: of `puma_engine.evaluation.verdict.decision_ranges`. limit: number of changes to name,
     those of the smallest errors; None for all. The others are counted.
     """
     parts = [
@@ -135,28 +135,28 @@ def breakpoint_text(ranges: tuple[DecisionRange, ...], limit: int | None = None)
 
 
 def range_text(part: DecisionRange) -> str:
-    """Name a range of accepted errors and its decision: 0.1 % to 1.1 %: Not settled."""
+    """Return a range of accepted errors with its decision: 0.1 % to 1.1 %: Not settled."""
     low, high = format_percent(part.low), format_percent(part.high)
     span = low if low == high else f"{low} to {high}"
     return f"{span}: {decision_label(part)}"
 
 
 def ranges_text(ranges: tuple[DecisionRange, ...]) -> str:
-    """Name all ranges of accepted errors and their decisions, for readers who do not see them."""
+    """Return all ranges of accepted errors with their decisions, for screen readers."""
     return f"What follows from the accepted error: {'; '.join(map(range_text, ranges))}."
 
 
 def slider_max(ranges: tuple[DecisionRange, ...], margin: float) -> float:
-    """Return the largest accepted error of a scale, a share.
+    """Return the end of the scale of accepted errors, a share.
 
-    It has room for every recommendation, and for a margin.
+    The scale includes every recommendation and the margin.
     """
     needed = max([margin, *(1.1 * part.low for part in recommended(ranges))])
     return next((end for end in SCALE_ENDS if needed <= end), SCALE_ENDS[-1])
 
 
 def decision_label(part: DecisionRange) -> str:
-    """Return a short name of a decision: what is chosen, or that it is open."""
+    """Return a short name of a decision: the chosen plan, or that it is not settled."""
     name = _who(part.method)
     return {
         "migrate": name,
@@ -175,7 +175,7 @@ def plan_label(plan: Any) -> str:
 
 
 def _who(method: str) -> str:
-    """Return which users train a migration, and whether it was refined, from its name."""
+    """Return from the name of a migration which users train it, and whether it was refined."""
     users = method.removeprefix("Migration trained on ").removeprefix("Migration ")
     return capitalised(re.sub(r", refined for .*", ", refined", users))
 
@@ -188,11 +188,11 @@ def fine_print(
     published: int,
     disagreement: str,
 ) -> str:
-    """Say what methods without a language model reach, over how many seeds, and what disagrees.
+    """Return the fine print: methods without a language model, seeds, and where metrics disagree.
 
-    plans: of `puma_engine.evaluation.plan_summary.plan_table`. seeds: how many the plans of the
-    comparison have. spread: of `puma_engine.evaluation.plan_summary.seed_spread`. published: how many
-    methods were measured before. disagreement: the verdict's.
+    plans: of `puma_engine.evaluation.plan_summary.plan_table`. seeds: of the comparison's
+    trainings, see `ComparisonSetup`. spread: of `puma_engine.evaluation.plan_summary.seed_spread`.
+    published: number of methods that come from published runs. disagreement: of the verdict.
     """
     metric = METRICS[PRIMARY_METRIC[task]]
     simple = plans[plans["method"].isin(PERSONAL_BASELINES) & plans["value"].notna()]
@@ -208,7 +208,7 @@ def fine_print(
             for share, aspect in ((row.kept, level), (row.ranking, ranking))
             if not pd.isna(share)
         ]
-        if both and parts:  # The first one says of what.
+        if both and parts:  # The first part has named the aspects.
             parts.append(f"{name} {percent(row.kept)} and {percent(row.ranking)} ({reached})")
         elif kept:
             parts.append(f"{name} keeps {' and '.join(kept)} ({reached})")

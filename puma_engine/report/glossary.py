@@ -1,4 +1,4 @@
-"""The glossary: terms, settings of jobs and steps in plain words, for the report and the dashboard."""
+"""The glossary: terms, settings of jobs, and steps in plain words, for report and dashboard."""
 
 from __future__ import annotations
 
@@ -81,8 +81,7 @@ TERMS = {
 } | {metric.name: metric.definition for metric in METRICS.values()}
 
 
-# What jobs store of what they were asked, by stored name. Other names are shown as they are spelled,
-# with spaces and a capital letter.
+# Settings of jobs in plain words, by stored name. Other names are shown with spaces and a capital letter.
 SETTINGS = {
     "backbone": "Model",
     "backbones": "Models",
@@ -113,7 +112,7 @@ SETTINGS = {
     "umap": "Maps by UMAP, too",
     "users": "Users",
 }
-# The same name says something else in some commands.
+# Names that mean something else in some commands.
 SETTINGS_OF = {
     "import_dataset": {"source": "Kind of data, or file"},
     "project": {"source": "Prompts of the old model"},
@@ -146,7 +145,7 @@ def setting(name: str, command: str = "") -> str:
 
 
 def step_title(title: str) -> str:
-    """Return the title of a step of a job in plain words; titles that are sentences stay."""
+    """Return the title of a step of a job in plain words; titles that are sentences are unchanged."""
     if title in STEPS:
         return STEPS[title]
     if title in BASELINES:
@@ -164,5 +163,5 @@ _MIGRATED = re.compile(r"migrated ([\d.]+ %)")
 
 
 def heading(term: str) -> str:
-    """Return a term as a heading: a metric's label, else the term with a capital letter."""
+    """Return a term as a heading: the label of a metric, otherwise the term with a capital letter."""
     return METRICS[term].heading if term in METRICS else term[0].upper() + term[1:]

@@ -1,7 +1,7 @@
 """A comparison as one HTML file that a stakeholder can read, print and forward.
 
-It loads nothing: charts are inline SVG, and its content security policy forbids the rest. The
-templates escape every text. `puma_engine.pipeline.reporting` gathers what it shows.
+It loads nothing: charts are inline SVG, and its content security policy forbids everything else.
+The templates escape every text. `puma_engine.pipeline.reporting` collects its content.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ MAX_REFINED = 500
 class Report:
     """The content of a report.
 
-    details: names and values of what was measured. methods and scores: the comparison's tables,
+    details: names and values about the measurement. methods and scores: the comparison's tables,
     methods in the order to show. shares: the table of `puma_engine.evaluation.shares_kept`. impact:
-    the impact of the judged migration on users, or None. lineage: every run that the comparison
-    came from, itself first. written: the time of writing.
+    the impact of the judged migration on users, or None. lineage: the comparison and all runs that
+    it was made from. written: the time of writing.
     """
 
     run: Run
@@ -77,7 +77,7 @@ def render(report: Report) -> str:
 
 
 def _methods(report: Report, metrics: list[str]) -> dict[str, Any]:
-    """The table of methods, its charts, and the legend of kinds."""
+    """Return the table of methods, its charts, and the legend of kinds."""
     metric = METRICS[PRIMARY_METRIC[report.run.summary["task"]]]
     scores = {(row.method, row.metric): row for row in report.scores.itertuples()}
     primary = report.scores[report.scores["metric"] == metric.name].drop(columns="kind")
@@ -121,7 +121,7 @@ def _methods(report: Report, metrics: list[str]) -> dict[str, Any]:
 
 
 def _shares(report: Report) -> dict[str, Any] | None:
-    """The table of what methods keep of full retraining's gains; None without a reference."""
+    """Return the table of shares of full retraining's gains that methods keep; None without a reference."""
     task, shares = report.run.summary["task"], report.shares
     if shares.empty:
         return None
@@ -146,7 +146,7 @@ def _shares(report: Report) -> dict[str, Any] | None:
 
 
 def _users(report: Report) -> dict[str, Any] | None:
-    """The impact on users: sentences, charts and tables."""
+    """Return the impact on users: sentences, charts and tables."""
     impact, ratings = report.impact, report.run.summary["task"] == "rating"
     if impact is None:
         return None

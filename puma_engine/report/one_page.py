@@ -1,7 +1,7 @@
 """The decision on a comparison as one printable page: question, verdict, four figures, two pictures.
 
 The page is one HTML file that loads nothing and prints on one sheet of A4.
-`puma_engine.pipeline.reporting` gathers what it shows.
+`puma_engine.pipeline.summary_page` collects its content.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from puma_engine.report.decision_texts import Tile
 from puma_engine.report.templating import environment
 from puma_engine.report.theme import DECISIONS
 
-MAX_NAME = 26  # letters of a plan's name in the chart
+MAX_NAME = 26  # characters of a plan's name in the chart
 
 
 @dataclass(frozen=True)
 class OnePage:
     """The content of the page.
 
-    context: what was measured, when and where. margin: the accepted error, a share. ranges: of
-    `puma_engine.evaluation.verdict.decision_ranges`, none without a full retraining. tiles: none
-    without a judged migration. plans: of `puma_engine.evaluation.plan_summary.plan_table`, with the
-    judged migration first. behaviour: a frame of `puma_engine.pipeline.user_behaviour` for the
-    panels ("Old model", "Migrated", "Retrained") in this order, None where predictions are gone;
-    anchors: the number of items that it is over, 0 for held-out records. published: where it was
-    measured, "" for a comparison of the workspace. address: of the Summary in a dashboard, None
-    where it is not known. written: the time of writing.
+    context: data, date and device of the measurement. margin: the accepted error, a share. ranges:
+    of `puma_engine.evaluation.verdict.decision_ranges`, empty without a full retraining. tiles:
+    empty without a judged migration. plans: of `puma_engine.evaluation.plan_summary.plan_table`,
+    with the judged migration first. behaviour: a frame of `puma_engine.pipeline.user_behaviour` for
+    the panels ("Old model", "Migrated", "Retrained") in this order, None if predictions are
+    missing; anchors: number of anchor items, 0 if held-out records are shown. published: origin of
+    a published comparison, otherwise "". address: of the Summary in a dashboard, None if unknown.
+    written: the time of writing.
     """
 
     setup: ComparisonSetup
@@ -80,14 +80,14 @@ def render_one_page(page: OnePage) -> str:
 
 
 def _bar(page: OnePage) -> list[dict[str, Any]]:
-    """The parts of the decision strip: decision, label, start, width, and whether the margin is in it."""
+    """Return the parts of the decision strip: decision, label, start, width, and whether it has the margin."""
     end = decision_texts.slider_max(page.ranges, page.margin)
     return [
         {
             "decision": part.decision,
             "label": decision_texts.decision_label(part),
             "start": format_percent(part.low) if number else "",
-            # The scale has steps of 0.1 %, and a part ends half a step after its last one.
+            # The scale has steps of 0.1 %; a part ends half a step after its last step.
             "width": f"{1000 * (min(part.high, end) - part.low) + 1:.0f}",
             "here": part.low - 0.0005 < page.margin <= part.high + 0.0005,
         }
@@ -97,7 +97,7 @@ def _bar(page: OnePage) -> list[dict[str, Any]]:
 
 
 def _costs(page: OnePage) -> svg.Chart | None:
-    """The picture of what plans cost and keep; None where there is nothing to compare."""
+    """Return the chart of costs and kept shares of the plans; None if there are fewer than two."""
     rows = plan_costs(page.plans)
     if len(rows) < 2:
         return None
@@ -120,7 +120,7 @@ def _costs(page: OnePage) -> svg.Chart | None:
 
 
 def _behaviour(page: OnePage) -> Mapping[str, Any] | None:
-    """The pictures of users' predictions, one a panel; None where predictions are gone."""
+    """Return the charts of users' predictions, one for each panel; None if predictions are missing."""
     users = page.behaviour
     if users is None or users.empty:
         return None

@@ -1,7 +1,7 @@
-"""Charts as static SVG, which a browser without scripts shows and a printer prints.
+"""Charts as static SVG, for browsers without scripts and for printing.
 
-Own code, since libraries that draw static charts need a browser (Plotly with Kaleido) or are a
-large dependency (Matplotlib).
+Libraries for static charts need a browser (Plotly with Kaleido) or are a large dependency
+(Matplotlib).
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ class Scale:
 class Chart:
     """A chart, drawn by templates/chart.svg; templates print it as inline SVG.
 
-    width, height: in pixels. x, y: scales of the axes; the y axis is drawn if it has a label. All else
-    is in pixels. lines: x1, y1, x2, y2, colour, width, dashes. bars: left, top, width, height,
-    colour. dots: colour, and x, y of each. labels: x, y, text, and which part of it is at x (start,
+    width, height: in pixels. x, y: scales of the axes; the y axis is drawn if it has a label. All
+    other values are in pixels. lines: x1, y1, x2, y2, colour, width, dashes. bars: left, top,
+    width, height, colour. dots: colour, and x, y of each. labels: x, y, text, and anchor (start,
     middle or end). marks: kind of prompts, x, y, tooltip.
     """
 
@@ -147,7 +147,7 @@ def interval_rows(
     *,
     line_at: float | None = None,
 ) -> Chart:
-    """A row per method with its interval; rows: name, kind, value, low, high."""
+    """Draw a row for each method with its interval. rows: name, kind, value, low, high."""
     bounds = [value for row in rows for value in row[2:] if math.isfinite(value)]
     x = Scale.of(bounds if line_at is None else [*bounds, line_at], 228, WIDTH - 14)
     height = 70 + 26 * len(rows)
@@ -172,9 +172,9 @@ def cost_quality(
     *,
     arithmetic: bool = False,
 ) -> Chart:
-    """Quality against cost; rows: name, kind, cost, value, low, high; edge: the frontier.
+    """Draw quality against cost. rows: name, kind, cost, value, low, high; edge: the Pareto frontier.
 
-    arithmetic: costs are in percent of the baseline's arithmetic, else in seconds.
+    arithmetic: whether costs are in percent of the baseline's arithmetic, not in seconds.
     """
     x = Scale.of([row[2] for row in rows], 64, WIDTH - 14, log=True)
     y = Scale.of([value for row in rows for value in row[3:]], 300, 12)
@@ -195,7 +195,7 @@ def cost_quality(
 def user_points(
     title: str, points: Sequence[tuple[float, float]], labels: tuple[str, str]
 ) -> Chart:
-    """A dot per user: the value under two methods, and the line where they are equal."""
+    """Draw a dot for each user with the values under two methods, and the line where they are equal."""
     values = [value for point in points for value in point]
     x, y = Scale.of(values, 64, 384, pad=0.03), Scale.of(values, 332, 12, pad=0.03)
     chart = Chart(title, 384, x, y, *labels)
@@ -206,7 +206,7 @@ def user_points(
 
 
 def histogram(title: str, bins: Sequence[tuple[float, float, int]], label: str) -> Chart:
-    """Users per bin of a difference; bins: from, to, users; the line marks zero."""
+    """Draw the number of users in each bin of a difference. bins: from, to, users; a line marks zero."""
     x = Scale(bins[0][0], bins[-1][1], 64, WIDTH - 14)
     y = Scale(0, max(users for *_, users in bins) * 1.06 or 1, 240, 12)
     chart = Chart(title, 292, x, y, label, "Users")
@@ -222,7 +222,7 @@ def histogram(title: str, bins: Sequence[tuple[float, float, int]], label: str) 
 class PlanPoint:
     """A plan in a chart of cost and kept quality, in percent of full retraining's.
 
-    low, high: the interval of kept, NaN where it is not known.
+    low, high: the interval of kept, NaN if unknown.
     """
 
     label: str
@@ -239,9 +239,9 @@ def share_kept_by_cost(
     line: tuple[str, float] | None,
     labels: tuple[str, str],
 ) -> Chart:
-    """Draw what plans cost and keep as labelled points with intervals.
+    """Draw costs and kept shares of plans as labelled points with intervals.
 
-    plans: those to label first come first; a label without room beside its mark is at the end of a
+    plans: earlier ones are labelled first; a label without room beside its mark is at the end of a
     line. line: name and height of a reference. labels: of the axes.
     """
     x = Scale.of([0.0, 100.0, *(plan.cost for plan in plans)], 64, WIDTH - 14, pad=0.08)
@@ -289,8 +289,8 @@ def behaviour(
 ) -> Chart:
     """Draw a dot for each user: the mean and the spread of the predictions.
 
-    users: mean, spread, and the mean actual outcome, which is the colour. ranges: those of means, the
-    largest spread, the range of outcomes. labels: of the axes.
+    users: mean, spread, and the mean actual outcome, which is the colour. ranges: range of means,
+    largest spread, range of outcomes. labels: of the axes.
     """
     means, spread, (low, high) = ranges
     x = Scale.of(means, 46, 180, pad=0.04)

@@ -1,4 +1,4 @@
-"""Jinja2 templates of reports and charts: all text is escaped, hidden characters become spaces."""
+"""Jinja2 templates of reports and charts; all text is escaped, and hidden characters become spaces."""
 
 from __future__ import annotations
 

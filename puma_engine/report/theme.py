@@ -1,8 +1,8 @@
 """Colours, marks and names of kinds of prompts and of decisions, in reports and in the dashboard.
 
 The colours are Okabe and Ito's ("Color Universal Design", 2008), which colour-blind readers can
-distinguish, with a contrast of 3:1 or more on light and on dark pages. No meaning rests on
-colour alone: each kind has its own mark too.
+distinguish, with a contrast of 3:1 or more on light and dark pages. Each kind also has its own
+mark.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DECISIONS = {
 }
 # Viridis (van der Walt and Smith, 2015) in five steps, from small to large amounts.
 AMOUNTS = ("#440154", "#3B528B", "#21918C", "#5EC962", "#FDE725")
-NEUTRAL = "#8A8A8A"  # reference lines, and what belongs to no kind
+NEUTRAL = "#8A8A8A"  # reference lines, and marks of no kind
 
 
 def rank(kind: str) -> int:

@@ -1,4 +1,4 @@
-"""Declared experiments: `puma study NAME` makes their cells as runs and reports the results."""
+"""Declared experiments: `puma study NAME` computes their cells as runs and reports the results."""
 
 from puma_engine.studies.catalog import STUDIES, get_study
 from puma_engine.studies.cells import Cell, Options, Study

@@ -1,4 +1,4 @@
-"""Declares a study by a function that adds the cells of one data set to a builder."""
+"""Declare studies: a function adds the cells for one data set to a builder."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from puma_engine.studies.grids import Candidate, grids_for
 from puma_engine.studies.study_data import study_data
 
 SMALL_SHARE = 0.07
-# How reports call a migration that is trained on all users.
+# Name in reports of a migration that is trained on all users.
 ALL_USERS = "PUMA, all users"
-# The same, but trained on the source model's predictions: no outcome of any user is read.
+# Name of a migration trained on the source model's predictions, which reads no outcome of a user.
 WITHOUT_RECORDS = f"{ALL_USERS}, from predictions"
-# What reports add to the name of a method whose predictions are blended with a baseline's.
+# Suffix of the name of a method whose predictions are blended with a baseline's.
 BLENDED = "blended with MF"
-# Candidates of source prompts are compared by their mean over this many seeds: a single training
-# may have learned nothing.
+# Candidates of source prompts are compared by their mean over so many seeds, since a single training may
+# fail to learn.
 SOURCE_SEEDS = 2
-# The same of migrations that a few users train.
+# The same for migrations that a few users train.
 FEW_USERS_SEEDS = 2
 QUICK = {"users": 200, "seeds": (0, 1)}
 RETRAINED = {"method": "retrained"}
 
 
 def few_users(strategy: str, share: float = SMALL_SHARE) -> str:
-    """Return how reports call a migration trained on a share of users that a strategy selected."""
+    """Return the name in reports of a migration trained on a share of users that a strategy selected."""
     return f"PUMA, {share:.0%} ({strategy})"
 
 
 class Builder:
-    """Collects the cells of one data set. Methods that add a cell return its full name."""
+    """Collects the cells for one data set. Methods that add a cell return its full name."""
 
     def __init__(self, options: Options, dataset: str) -> None:
         data = study_data(dataset)
@@ -76,7 +76,7 @@ class Builder:
         return self.add(name, "fit_prompts", settings, {"dataset": self.data}, settings_from)
 
     def prompts(self, role: str, backbone: str, seed: int, *args: Any, **settings: Any) -> str:
-        """Fit the study's prompts of a role on a backbone; other arguments as for `fit`."""
+        """Fit prompts of a role, with a name made from role, backbone and seed; other arguments as for `fit`."""
         return self.fit(f"{role} {backbone} {seed}", role, backbone, seed, *args, **settings)
 
     def sources(self, settings_from: str | None = None) -> dict[int, str]:
@@ -88,7 +88,7 @@ class Builder:
         }
 
     def source_and_retraining(self, backbones: Sequence[str], seed: int) -> dict[str, str]:
-        """Fit prompts on each backbone: sources for the others, scored as its full retraining."""
+        """Fit prompts on each backbone, as sources for the others; score them as full retraining."""
         tables = {backbone: self.prompts("source", backbone, seed) for backbone in backbones}
         for backbone, table in tables.items():
             labels = {"origin": None, "target": backbone, "kind": "retrained"}
@@ -98,7 +98,7 @@ class Builder:
     def select(
         self, source: str, strategy: str, share: float, seed: int, origin: str | None = None
     ) -> str:
-        """Select users from source prompts; origin: their backbone, where a study has several."""
+        """Select users from source prompts. origin: their backbone, if a study has several."""
         settings = {"strategy": strategy, "share": share, "seed": seed}
         name = f"users by {strategy} {share:g} {seed}" + (f" on {origin}" if origin else "")
         return self.add(name, "select", settings, {"prompts": source})
@@ -114,7 +114,7 @@ class Builder:
     ) -> str:
         """Migrate source prompts to the target or, in settings, another backbone.
 
-        selection: The cell of the users who train the adapter; None: all users train it.
+        selection: the cell that selects the users who train the adapter; None: all users train it.
         """
         settings = {"target": self.options.target, "seed": seed} | settings
         inputs: Inputs = {"sources": source} | ({"selection": selection} if selection else {})
@@ -143,7 +143,7 @@ class Builder:
     ) -> str:
         """Score prompts on the test split.
 
-        name: of the cell, where prompts are scored more than once. settings: of the evaluation.
+        name: of the cell, if prompts are scored more than once. settings: of the evaluation.
         """
         labels = {"dataset": self.dataset} | labels
         name = f"score of {prompts if name is None else name}"
@@ -157,7 +157,7 @@ class Builder:
             self.add(f"score of {name}", "evaluate", {"subject": name}, data, labels=labels)
 
     def evaluate_blends(self, baseline: str, methods: Sequence[str]) -> None:
-        """Score methods that were scored alone, blended with a baseline that was scored, too."""
+        """Score methods blended with a baseline; both have been scored alone."""
         on_validation = self.add(
             f"validation of {baseline}",
             "evaluate",
@@ -219,7 +219,7 @@ class Builder:
     def _best_by_mean(
         self, name: str, runs: list[list[str]], settings: dict[str, Any] | None = None
     ) -> str:
-        """Return the candidate with the best mean over seeds; runs: of each seed, by candidate."""
+        """Return the candidate with the best mean over seeds. runs: for each seed, by candidate."""
         candidates = [run for candidate_runs in zip(*runs, strict=True) for run in candidate_runs]
         settings = (settings or {}) | {"runs_per_candidate": len(runs)}
         return self.add(f"{name} best", "best", settings, {"candidates": candidates})

@@ -18,12 +18,12 @@ Stage = Literal[
     "evaluate",
     "best",
 ]
-# The parts of a run's settings that candidates differ in, and that other cells take from the best.
+# Settings in which candidates differ, and which other cells take from the best candidate.
 TUNED_SETTINGS = ("training", "prompt", "adapter")
-# What the order of a template adds to the name of its task.
+# Suffixes of template names by the order of a template.
 ORDERS = {"prompt-first": "", "item-first": "-item-first", "prompt-last": "-prompt-last"}
 Inputs = Mapping[str, "str | list[str]"]
-# Options that not every study reads, each with two values: one that reads it has other cells for the second.
+# Options that some studies ignore, each with two values; a study uses an option if its cells differ.
 _TRIED: dict[str, tuple[Any, Any]] = {
     "shares": ((0.41,), (0.43,)),
     "strategies": (("loss",), ("variance",)),
@@ -41,10 +41,10 @@ class Options:
     datasets: names of shipped data sets, or SOURCE=PATH (`study_data`). seeds: of every training;
     candidates are tried with the first. shares: budgets as shares of all users, in (0, 1]; empty:
     those of the study. strategies: selection strategies of `table4`; empty: all of them. users:
-    drawn from each data set; None: all. source, target: backbones, where the study has one. order:
-    of the template, a key of ORDERS; None: the default of each task. quick: try only two candidates
-    of each grid. fixed: train with the default settings instead of tuning them. Raises ConfigError
-    for no data set, no seed, an unknown order, or a share outside (0, 1].
+    number drawn from each data set; None: all. source, target: backbones, if the study uses them.
+    order: of the template, a key of ORDERS; None: the default of each task. quick: try only two
+    candidates of each grid. fixed: train with the default settings instead of tuning them. Raises
+    ConfigError for no data set, no seed, an unknown order, or a share outside (0, 1].
     """
 
     datasets: tuple[str, ...] = ("goodbooks", "movietweetings", "goodbooks-to-read")
@@ -78,9 +78,9 @@ class Cell:
     it is the run among its `candidates` with the lowest validation value. settings: arguments of
     the stage. inputs: cells whose runs are arguments of the stage, by argument. settings_from: a
     cell whose run's training, prompt and adapter settings are used; those in `settings` take
-    precedence. labels: of an evaluation: what its row of the report says besides its scores. Rows
-    whose labels differ only in `seed` are repetitions of one method. after: cells whose runs the stage
-    finds in the workspace, so that they must finish first.
+    precedence. labels: of an evaluation, the columns of its row in the report besides its scores.
+    Rows whose labels differ only in `seed` are repetitions of one method. after: further cells that
+    must finish first, because the stage looks their runs up in the workspace.
     """
 
     name: str
@@ -104,10 +104,10 @@ class Cell:
 class Study:
     """A named list of cells, and the reference that their rows are compared with.
 
-    name: what `puma study` calls it. description: what it compares, in a few words. cells: makes
-    the cells for given options. reference: labels of the rows that all others of their data set are
-    compared with. within: labels that a row and its reference must also share. quick: options that
-    `--quick` replaces.
+    name: argument of `puma study`. description: the comparison in a few words. cells: returns the
+    cells for options. reference: labels of the rows with which all others of their data set are
+    compared. within: labels that a row and its reference must share. quick: options that `--quick`
+    replaces.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Study:
     quick: dict[str, Any] = field(default_factory=dict)
 
     def check_used(self, options: Options) -> None:
-        """Raise ConfigError for an option, other than its default, that changes none of the study's cells."""
+        """Raise ConfigError for an option with another value than its default that the study does not use."""
         default = Options()
         for name, (first, second) in _TRIED.items():
             if getattr(options, name) == getattr(default, name):

@@ -1,4 +1,4 @@
-"""The claims of the paper, each with its study and the rule that decides its verdict."""
+"""The claims of the paper, each with its study and the rule for its verdict."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _SHARE = re.compile(rf"PUMA, (\d+)% \({PAPER_STRATEGY}\)")
 
 @dataclass(frozen=True)
 class DecidingInterval:
-    """An interval of a difference that decides a claim, with the sign that the figures have.
+    """An interval of a difference that decides a claim, with the sign of the figures.
 
-    label: what the interval is of and over. value: its middle figure. limit: the difference up to
-    which the claim holds.
+    label: the difference, and whether the interval is over users or trainings. value: the
+    difference. limit: the difference up to which the claim holds.
     """
 
     label: str
@@ -56,10 +56,11 @@ class DecidingInterval:
 
 @dataclass(frozen=True)
 class ClaimVerdict:
-    """The verdict of a report on a claim on one data set: the verdict, its figures, its seeds.
+    """The verdict of a report on a claim for one data set: the verdict, its figures, its seeds.
 
-    intervals: those that decide. axis: what they measure, with its unit. more_seeds: about how many
-    would decide an undecided claim, if mean and spread stay; None: no number of them is likely to.
+    intervals: those that decide. axis: title and unit of their axis. more_seeds: about how many
+    further seeds would decide an undecided claim, if mean and spread stay the same; None: no number
+    is likely to.
     """
 
     verdict: Verdict
@@ -71,7 +72,7 @@ class ClaimVerdict:
 
     @property
     def outlook(self) -> str:
-        """The number of seeds that would decide an undecided claim, as a sentence; empty for a decided one."""
+        """Sentence with the number of seeds that would decide an undecided claim; empty for a decided one."""
         if self.verdict != "undecided":
             return ""
         if self.more_seeds is None:
@@ -87,10 +88,11 @@ Assess = Callable[[Report, str], ClaimVerdict | None]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, the study that answers it, and its rule in words and as code.
+    """A claim of the paper, the study that tests it, and its rule in words and as code.
 
-    assess takes a report and a data set, and returns None where the report lacks the rows. ranking:
-    whether the rule, which has no margin of the primary metric, also holds for differences in ranking.
+    assess: takes a report and a data set, and returns None if the report lacks the rows. ranking:
+    whether the rule can also be applied to differences in ranking, because it has no margin of the
+    primary metric.
     """
 
     name: str
@@ -101,7 +103,7 @@ class Claim:
     ranking: bool = False
 
     def assess_ranking(self, report: Report, dataset: str) -> ClaimVerdict | None:
-        """Assess a claim by the report's differences in ranking; None where it has none."""
+        """Assess a claim by the report's differences in ranking; None if it has none."""
         if not self.ranking or not report.get("ranking_differences"):
             return None
         return self.assess(report | {"differences": report["ranking_differences"]}, dataset)
@@ -138,7 +140,7 @@ def _claim(
 
 
 def decide(loss_intervals: Sequence[Bounds], margin: float = 0.0) -> Verdict:
-    """Return the verdict of intervals of a loss: all at or below the margin, or all above it."""
+    """Return the verdict from intervals of a loss: reproduced if all are at or below the margin, not if all are above."""
     if all(high <= margin for _, high in loss_intervals):
         return "reproduced"
     return "not reproduced" if all(low > margin for low, _ in loss_intervals) else "undecided"
@@ -193,7 +195,7 @@ def assess_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     ]
     if not budgets:
         return None
-    # The one that is nearest to what the claim asks for decides.
+    # The budget with the result nearest to the claim decides.
     order = ("reproduced", "undecided", "not reproduced")
     return min(
         budgets,
@@ -212,7 +214,7 @@ def _is_few_users(line: Row) -> bool:
 def _budget_cost(
     report: Report, dataset: str, method: str, difference: PairedDifference
 ) -> tuple[ClaimVerdict, Verdict] | None:
-    """Return the verdict on the cost of one budget, and that on its loss alone; None if not measured."""
+    """Return the verdict on the cost of one budget, and on its loss alone; None if it was not measured."""
     migrated, retrained = (
         {row["seed"]: row for row in rows_with(report, {"dataset": dataset, "method": name})}
         for name in (method, "retrained")
@@ -372,7 +374,7 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     chains = find_differences(report, dataset, lambda line: line["method"] == "chain")
     if not chains:
         return None
-    # In units of each chain's margin, so that chains of all lengths have the margin 1.
+    # Losses are in units of each chain's margin, so that the margin of all chains is 1.
     scaled, limits = [], []
     deciding: list[DecidingInterval] = []
     for line, pair in sorted(chains, key=lambda chain: chain[0]["hops"]):
@@ -440,7 +442,7 @@ def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
 
 
 def _loss_share(difference: PairedDifference) -> str:
-    """Say a difference as a share of the second method's score."""
+    """Return a difference in words, as a share of the second method's score."""
     side = "worse" if difference.loss > 0 else "better"
     return f"{_percent(abs(difference.loss / difference.scores[1]))} {side}"
 
@@ -457,7 +459,7 @@ def _verdict(
     details: str = "",
     limit: float = 0.0,
 ) -> ClaimVerdict:
-    """Return a verdict with scores, difference, intervals, and how many seeds and users."""
+    """Return a verdict with scores, difference, intervals, and the numbers of seeds and users."""
     first, second = difference.scores
     text = (
         f"{METRICS[difference.metric].label} {first:.4f} against {second:.4f} of {reference}: "
@@ -476,7 +478,7 @@ def _verdict(
 
 
 def _more_seeds(verdict: Verdict, limits: Sequence[tuple[PairedDifference, float]]) -> int | None:
-    """Return how many further seeds would decide an undecided claim; see `ClaimVerdict`."""
+    """Return the number of further seeds that would decide an undecided claim; see `ClaimVerdict`."""
     needed = seeds_for_claim(limits) if verdict == "undecided" else None
     more = 0 if needed is None else needed - min(len(pair.seeds) for pair, _ in limits)
     return more or None
@@ -510,7 +512,7 @@ def _intervals(difference: PairedDifference) -> str:
 
 
 def _deciding_ends(difference: PairedDifference) -> list[tuple[Bounds, str]]:
-    """Return the intervals that decide, and what each is over."""
+    """Return the intervals that decide, each with users or trainings as its sampling unit."""
     users, trainings = (difference.low, difference.high), difference.training_interval
     intervals = [] if trainings is None else [(trainings, "trainings")]
     if difference.over_users or trainings is None:
@@ -519,7 +521,7 @@ def _deciding_ends(difference: PairedDifference) -> list[tuple[Bounds, str]]:
 
 
 def _change(value: float, reference: float, less: str) -> str:
-    """Return by how much a value is below or above its reference. less: the word for below."""
+    """Return in words how far a value is below or above its reference. less: the word for below."""
     return f"{_percent(abs(1 - value / reference))} {less if value <= reference else 'more'}"
 
 

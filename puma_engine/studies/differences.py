@@ -9,9 +9,9 @@ from typing import Any
 
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC, RANKING_METRIC
 
-# Two trainings say little about how far trainings lie apart.
+# The spread of two trainings is too uncertain.
 MIN_TRAININGS = 3
-# What tells the rows of a report apart, besides the seed.
+# Labels that distinguish the rows of a report, besides the seed.
 LABELS = ("dataset", "method", "strategy", "share", "origin", "target", "hops", "sources")
 WITHIN = ("share", "target")
 
@@ -34,7 +34,7 @@ class PairedTTest:
 def paired_t_test(differences: Sequence[float]) -> PairedTTest | None:
     """Return the paired t-test of differences between trainings; None for fewer than three.
 
-    scipy.special is used because importing scipy.stats takes the dashboard a second.
+    scipy.special is used, since importing scipy.stats takes a second.
     """
     count = len(differences)
     if count < MIN_TRAININGS:
@@ -55,9 +55,10 @@ def paired_t_test(differences: Sequence[float]) -> PairedTTest | None:
 class PairedDifference:
     """Scores of a first method minus those of a second, in the units of the metric.
 
-    first, second: scores of both methods by seed. low, high: ends of the 95 % interval. users: those
-    who are evaluated. over_users: whether low and high resample the users of this very difference.
-    If not, they are over trainings, or a bound from the intervals of two other differences.
+    first, second: scores of both methods by seed. low, high: ends of the 95 % interval. users:
+    number of evaluated users. over_users: whether the interval comes from resampling users for this
+    difference. If not, it is over trainings, or a bound from the intervals of two other
+    differences.
     """
 
     metric: str
@@ -88,12 +89,12 @@ class PairedDifference:
 
     @property
     def loss_sign(self) -> int:
-        """1 where a higher score is worse, -1 where it is better."""
+        """1 if a higher score is worse, -1 if it is better."""
         return -1 if METRICS[self.metric].higher_is_better else 1
 
     @property
     def loss(self) -> float:
-        """Mean difference over the seeds, positive where the first method is worse."""
+        """Mean difference over the seeds, positive if the first method is worse."""
         return self.loss_sign * self.value
 
     @property
@@ -106,7 +107,7 @@ class PairedDifference:
     def loss_intervals(self) -> list[Bounds]:
         """The intervals that must agree, over users and over trainings; positive is worse.
 
-        Only that over trainings counts where there is none over users of this very difference.
+        Without an interval over users for this difference, only the one over trainings is returned.
         """
         intervals = [(self.low, self.high)]
         trainings = self.training_interval
@@ -159,8 +160,8 @@ def find_differences(
 def mean_difference(differences: Sequence[PairedDifference]) -> PairedDifference | None:
     """Return the mean of differences over the seeds that all have; None if they share none.
 
-    The ends of its interval are the means of theirs, as if the differences were fully correlated:
-    no interval of the mean is wider.
+    The ends of its interval are the means of their ends, as for fully correlated differences, which
+    gives the widest interval.
     """
     seeds = set.intersection(*(set(part.seeds) for part in differences)) if differences else set()
     if not seeds:
@@ -177,10 +178,9 @@ def mean_difference(differences: Sequence[PairedDifference]) -> PairedDifference
 
 
 def indirect_difference(a: PairedDifference, b: PairedDifference) -> PairedDifference | None:
-    """Return the difference between the first methods of a and b, which share their second.
+    """Return the difference between the first methods of a and b, which have the same second method.
 
-    None if they have no seed in common. Its ends are the widest that the intervals of a and b
-    allow.
+    None if they have no seed in common. The interval is the widest that those of a and b allow.
     """
     if not set(a.first) & set(b.first):
         return None
@@ -218,7 +218,7 @@ def primary_metric(row: Row) -> str:
 
 
 def ranking_metric(rows: Sequence[Row]) -> str | None:
-    """Return the metric of ranking, if another is primary and all rows have it; else None."""
+    """Return the ranking metric if it is not the primary one and all rows have it; else None."""
     metric = RANKING_METRIC[METRICS[primary_metric(rows[0])].task]
     if metric == primary_metric(rows[0]) or any(row.get(metric) is None for row in rows):
         return None

@@ -1,4 +1,4 @@
-"""Reports as evidence for the claims of the paper: the verdict on each claim on each data set."""
+"""Assess the claims of the paper by reports: a verdict for each claim and data set."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from puma_engine.zoo import ZOO
 
 ENVIRONMENT = "PUMA_RESULTS"
 QUICK = "Quick trial: "
-# How texts call models that are not the zoo's.
+# Names in texts of models that are not in the zoo.
 MODEL_NAMES = {"smollm2": "SmolLM2"}
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A report of a study; name: its file's path in its folder, without the extension."""
+    """A report of a study. name: the path of its file in the folder of reports, without extension."""
 
     name: str
     report: Report
@@ -48,12 +48,12 @@ class Evidence:
 
     @property
     def real_model(self) -> str | None:
-        """Name of the target model where it is not one of the zoo; None for one of the zoo."""
+        """Name of the target model; None for a zoo model."""
         target = self.report.get("options", {}).get("target")
         return None if target is None or target in ZOO else str(target)
 
     def size(self, dataset: str) -> tuple[int, int]:
-        """Return the most users of a row of a data set, and the number of its seeds."""
+        """Return the largest number of users in a row of a data set, and the number of seeds."""
         rows = [row for row in self.report["rows"] if row["dataset"] == dataset]
         seeds = {row["seed"] for row in rows if row.get("seed") is not None}
         return max((int(row["users"]) for row in rows), default=0), len(seeds)
@@ -68,8 +68,8 @@ class Evidence:
 class Finding:
     """The verdict on a claim on one data set, and the report behind it (None: no evidence).
 
-    ranking: the verdict of the same report in ranking, where the primary metric is another. assessed:
-    what the report says in full, None without evidence.
+    ranking: the verdict of the same report in ranking, if the primary metric is another one.
+    assessed: the full verdict, None without evidence.
     """
 
     claim: Claim
@@ -84,7 +84,7 @@ class Finding:
 def results_root() -> Path | None:
     """Return the folder of the published reports, of the checkout or the package, or None.
 
-    Raises StudyError if PUMA_RESULTS names another folder, which does not exist.
+    Raises StudyError if PUMA_RESULTS names a folder that does not exist.
     """
     configured = os.environ.get(ENVIRONMENT)
     if configured and not Path(configured).expanduser().is_dir():
@@ -116,9 +116,9 @@ def workspace_evidence(ws: Workspace) -> list[Evidence]:
 def findings(reports: Sequence[Evidence]) -> list[Finding]:
     """Return a finding for every claim on every data set that the reports cover.
 
-    Of several reports of a study, the one with the most users counts, then the most seeds, then
-    the newest, among those with the rows that the claim needs. Reports of quick trials count only
-    where there is no other.
+    Of several reports of a study with the rows that a claim needs, the one with the most users is
+    used, then the most seeds, then the newest. Reports of quick trials are only used if there is no
+    other.
     """
     studies = {claim.study for claim in CLAIMS}
     names = sorted(
@@ -144,9 +144,9 @@ def _finding(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding
 
 
 def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Finding]]:
-    """Return findings by data set and name of the claim, data sets without any evidence left out.
+    """Return findings by data set and name of the claim; data sets without evidence are left out.
 
-    Reports on another model than one of the zoo have columns of their own, named by both.
+    Reports on a model outside the zoo have a column of their own, named by data set and model.
     """
     by_model: dict[str, list[Evidence]] = {}
     for item in reports:
@@ -208,7 +208,7 @@ def findings_markdown(findings: Sequence[Finding]) -> str:
 
 
 def _outlook(assessed: ClaimVerdict | None) -> str:
-    """What would decide an undecided claim, after its figures."""
+    """Return what would decide an undecided claim, as text behind its figures."""
     outlook = "" if assessed is None else assessed.outlook
     return f". {outlook.removesuffix('.')}" if outlook else ""
 

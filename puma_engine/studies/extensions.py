@@ -25,7 +25,7 @@ MAX_NORMS = {"free": 0.0, "bounded": 1.0}
 SIZES = ("llama-small", "llama-medium", "llama-large")
 REFINED_SHARES = (0.1, 0.25, 0.5)
 AVERAGED = {"training": {"ema_decay": 0.98}}
-# For the study of changes: templates in other words than those that ship, by task and order.
+# For the study changes: reworded templates by task and order.
 WORDINGS = {
     "rating": {
         "": "What a reader likes is written in {prompt}. How many stars, from 1 to 5, would they give "
@@ -41,7 +41,7 @@ WORDINGS = {
         "-prompt-last": "Would this reader choose {item}, Yes or No? Choice:{prompt}",
     },
 }
-# Settings of migrations that the study of adapters compares, each alone beside the defaults.
+# For the study adapters: settings of migrations that differ from the defaults in one respect.
 ADAPTERS: dict[str, dict[str, Any]] = {
     "default": {},
     "hidden 128": {"adapter": {"hidden": 128}},
@@ -254,16 +254,16 @@ def norms(build: Builder) -> None:
     quick=ONE_SEED,
 )
 def changes(build: Builder) -> None:
-    """Add what a change from source to target, back, and of the wording costs, and what saves it.
+    """Add the changes from source to target, from target to source, and to other words of the template.
 
     source and target: versions of one model, such as a GGUF file and its folder in bf16. For each
-    change: the source prompts before it, reused as they are after it, retrained, and migrated on all
-    users and on a few. Every training has the default settings.
+    change: the source prompts before it, the same prompts reused after it, full retraining, and
+    migrations trained on all users and on a few. Every training has the default settings.
     """
     options, default = build.options, DEFAULT_TEMPLATES[build.task]
     suffix = default.removeprefix(build.task) if options.order is None else ORDERS[options.order]
     reworded = json.dumps({"task": build.task, "text": WORDINGS[build.task][suffix]})
-    # What reads prompts, by name: settings of fits and evaluations.
+    # Settings of fits and evaluations for each version of model and template.
     readings: dict[str, dict[str, Any]] = {
         "source": {"backbone": options.source},
         "target": {"backbone": options.target},
@@ -282,7 +282,7 @@ def changes(build: Builder) -> None:
 def _add_change(
     build: Builder, change: str, seed: int, source: str, retrained: str, reading: dict[str, Any]
 ) -> None:
-    """Add the rows of one change for one seed; reading: what reads the prompts after it."""
+    """Add the rows of one change for one seed. reading: model and template after the change."""
     name = f"{change}: random prompts {seed}"
     random_prompts = build.fit(name, "random", seed=seed, **reading, **RANDOM_PROMPTS)
     selected = build.select(source, PAPER_STRATEGY, SMALL_SHARE, seed, change)

@@ -1,7 +1,7 @@
 """Candidate hyperparameters that studies try on the validation rows of the first seed.
 
-What a candidate does not vary is the project's default (`puma_engine.defaults`); the empty
-candidate is the default itself, whose batch size follows the number of users.
+Settings that a candidate does not name have their defaults (`puma_engine.defaults`). The empty
+candidate is the default, with a batch size that depends on the number of users.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from puma_engine.defaults import fit_defaults, migration_defaults
 from puma_engine.zoo import ZOO
 
 Candidate = dict[str, Any]
-# The defaults that candidates vary, for all users of goodbooks.
+# Defaults for all users of goodbooks, which candidates vary.
 _FIT = fit_defaults("rating", 10_206)
 _MIGRATION, _NETWORK = migration_defaults("rating", 10_206)
 
@@ -33,7 +33,7 @@ def _adapter(rate: float, batch: int, noise: float, epochs: int = _MIGRATION.epo
 
 
 def _drawn(candidate: Candidate, dropout: float = _NETWORK.dropout) -> Candidate:
-    """Return an adapter all of whose weights are drawn, so that it does not start at the text."""
+    """Return a candidate whose adapter starts with random weights instead of at the text."""
     changes = {"output_start": "random", "dropout": dropout}
     return candidate | {"adapter": candidate["adapter"] | changes}
 
@@ -125,9 +125,9 @@ RATINGS = Grids(
     source_migration=_ADAPTER[0],
     retraining=(_FIT.learning_rate, _FIT.batch_size),
 )
-# For a model that never saw the templates, such as SmolLM2, adapters that start from drawn weights were
-# better on validation rows. On a GPU a step of 1,024 rows takes 1.3 times as long there as one of 256. Each
-# candidate costs more than with the zoo's models, so fewer are tried.
+# For models that were not pre-trained on the templates, such as SmolLM2, adapters with random initial weights
+# were better on validation rows. On a GPU a step of 1,024 rows takes 1.3 times as long as one of 256. Candidates
+# cost more than with zoo models, so fewer are tried.
 OTHER_MODELS = Grids(
     source=[_PROMPTS[2], _PROMPTS[4], _PROMPTS[5]],
     prompts=[
@@ -211,7 +211,7 @@ CLICKS = Grids(
 
 
 def grids_for(task: str, target: str) -> Grids:
-    """Return the candidates of a task, "rating" or "click", with a model that prompts move to."""
+    """Return the candidates for a task, "rating" or "click", and a target model."""
     if task == "click":
         return CLICKS
     return RATINGS if target in ZOO else OTHER_MODELS

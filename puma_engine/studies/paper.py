@@ -29,10 +29,11 @@ FAMILIES = ("llama-medium", "qwen2-small", "gemma3-small", "phi3-small", "stable
 COST_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3)
 COST_EPOCHS = (1, 2, 4, 10)
 SELECTION_SHARES = (0.01, 0.03, 0.07, 0.15, 0.3, 0.5)
-# Shares of users of table2. The first is refined, too, and trains the shuffled control.
+# Shares of users in table2. The migration of the first is also refined, and its random users train the
+# shuffled control.
 FEW_USERS_SHARES = (SMALL_SHARE, 0.03, 0.01)
 ITEM_PROMPTS: dict[str, Any] = {"item_tokens": 1}
-# Factors of users and items where a migration starts from matrix factorisation.
+# Number of factors of a matrix factorisation from which migrations start.
 FACTORS = 32
 FROM_FACTORS = "from MF factors"
 FROM_ITEMS_TOO = f"{FROM_FACTORS} of items, too"
@@ -120,7 +121,7 @@ def _tune_few_users(
     selected: Mapping[tuple[int, str, float], str],
     share: float,
 ) -> str | None:
-    """Tune migrations that a share of users trains; a few users of one seed would decide little.
+    """Tune migrations that a share of users trains over several seeds, since one seed varies too much.
 
     sources: by seed. selected: users by seed, strategy and share.
     """
@@ -139,7 +140,7 @@ def _tune_few_users(
 def _refine_migrated(
     build: Builder, migrated: Mapping[int, Mapping[str, str]], methods: Mapping[str, str]
 ) -> None:
-    """Refine migrations of each seed, all users, tuned on the first seed. methods: their names in reports."""
+    """Refine all users of each migration, tuned on the first seed. methods: names in reports."""
     first = build.options.seeds[0]
     best = {
         which: build.tune(
@@ -186,8 +187,8 @@ def _fit_item_prompts(build: Builder, migrated: Mapping[int, str]) -> None:
 def _migrate_factors(build: Builder, share: float) -> None:
     """Add migrations from matrix factorisation's vectors, tuned on the first seed.
 
-    Those of users alone, trained on all users and on a share; and those of users and items, whose
-    items' vectors know the records that the adapter learns from.
+    One kind starts from the vectors of users, trained on all users and on a share. The other also
+    has the vectors of items, which were fitted on the records that the adapter learns from.
     """
     first, data = build.options.seeds[0], {"dataset": build.data}
     sources, with_items = (

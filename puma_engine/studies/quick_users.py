@@ -1,7 +1,7 @@
-"""How many users a quick trial of a study takes, so that pre-trained models end within its time.
+"""Choose the number of users of a quick study, so that pre-trained models finish within its time.
 
-The zoo's models read thousands of examples a second on a CPU, a pre-trained one some hundred. So
-their speed is measured on the data set's items first.
+Zoo models read thousands of examples a second on a CPU, a pre-trained model about a hundred. So its
+speed is measured on the data set's items first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from puma_engine.studies.study_data import study_data
 from puma_engine.zoo import ZOO
 
 MINUTES = 40.0
-# Users are a multiple of STEP, and at least FEWEST; rows are counted with MEASURED_USERS.
+# The number of users is a multiple of STEP and at least FEWEST; rows are counted for MEASURED_USERS.
 STEP, FEWEST, MEASURED_USERS = 5, 20, 60
 
 _log = logging.getLogger("puma_engine.studies")
@@ -44,11 +44,12 @@ def quick_options(
     device: str | None = None,
     precision: str | None = None,
 ) -> Options:
-    """Return the options of a quick study whose models are not all from the zoo, with users that fit.
+    """Return the options of a quick study with as many users as fit, if a model is not from the zoo.
 
-    It takes the first data set. A trial of the same models and data set that the workspace has
-    decides, so that it goes on. Else the slowest model's speed is measured. The log says the number
-    and why. Returns options of zoo models unchanged.
+    Only the first data set is used. An earlier trial in the workspace with the same models and data
+    set decides the number of users, so that it is continued. Otherwise the speed of the slowest
+    model is measured. The number and its reason are logged. Options with zoo models are returned
+    unchanged.
     """
     models = [name for name in (options.source, options.target) if name not in ZOO]
     if not models:
@@ -96,7 +97,7 @@ def _earlier_users(ws: Workspace, study: Study, options: Options) -> int | None:
 def seconds_per_user(
     cells: Sequence[Cell], model: str, speed: ModelSpeed, counts: DataCounts, users: int, task: str
 ) -> float:
-    """Return what a study takes on one model for each user, if no training stops early.
+    """Return the seconds of a study on one model for each user, if no training stops early.
 
     counts: of the data of `users` users. Each item is read once and then cached on disk.
     """
@@ -110,9 +111,9 @@ def seconds_per_user(
 
 
 def rows_read_by(cells: Sequence[Cell], model: str, users: int, task: str) -> dict[str, float]:
-    """Return how often all users' train, validation and test rows are read with a model.
+    """Return how often a study reads all users' train, validation and test rows with a model.
 
-    Of a study's cells: train rows count each epoch of each training, by the share of its users.
+    Train rows are counted for each epoch of each training, times its share of users.
     """
     by_name = {cell.name: cell for cell in cells}
     row_reads = dict.fromkeys(("train", "validation", "test"), 0.0)
@@ -120,7 +121,7 @@ def rows_read_by(cells: Sequence[Cell], model: str, users: int, task: str) -> di
         if model_of_cell(cell, by_name) != model:
             continue
         if cell.stage == "evaluate":
-            # A blend takes test predictions from the evaluation of the prompts alone.
+            # A blend uses the test predictions of the unblended evaluation.
             row_reads["validation" if "blend" in cell.settings else "test"] += 1
         elif cell.stage in ("fit_prompts", "migrate", "refine"):
             share = _share_of(cell, by_name)
@@ -133,7 +134,7 @@ def rows_read_by(cells: Sequence[Cell], model: str, users: int, task: str) -> di
 
 
 def model_of_cell(cell: Cell, by_name: Mapping[str, Cell]) -> str | None:
-    """Return the backbone that a cell's prompts are on, or None if it has none."""
+    """Return the backbone of a cell's prompts, or None."""
     for name in ("backbone", "target"):
         if name in cell.settings:
             return str(cell.settings[name])
@@ -150,11 +151,11 @@ def _share_of(cell: Cell, by_name: Mapping[str, Cell]) -> float:
 
 
 def _epochs_of(cell: Cell, by_name: Mapping[str, Cell], users: int, share: float, task: str) -> int:
-    """Return the epochs of a training; the most of its candidates where the best decides."""
+    """Return the epochs of a training; with tuned settings, the maximum of its candidates."""
     if cell.settings_from is not None and "training" not in cell.settings:
         best = by_name[cell.settings_from]
         candidates = [by_name[name] for name in best.inputs["candidates"]]
-        if best.settings.get("take_input"):  # the sources of the best migrations are taken
+        if best.settings.get("take_input"):  # the best migration decides on its source
             candidates = [by_name[str(candidate.inputs["sources"])] for candidate in candidates]
         return max(_epochs_of(candidate, by_name, users, share, task) for candidate in candidates)
     epochs = cell.settings.get("training", {}).get("epochs")

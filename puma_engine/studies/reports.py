@@ -1,4 +1,4 @@
-"""Reports of studies: stored in a workspace, loaded, and shown as tables and figures."""
+"""Store reports of studies in a workspace, load them, and write them as tables and figures."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from puma_engine.studies.shares import shares_of_rows
 FOLDER = "studies"
 PARTS = ("study", "command", "date", "rows", "summary", "differences", "failed", "missing")
 COST_STUDIES = ("table3", "mixed")
-# Columns beside the primary metric, and their digits.
+# Columns besides the primary metric, and their digits.
 MORE_COLUMNS = {"participation_ratio": "participation ratio"}
 DIGITS = {"participation_ratio": 1}
-# Hashes of the reports that this process has rendered once to check them.
+# Hashes of the reports that this process has checked by rendering them.
 _CHECKED: set[str] = set()
 METHODS = {
     "global_mean": "global mean",
@@ -45,14 +45,14 @@ METHODS = {
 
 
 def save_report(ws: Workspace, report: Report) -> None:
-    """Store a report in the workspace, in place of an earlier one of the same study."""
+    """Store a report in the workspace; replace an earlier one of the same study."""
     folder = ws.root / FOLDER
     folder.mkdir(exist_ok=True)
     write_json(folder / f"{report['study']}.json", report)
 
 
 def stored_report(ws: Workspace, name: str) -> Report:
-    """Return the report of a study in a workspace. Raises StoreError as load_report does."""
+    """Return the report of a study in a workspace. Raises StoreError, see load_report."""
     return load_report(ws.root / FOLDER / f"{name}.json", f"run `puma study {name}`")
 
 
@@ -64,7 +64,7 @@ def stored_reports(ws: Workspace) -> list[str]:
 def load_report(file: Path, remedy: str) -> Report:
     """Return the report in a JSON file. Raises StoreError if it is missing or damaged.
 
-    remedy: what to do then; the end of the error message.
+    remedy: the advice at the end of the error message.
     """
     try:
         content = file.read_bytes()
@@ -79,14 +79,14 @@ def load_report(file: Path, remedy: str) -> Report:
             _check_content(report)
             _CHECKED.add(digest)
     except (OSError, ValueError) as error:
-        # The text of an OSError repeats the file's name.
+        # The text of an OSError would repeat the file's name.
         reason = error.strerror if isinstance(error, OSError) else error
         raise StoreError(f"The report {file} cannot be read ({reason}); {remedy}.") from error
     return report
 
 
 def _check_content(report: Report) -> None:
-    """Raise ValueError for a report whose parts are damaged: those that tables and figures read."""
+    """Raise ValueError if parts of a report are damaged that tables and figures read."""
     lists = ("rows", "summary", "differences")
     has_expected_types = all(
         isinstance(report[part], list) and all(isinstance(line, dict) for line in report[part])
@@ -101,7 +101,7 @@ def _check_content(report: Report) -> None:
     try:
         markdown(report)
         figures(report)
-    except Exception as error:  # a value of another type fails wherever it is first used
+    except Exception as error:  # a value of another type may fail anywhere
         raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -114,7 +114,7 @@ def write_tables_and_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def markdown(report: Report) -> str:
-    """Return the tables of a report, one a data set."""
+    """Return the tables of a report as Markdown, one for each data set."""
     parts = [f"`{report['command']}`, {report['date']}, {device_names(report)}."]
     if report["missing"] or report["failed"]:
         parts.append(
@@ -157,13 +157,13 @@ def compares_budgets(report: Report) -> bool:
 
 
 def metric_title(metric: str) -> str:
-    """Return the title of a metric's axis or column, with its better side."""
+    """Return the title of a metric's axis or column, with its better direction."""
     side = "higher" if METRICS[metric].higher_is_better else "lower"
     return f"test {METRICS[metric].label} ({side} is better)"
 
 
 def label_of(line: Row) -> str:
-    """Return what a table or figure calls a method, a hop or a pair of backbones."""
+    """Return the label of a method, a hop or a pair of backbones in tables and figures."""
     method: str = line["method"]
     name = METHODS.get(method, method)
     if line.get("hops"):
@@ -181,7 +181,7 @@ def label_of(line: Row) -> str:
 
 
 def key_of(line: Row) -> tuple[Any, ...]:
-    """Return what tells the methods of a report apart in its parts."""
+    """Return the labels that identify a method in all parts of a report."""
     names = ("dataset", "method", "share", "origin", "target", "hops", "sources", "tokens")
     return tuple(line.get(name) for name in (*names, "trained_on", "change"))
 
@@ -208,7 +208,7 @@ def _table_of_methods(report: Report, dataset: str) -> str:
     for metric in measured:
         names += [metric_title(metric), "difference [95 %]"]
     names += [f"share kept over {REFERENCES[name]}" for name in references]
-    # Reports of earlier versions do not have it.
+    # Reports of earlier versions lack it.
     extra_columns = [
         name for name in MORE_COLUMNS if any(line.get(name) is not None for line in lines)
     ]
@@ -249,7 +249,7 @@ def _table_of_methods(report: Report, dataset: str) -> str:
 def shares_of(report: Report, dataset: str) -> dict[tuple[Any, str, str], Row]:
     """Return the lines of a data set's shares kept, by method, reference and aspect.
 
-    Reports of earlier versions do not hold them: they are computed from their rows, over trainings.
+    For reports of earlier versions they are computed from the rows, with intervals over trainings.
     """
     lines = report.get("shares_kept")
     if lines is None and report["study"] in STUDIES:
@@ -263,7 +263,7 @@ def shares_of(report: Report, dataset: str) -> dict[tuple[Any, str, str], Row]:
 
 
 def _share(line: Row) -> str:
-    """A share with its interval, RMSE 98% [97%, 99%]."""
+    """Return a share with its interval: RMSE 98% [97%, 99%]."""
     label = METRICS[line["metric"]].label
     if line["kept"] is None:
         return f"{label}: no sure gain"
@@ -279,7 +279,7 @@ def _table_of_budgets(report: Report, dataset: str) -> str:
 
 
 def _budgets_in(report: Report, dataset: str, metric: str, part: str) -> str:
-    """The table of budgets in one metric; part: of the report that holds its differences."""
+    """Return the table of budgets in one metric. part: the part of the report with its differences."""
     lines = _lines(report, "summary", dataset)
     shares = sorted({line["share"] for line in lines})
     real = {key_of(line) for line in report.get(part, ()) if line["real"]}

@@ -1,4 +1,4 @@
-"""From the runs of a study to rows, means over seeds, and differences with intervals."""
+"""Collect the results of a study: rows, means over seeds, and differences with intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPT_METRICS = ("participation_ratio",)
 MEASURED = (*SCORES, *PROMPT_METRICS, *COSTS)
 NOT_LABELS = {"run", "users", "rows", "device", "epochs", "examples", *MEASURED}
 SIGNIFICANCE = 0.05
-# Parts of a report that are differences, and their metric for each task.
+# Parts of a report with differences, and their metrics by task.
 COMPARED_METRICS = {
     "differences": PRIMARY_METRIC,
     "ranking_differences": {
@@ -42,17 +42,18 @@ def collect(
 ) -> dict[str, Any]:
     """Return the results of a study as parts of its report.
 
-    over_users: False: take intervals and p over trainings (`differences_over_trainings`) instead of
-    over users, which needs no predictions. runs: ids of the runs of finished cells.
+    over_users: whether intervals and p are over users; otherwise they are over trainings
+    (`differences_over_trainings`), which needs no predictions. runs: ids of the runs of finished
+    cells.
 
-    The parts are rows: one an evaluation, with its labels, scores and cost. summary: one a method,
-    means over seeds. differences: each method against the study's reference, in the mean over the
-    seeds that both have, in the primary metric. Their intervals are 95 % percentile ones over
-    resampled users, p is the normal approximation from them, and `real` says whether it is below
-    0.05 after Holm's correction over the differences from the same reference. ranking_differences:
-    the same in the order of each user's items, for tasks whose primary metric is another.
-    shares_kept: what each method keeps of full retraining's gain, where that is the study's
-    reference (`shares_of_rows`). settings: what the "best" cells chose.
+    Parts. rows: one for each evaluation, with its labels, scores and cost. summary: one for each
+    method, means over seeds. differences: each method against the study's reference, the mean over
+    the seeds that both have, in the primary metric. Intervals are 95 % percentile intervals over
+    resampled users, p is their normal approximation, and `real` is whether p is below 0.05 after
+    Holm's correction over the differences from the same reference. ranking_differences: the same in
+    the ranking metric, if the primary metric is another one. shares_kept: the shares of full
+    retraining's gain that methods keep, if it is the study's reference (`shares_of_rows`).
+    settings: the choices of the "best" cells.
     """
     evaluated = [cell for cell in cells if cell.labels and cell.name in runs]
     evaluations = {cell.name: ws.run(runs[cell.name]) for cell in evaluated}
@@ -90,7 +91,7 @@ def _row(ws: Workspace, cell: Cell, run: Run) -> Row:
 class _Predictions:
     """The predictions of evaluations, by number, read once and joined by user and item.
 
-    Those with the same rows in the same order need no joining; others are joined once a pair.
+    Evaluations with the same rows in the same order need no join; each other pair is joined once.
     """
 
     keys = ("user_id", "item_id")
@@ -133,7 +134,7 @@ class _Predictions:
 
 
 def methods_of(rows: Sequence[Row]) -> list[tuple[Row, list[int]]]:
-    """Return the labels of each method, and the indices of its rows, one a seed."""
+    """Return the labels of each method, and the indices of its rows, one for each seed."""
     names = dict.fromkeys(
         name for row in rows for name in row if name not in NOT_LABELS and name != "seed"
     )
@@ -166,8 +167,8 @@ def differences_over_trainings(
     """Return the differences from the study's reference with intervals and p over trainings.
 
     metrics_by_task: the metric to compare for each task; rows of other tasks, and rows without it,
-    are left out. The differences follow from the rows alone, by Student's t over the seeds that both
-    methods have. Methods with fewer than three such seeds are left out.
+    are left out. Only rows are needed: Student's t over the seeds that both methods have. Methods
+    with fewer than three such seeds are left out.
     """
     lines = []
     for line, pairs in _pairs(study, rows):

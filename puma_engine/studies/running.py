@@ -37,7 +37,7 @@ SAVE_SECONDS = 20
 
 @dataclass
 class Outcome:
-    """Run ids by cell, error messages of failed cells, and the cells that were not started."""
+    """The outcome of a study: run ids by cell, errors of failed cells, and cells that were not started."""
 
     runs: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def reuse_settings(cells: Sequence[Cell], settings: dict[str, dict[str, Any]]) -
     """Return the cells with settings of an earlier report, without the candidates that chose them.
 
     settings: training, prompt and adapter settings by the name of the "best" cell that chose them,
-    as a report holds them. Cells of other choices stay as they are.
+    as in a report. Cells of other choices are unchanged.
     """
     chosen = {cell.name: cell for cell in cells if cell.stage == "best" and cell.name in settings}
     dropped = {name for cell in chosen.values() for name in cell.inputs["candidates"]} | set(chosen)
@@ -62,7 +62,7 @@ def reuse_settings(cells: Sequence[Cell], settings: dict[str, dict[str, Any]]) -
             cell = replace(cell, settings_from=None, settings=tuned | cell.settings)
         if cell.name not in dropped:
             remaining.append(cell)
-    # What only dropped cells needed is dropped, too, unless it is scored.
+    # Cells that only dropped cells need are dropped, too, unless they are scored.
     unused = {name for cell in cells if cell.name in dropped for name in cell.dependencies}
     while True:
         needed = {name for cell in remaining for name in cell.dependencies}
@@ -89,21 +89,21 @@ def run_cells(
 ) -> Outcome:
     """Run every cell; a run that the workspace has already is not made again.
 
-    A failed cell stops the cells that depend on it, and no others. processes: how many cells run at
-    the same time (default: 1, or as many as the cluster has room for). minutes: start no cell later
-    than this. device, precision: of every stage that computes and of every training; None: the
-    default. on: the cluster that computes the cells, workers: processes there that train one
-    together (see `puma_engine.jobs.dispatch`). progress: called after each cell. should_cancel:
-    asked before each cell and within the stages. save: called with the outcome so far about every
-    20 seconds. Raises StudyError where two cells have the same name; Cancelled where should_cancel
-    returned true (finished runs stay in the workspace).
+    A failed cell only stops the cells that depend on it. processes: number of cells that run at the
+    same time (default: 1, or as many as the cluster has room for). minutes: start no cell after
+    this time. device, precision: of all stages and trainings; None: the default. on: the cluster
+    that computes the cells; workers: processes there that train one cell together (see
+    `puma_engine.jobs.dispatch`). progress: called after each cell. should_cancel: asked before each
+    cell and within the stages. save: called with the outcome so far about every 20 seconds. Raises
+    StudyError where two cells have the same name; Cancelled where should_cancel returned true
+    (finished runs stay in the workspace).
     """
     if len({cell.name for cell in cells}) < len(cells):
         raise StudyError("Two cells of the study have the same name; give each its own.")
     stop_at = None if minutes is None else time.monotonic() + 60 * minutes
     cluster = open_cluster(on, device, workers)
     with cluster or nullcontext():
-        # Processes that start together must not add the same backbone.
+        # Backbones are added first, so that parallel cells do not add the same one.
         names = ("backbone", "target")
         specs = {cell.settings[name] for cell in cells for name in names if name in cell.settings}
         for spec in specs:
@@ -131,10 +131,10 @@ def _run_in_order(
     progress: ProgressCallback | None,
     save: Callable[[Outcome], None] | None,
 ) -> Outcome:
-    """Start each cell when those that it depends on are finished, and collect what comes out.
+    """Start each cell when its dependencies are finished, and collect the outcome.
 
-    start: begins a cell, given the run ids of finished cells. stop_at: no cell starts after this
-    moment, of `time.monotonic`.
+    start: starts a cell, given the run ids of finished cells. stop_at: no cell starts after this
+    time, of `time.monotonic`.
     """
     waiting = {cell.name: cell for cell in cells}
     outcome, saved = Outcome(), time.monotonic()
@@ -172,7 +172,7 @@ def _run_in_order(
 def _arguments(
     ws: Workspace, cell: Cell, runs: dict[str, str], precision: str | None
 ) -> dict[str, Any]:
-    """Return the arguments of a cell's stage: settings, and the runs that are its inputs."""
+    """Return the arguments of a cell's stage: its settings and input runs."""
     arguments: dict[str, Any] = {}
     if cell.settings_from is not None:
         config = ws.run(runs[cell.settings_from]).config
@@ -189,14 +189,14 @@ def _arguments(
 def _workers(
     root: Path, processes: int, device: str | None, should_cancel: CancelCheck | None
 ) -> Iterator[Callable[[Cell, dict[str, Any]], Future[str]]]:
-    """Give a function that runs a cell: in this process, or in a pool of others."""
+    """Context manager: a function that runs a cell in this process or in a pool of processes."""
     if processes == 1:
 
         def run_here(cell: Cell, arguments: dict[str, Any]) -> Future[str]:
             future: Future[str] = Future()
             try:
                 future.set_result(run_cell(root, cell.stage, arguments, device, should_cancel))
-            except Exception as error:  # raised by the future, as a pool does
+            except Exception as error:  # the future raises it, as with a pool
                 future.set_exception(error)
             return future
 
@@ -227,7 +227,7 @@ def _workers(
 def _threads(
     ws: Workspace, cluster: Cluster, count: int, should_cancel: CancelCheck | None
 ) -> Iterator[Callable[[Cell, dict[str, Any]], Future[str]]]:
-    """Give a function that runs a cell on a cluster; a thread waits for each."""
+    """Context manager: a function that runs a cell on a cluster; a thread waits for each cell."""
     stop = threading.Event()
 
     def stopped() -> bool:
@@ -251,7 +251,7 @@ def _threads(
 
 
 def _gpus(device: str | None) -> list[str]:
-    """Return the GPUs that processes share out; none if a device is named or there is only one."""
+    """Return the GPUs to distribute over processes; none if a device is named or there is only one."""
     import torch
 
     if device not in (None, "auto", "cuda") or torch.cuda.device_count() < 2:
@@ -264,7 +264,7 @@ _worker_should_cancel: CancelCheck | None = None
 
 
 def _start_worker(parent: int, stop: Any, started: Any, gpus: list[str]) -> None:
-    """Give a worker process its GPU; make it stop with the study and end with its parent."""
+    """Set up a worker process: its GPU, and that it stops with the study and ends with its parent."""
     global _worker_should_cancel
     if gpus:
         with started.get_lock():
@@ -273,7 +273,7 @@ def _start_worker(parent: int, stop: Any, started: Any, gpus: list[str]) -> None
 
     def should_cancel() -> bool:
         if os.getppid() != parent:
-            # Nobody waits for this cell, and its checkpoint is complete at any moment.
+            # No process waits for this cell, and its checkpoint is complete at any time.
             os._exit(1)
         return bool(stop.is_set())
 
@@ -303,11 +303,11 @@ def _best(
     take_input: str | None = None,
     runs_per_candidate: int = 1,
 ) -> str:
-    """Return the run with the lowest validation value, the first of equal ones.
+    """Return the id of the run with the lowest validation value, the first of equal ones.
 
-    candidates: run ids. take_input: return this input of the run instead of the run.
-    runs_per_candidate: number of consecutive runs that are one candidate; their mean counts, and
-    the first of them is returned.
+    candidates: run ids. take_input: return this input of the run instead. runs_per_candidate:
+    number of consecutive runs of one candidate; their mean is compared, and the first of them is
+    returned.
     """
     values = [float(ws.run(run).summary["best_validation"]) for run in candidates]
     step = runs_per_candidate

@@ -1,4 +1,4 @@
-"""How many trainings would decide an undecided claim, from how far the measured ones lie apart."""
+"""Estimate how many trainings would decide an undecided claim, from the spread of measured ones."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MOST_SEEDS = 1000
 
 
 def seeds_to_decide(losses: Sequence[float], limit: float = 0.0) -> int | None:
-    """Return from how many trainings on the 95 % interval of a loss would exclude a limit.
+    """Return the number of trainings with which the 95 % interval of a loss would exclude a limit.
 
-    losses: differences between paired trainings, at least two. Their mean and standard deviation are
-    taken for the true ones, so further trainings may show that more are needed. None: more than
-    1,000, or fewer than two losses came.
+    losses: differences between paired trainings, at least two. Their mean and standard deviation
+    are assumed to be the true ones, so more trainings may be needed. None: more than 1,000, or
+    fewer than two losses.
     """
     if len(losses) < 2:
         return None
@@ -29,11 +29,11 @@ def seeds_to_decide(losses: Sequence[float], limit: float = 0.0) -> int | None:
 
 
 def seeds_for_claim(parts: Sequence[tuple[PairedDifference, float]]) -> int | None:
-    """Return from how many seeds on a claim would be decided whose losses must lie within limits.
+    """Return the number of seeds with which a claim about losses within limits would be decided.
 
-    parts: each difference with the largest loss that the claim allows. A claim fails with one part
-    that lies beyond its limit, and holds with all within. None: no number of seeds up to 1,000 would
-    do, since an interval over users reaches over a limit, or a mean lies too close to it.
+    parts: each difference with the largest loss that the claim allows. The claim fails if one loss
+    is above its limit, and holds if all are below. None: no number of seeds up to 1,000 suffices,
+    since an interval over users includes a limit, or a mean is too close to it.
     """
     needed: dict[bool, list[int | None]] = {True: [], False: []}
     for difference, limit in parts:

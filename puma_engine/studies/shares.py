@@ -1,4 +1,4 @@
-"""Shares of full retraining's gain that methods of a study keep, in level and in ranking."""
+"""The shares of full retraining's gain that methods of a study keep, in level and in ranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puma_engine.evaluation.shares_kept import ASPECTS
 from puma_engine.studies.cells import Study
 from puma_engine.studies.differences import Bounds, Row, paired_t_test, primary_metric
 
-# The metrics of some rows of a report, for resampled users, in the order of the rows.
+# Returns metrics of some rows of a report for resampled users, in the order of the rows.
 Sampler = Callable[[Sequence[int], Sequence[str]], SampledMetrics]
 
 
@@ -24,12 +24,12 @@ def shares_of_rows(
 ) -> list[Row]:
     """Return a line for each method, reference (random prompts, item mean) and aspect.
 
-    methods: the labels of each method with the indices of its rows, one a seed. sample: reads the
-    predictions of rows; without it, intervals are over trainings. A line has the labels, reference,
-    aspect, metric, kept (the share), kept_low, kept_high, gain, gain_low, gain_high, over (what the
-    interval of the gain is over, users or trainings), seeds and trainings (the interval of the
-    share over three trainings or more, else None). Shares are those of means over the seeds that
-    all have. A share is None unless the whole interval of the gain is positive.
+    methods: the labels of each method with the indices of its rows, one for each seed. sample:
+    reads the predictions of rows; without it, intervals are over trainings. A line has the labels,
+    reference, aspect, metric, kept (the share), kept_low, kept_high, gain, gain_low, gain_high,
+    over (users or trainings, for the interval of the gain), seeds, and trainings (the interval of
+    the share over three trainings or more, else None). Shares are ratios of means over the seeds
+    that all methods have. A share is None unless the whole interval of the gain is positive.
     """
     compared = []
     for labels, group in methods:
@@ -85,7 +85,7 @@ def _rows_with(rows: Sequence[Row], labels: Row) -> list[int]:
 
 
 def _common(rows: Sequence[Row], groups: Sequence[list[int]]) -> list[list[int]]:
-    """Return the rows of each group by seed, of the seeds that all groups with seeds have."""
+    """Return the rows of each group by seed, for the seeds that all groups with seeds have."""
     by_seed = [{rows[index].get("seed"): index for index in group} for group in groups]
     seeded: list[set[Any]] = [set(group) for group in by_seed if None not in group]
     seeds: list[Any] = sorted(set.intersection(*seeded)) if seeded else []
@@ -134,6 +134,6 @@ def _line(
 
 
 def _ratio_interval(gains_kept: np.ndarray, gains: np.ndarray, share: float) -> Bounds | None:
-    """The interval of a ratio of means over trainings (Cochran, Sampling Techniques, 1977, ch. 6)."""
+    """Return the interval of a ratio of means over trainings (Cochran, Sampling Techniques, 1977, ch. 6)."""
     test, gain = paired_t_test((gains_kept - share * gains).tolist()), float(gains.mean())
     return None if test is None else (share + test.low / gain, share + test.high / gain)

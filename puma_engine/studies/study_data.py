@@ -9,13 +9,13 @@ from typing import Any
 from puma_engine.datasets.registry import REGISTRY, get_source
 from puma_engine.errors import ConfigError
 
-# A table of one's own is named by its task.
+# Sources for a user's own table, by its task.
 TABLES = ("rating", "click")
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """The data set that a study imports. name: in its rows; task: rating or click; settings: of the import."""
+    """The data set that a study imports. name: in the report; task: rating or click; settings: of the import."""
 
     name: str
     task: str
@@ -44,7 +44,7 @@ def study_data(text: str) -> StudyData:
             f"There is nothing at {path!r}; give the path of the files as {source}=PATH."
         )
     stem = folder.resolve().name.split(".")[0]
-    # The name of no shipped data set, or its rows would count as evidence on that.
+    # Never the name of a shipped data set, since its rows would count as evidence on that.
     name = stem if stem.startswith(source) else f"{source}-{stem}"
     if source in TABLES:
         return StudyData(name, source, {"source": "table", "path": str(folder), "task": source})
