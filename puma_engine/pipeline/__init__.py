@@ -1,6 +1,6 @@
 """Stages on a workspace: every function makes one run, or returns the finished one.
 
-Importing this package loads no torch; stages that need it load it when they work.
+Importing this package does not load torch; stages load it when they compute.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ from puma_engine.pipeline.stored_prompts import PromptTableReader, load_adapter,
 from puma_engine.pipeline.verdicts import judge_comparison
 from puma_engine.store import Workspace
 
-# Stages by name, as the command line and the job queue call them: with JSON arguments.
+# Stages by name, which the command line and the job queue call with JSON arguments.
 COMMANDS: dict[str, Callable[..., Any]] = {
     stage.__name__: stage
     for stage in (
@@ -74,7 +74,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         demo,
     )
 }
-# What executes the requests of `puma_engine.requests.CLUSTER_REQUESTS`.
+# Functions that execute the requests of `puma_engine.requests.CLUSTER_REQUESTS`.
 EXECUTORS: dict[str, Callable[[Workspace, Any, Execution], Any]] = {
     "fit_prompts": run_fit,
     "select": run_selection,
@@ -85,5 +85,5 @@ EXECUTORS: dict[str, Callable[[Workspace, Any, Execution], Any]] = {
     "predict_anchors": run_anchors,
     "run_plan": execute_plan,
 }
-# Jobs that earlier versions queued.
+# Commands of jobs that earlier versions queued.
 COMMANDS["carry_out"] = run_plan

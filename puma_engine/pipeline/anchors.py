@@ -1,8 +1,8 @@
-"""Anchor predictions as runs: what every prompt of a table predicts for the same few items.
+"""Anchor predictions as runs: predictions of every prompt of a table for the same few items.
 
-Evaluations predict held-out records, which are other items for each user. Anchor items are the same
-for all users and all models of a data set, so the mean and the spread of a user's predictions can
-be compared between users and between models without any alignment.
+Evaluations predict held-out records, with different items for each user. Anchor items are the same
+for all users and models of a data set, so the mean and the spread of a user's predictions can be
+compared between users and between models without alignment.
 
 A run of kind "anchors" stores the tensor "anchors": predictions [users, items] float32, keyed by
 user id, with the ids of the items in its metadata.
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from puma_engine.prompts.table import PromptTable
 
 KIND = ARTIFACT = "anchors"
-# Users whose rows are in memory at once.
+# Number of users whose rows are in memory at once.
 BLOCK = 20_000
-# Predicted pairs times parameters of the model; those of 600 users on llama-medium are 5e10.
+# Limit of predicted pairs times parameters of the model; 600 users on llama-medium have 5e10.
 CHEAP_WORK = 2e11
 
 
@@ -57,7 +57,7 @@ def predict_anchors(
 
     items: ids (default: `count` popular items with varied mean outcomes, see
     `puma_engine.datasets.anchor_items.choose_anchors`). Predictions are ratings (1 to 5) or
-    probabilities of a click. Where the template shows a history, it is that of the user's latest
+    probabilities of a click. If the template shows a history, it is that of the user's latest
     record. Raises NotFoundError, ConfigError, DataError, BackboneError.
     """
     request = AnchorRequest.from_arguments(locals())
@@ -104,9 +104,10 @@ def run_anchors(ws: Workspace, request: AnchorRequest, execution: stage.Executio
 
 
 def is_cheap(ws: Workspace, prompts: str) -> bool:
-    """Return whether the default anchor items of a prompt table take some ten seconds on two CPU cores.
+    """Return whether predicting the default anchor items takes at most some ten seconds on two CPU cores.
 
-    Templates that show a history are read anew for every user, which takes much longer.
+    With a template that shows a history, items are read anew for every user, which takes much
+    longer.
     """
     run = ws.run(prompts)
     if template_of(run).uses_history:
@@ -116,7 +117,7 @@ def is_cheap(ws: Workspace, prompts: str) -> bool:
 
 
 def _checked_items(dataset: Dataset, item_ids: Sequence[str]) -> list[str]:
-    """Return given ids without repetitions. Raises DataError for unknown ones, and for one alone."""
+    """Return ids without repetitions. Raises DataError for unknown ids, and for a single one."""
     items = list(dict.fromkeys(item_ids))
     unknown = sorted(set(items) - set(dataset.items["item_id"]))
     if unknown:
@@ -167,7 +168,7 @@ def _rows(
 ) -> Dataset:
     """Return a data set of every pair of users and items, user by user.
 
-    It has all items of the data set, so that a model's cached items are used.
+    The result has all items of the data set, so that a model's cached items are used.
     """
     columns: dict[str, Any] = {
         "user_id": np.repeat(users, len(items)),
@@ -204,7 +205,7 @@ class AnchorPredictions:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a user and item: user_id, item_id, prediction."""
+        """Return one row for each user and item: user_id, item_id, prediction."""
         return pd.DataFrame(
             {
                 "user_id": np.repeat(np.array(self.users, dtype=str), len(self.items)),
@@ -222,9 +223,9 @@ def read_anchors(ws: Workspace, reference: stage.Reference) -> AnchorPredictions
 
 
 def common_anchors(ws: Workspace, prompts: Sequence[str]) -> list[Run] | None:
-    """Return the newest runs over the same items, one for each prompt table; None if one lacks them.
+    """Return the newest anchor runs over the same items, one for each prompt table; None if one is missing.
 
-    prompts: ids of prompt tables. Runs count that read them in their own template.
+    prompts: ids of prompt tables. Only runs with the tables' own templates are used.
     """
     by_items: dict[tuple[str, ...], dict[str, Run]] = {}
     for run in ws.runs(KIND, "finished"):

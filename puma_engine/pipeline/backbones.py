@@ -1,4 +1,4 @@
-"""Backbones as runs: adding one, and loading it again unchanged."""
+"""Backbones as runs: add a model, and load it again unchanged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 1 << 20
 LARGE = 64 * SAMPLE
-# Between two looks whether another process still adds a model.
+# Seconds between two checks whether another process still adds a model.
 WAIT_SECONDS = 0.2
 CHAT_SUFFIX = ".jinja"
 _ADDING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
@@ -48,11 +48,11 @@ def add_backbone(
 ) -> Run:
     """Check a language model and record it.
 
-    spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. Of a hub id, the commit that the
-    revision (default: main) names now is recorded, and used from then on. quantise: "4bit" or "8bit",
-    for models larger than a GPU. Before weights are read, progress says how much memory they take.
-    While another process or thread adds the same model, this waits for it.
-    Raises BackboneError if the model cannot serve as a backbone.
+    spec: a zoo name, "smollm2", a folder, a GGUF file, or a hub id. For a hub id, the current
+    commit of the revision (default: main) is recorded and used from then on. quantise: "4bit" or
+    "8bit", for models larger than a GPU. The memory of the weights is reported as progress before
+    they are read. If another process or thread adds the same model, this waits for it. Raises
+    BackboneError if the model cannot serve as a backbone.
     """
     from puma_engine.backbone import inspect_backbone
     from puma_engine.backbone.gguf_model import find_parts, model_name
@@ -66,7 +66,7 @@ def add_backbone(
     label = name or path.name
     if text not in ZOO and text not in PACKAGED:
         if (parts := find_parts(path)) is not None:
-            # Not resolved: a link of the hub's cache leads to a file without the model's name.
+            # Links are not resolved, since those of the hub's cache lead to files without the model's name.
             text, label = str(parts[0].absolute()), name or model_name(parts[0])
         elif path.is_dir():
             text = str(path.resolve())
@@ -91,7 +91,7 @@ def add_backbone(
         )
 
     lock = ws.lock(ws.run_key("backbone", config, {}))
-    # Threads of this process, such as those of a study on a cluster, share the lock of the file.
+    # Threads of this process, such as those of a study on a cluster, share the file lock.
     with _ADDING_GUARD:
         adding = _ADDING[lock]
     with adding:
@@ -102,12 +102,12 @@ def add_backbone(
                     ws, "backbone", name=label, config=config, inputs={}, compute=compute
                 )
             except StoreError:
-                # Of several that waited, another one may have begun first.
+                # Another waiting process may have begun first.
                 if not locks.is_held_elsewhere(lock):
                     raise
             else:
                 break
-    is_unchanged(ws, run)  # records the files that were fetched from the hub
+    is_unchanged(ws, run)  # stores the hashes of the files from the hub
     return run
 
 
@@ -125,10 +125,10 @@ def _wait_for_others(lock: Path, label: str, execution: stage.Execution) -> None
 def backbone_run(
     ws: Workspace, reference: stage.Reference | Path, *, device: str | None = None
 ) -> Run:
-    """Return the run of a backbone, adding it first when a model's name or path is given.
+    """Return the run of a backbone; a model's name or path is added first.
 
-    A backbone whose adding was stopped or failed is added again, with the settings of its run, unless
-    the reference is another model's name or path.
+    A backbone that was not added completely is added again with the settings of its run, unless the
+    reference is the name or path of another model.
     """
     named = reference if isinstance(reference, Run) else str(reference)
     try:
@@ -139,7 +139,7 @@ def backbone_run(
         return add_backbone(ws, reference, device=device)
     if run.status == "finished":
         if run.published is not None and str(reference) == run.config["spec"] != run.id:
-            # The model of this name may be another one today than the published run was made with.
+            # The model of this name may be another one than that of the published run.
             return run if is_here(ws, run) else add_backbone(ws, run.config["spec"], device=device)
         return run
     if isinstance(named, str) and named not in (run.id, run.config["spec"]) and model_files(named):
@@ -151,9 +151,9 @@ def backbone_run(
 def load_backbone(
     ws: Workspace, reference: stage.Reference, *, device: str | None = None, precision: str = "auto"
 ) -> FrozenBackbone:
-    """Load the model of a backbone run; the two used last stay in memory.
+    """Load the model of a backbone run; the last two stay in memory.
 
-    Raises BackboneError when its files are no longer those that were added.
+    Raises BackboneError if its files have changed since it was added.
     """
     run = check_backbone(ws, reference)
     spec, revision = run.config["spec"], run.config["revision"]
@@ -165,7 +165,7 @@ def load_backbone(
 
 
 def computing_cost(backbone: FrozenBackbone) -> dict[str, Any]:
-    """Return how a model computed, for a run's cost: model_precision, threads on a CPU, cached items."""
+    """Return cost entries of a run about its model: model_precision, threads on a CPU, cached items."""
     cost: dict[str, Any] = {"model_precision": backbone.info.dtype} | item_cache_cost(backbone)
     if backbone.device.type == "cpu":
         import torch
@@ -175,7 +175,7 @@ def computing_cost(backbone: FrozenBackbone) -> dict[str, Any]:
 
 
 def release_backbones() -> None:
-    """Forget the models that stay in memory, so that the next one has room."""
+    """Drop the models in memory, so that the next one has room."""
     import torch
 
     _load.cache_clear()
@@ -185,7 +185,7 @@ def release_backbones() -> None:
 
 
 def check_backbone(ws: Workspace, reference: stage.Reference) -> Run:
-    """Return the run of a backbone. Raises BackboneError if its files are not those that were added."""
+    """Return the run of a backbone. Raises BackboneError if its files have changed since it was added."""
     run = stage.find(ws, reference, "backbone")
     if run.published is not None and not is_here(ws, run):
         raise BackboneError(
@@ -234,10 +234,10 @@ def _load(
 def fingerprint(
     ws: Workspace, spec: str, revision: str | None = None, *, fresh: bool = False
 ) -> str:
-    """Return 16 hexadecimal digits that change when a byte of a model's files does.
+    """Return the fingerprint of a model: a hash of its files, 16 hexadecimal digits.
 
-    Hashes of large files come from the workspace, which remembers them for each state of a file;
-    fresh: read them again. A hub id is known by its name and commit.
+    The workspace caches hashes of large files until they change; fresh: read them again. The
+    fingerprint of a hub id is made from its name and commit.
     """
     files = model_files(spec)
     if files is None:
@@ -248,10 +248,10 @@ def fingerprint(
 def earlier_fingerprints(
     ws: Workspace, spec: str, revision: str | None = None, *, fresh: bool = False
 ) -> set[str]:
-    """Return the fingerprints that earlier versions gave to the same files.
+    """Return the fingerprints of the same files by earlier versions.
 
-    They did not count a chat template in a file of its own, and version 0.1.0 counted large files
-    in part.
+    These did not cover a chat template in a separate file, and version 0.1.0 only covered parts of
+    large files.
     """
     files, fingerprints = model_files(spec), set()
     if files is not None and any(file.suffix == CHAT_SUFFIX for file in files):
@@ -262,9 +262,9 @@ def earlier_fingerprints(
 
 
 def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
-    """Return the fingerprint of version 0.1.0, or None if it had no large files to count in part.
+    """Return the fingerprint of version 0.1.0, or None if there are no large files.
 
-    Of each file above 64 MiB it counts the size and the first and last MiB.
+    It covers the size and the first and last MiB of each file above 64 MiB.
     """
     files = model_files(spec)
     files = files and [file for file in files if file.suffix != CHAT_SUFFIX]
@@ -281,7 +281,7 @@ def sampled_fingerprint(spec: str, revision: str | None = None) -> str | None:
 
 
 def model_files(spec: str) -> list[Path] | None:
-    """Return the files that a model is read from, or None for a hub id."""
+    """Return the files of a model, or None for a hub id."""
     from puma_engine.backbone.gguf_model import find_parts, tokenizer_beside
     from puma_engine.backbone.packages import local_path
     from puma_engine.zoo import ZOO, zoo_folder
@@ -298,7 +298,7 @@ def model_files(spec: str) -> list[Path] | None:
 
 
 def _hub_files(spec: str, revision: str | None) -> dict[str, Path]:
-    """Return the files of a hub model in the local cache by name; none where it was not fetched."""
+    """Return the files of a hub model in the local cache, by name; none if it was not fetched."""
     from puma_engine.backbone import hub
 
     if revision is None or model_files(spec) is not None or not hub.is_hub_id(spec):
@@ -323,7 +323,7 @@ def _digest(files: list[Path], large: Callable[[Path], bytes]) -> str:
 
 
 def _recorded_config(ws: Workspace, config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a backbone, as an earlier version recorded them if it added it."""
+    """Return the settings of a backbone; for one that an earlier version added, as it recorded them."""
     for earlier in sorted(earlier_fingerprints(ws, config["spec"], config["revision"])):
         old = config | {"fingerprint": earlier}
         with contextlib.suppress(NotFoundError):
@@ -333,11 +333,11 @@ def _recorded_config(ws: Workspace, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_unchanged(ws: Workspace, run: Run, *, fresh: bool = False) -> bool:
-    """Return whether the files of a backbone run are those that were added.
+    """Return whether the files of a backbone run are unchanged since it was added.
 
-    A run of an earlier version is compared as that version did, once; from then on, by the whole
-    content that its files had at that moment. The cached files of a hub model are compared with their
-    content when each was first seen. fresh: read large files anew.
+    A run of an earlier version is compared once by the fingerprint of that version; its full
+    content is stored then and compared later. Cached files of a hub model are compared with their
+    content when they were first seen. fresh: read large files anew.
     """
     spec, revision = run.config["spec"], run.config["revision"]
     if cached := _hub_files(spec, revision):
@@ -353,7 +353,7 @@ def is_unchanged(ws: Workspace, run: Run, *, fresh: bool = False) -> bool:
 
 
 def _are_unchanged(ws: Workspace, run: Run, files: dict[str, Path], *, fresh: bool) -> bool:
-    """Compare files of a hub model with their hashes when each was first seen, and store new ones."""
+    """Compare files of a hub model with their stored hashes, and store hashes of new files."""
     stored = _stored_content(ws, run)
     recorded = json.loads(stored) if stored else {}
     current = {name: ws.file_hash(file, fresh=fresh) for name, file in files.items()}
@@ -365,13 +365,13 @@ def _are_unchanged(ws: Workspace, run: Run, files: dict[str, Path], *, fresh: bo
 
 
 def content_fingerprint(ws: Workspace, run: Run) -> str | None:
-    """Return the fingerprint of the whole content that a run of an earlier version was given."""
+    """Return the stored fingerprint of the full content for a run of an earlier version."""
     stored = _stored_content(ws, run)
     return None if stored is None or stored.startswith("{") else stored
 
 
 def _stored_content(ws: Workspace, run: Run) -> str | None:
-    """Return what the database holds of a model's content: a fingerprint, or hashes of files as JSON."""
+    """Return the stored content of a model from the database: a fingerprint, or hashes of files as JSON."""
     rows = ws.query("SELECT content_fingerprint FROM backbones WHERE run_id = ?", [run.id])
     return rows[0]["content_fingerprint"] if rows else None
 
@@ -385,7 +385,7 @@ def _store_content(ws: Workspace, run: Run, content: str) -> None:
 
 
 def fingerprints(ws: Workspace, run: Run) -> set[str]:
-    """Return every fingerprint that files made with a backbone may name it by."""
+    """Return all fingerprints of a backbone that exported files may contain."""
     known = {run.config["fingerprint"], content_fingerprint(ws, run)}
     if is_unchanged(ws, run):
         known |= {

@@ -1,4 +1,4 @@
-"""Calibrations: trainings too short to be of use, timed to predict the cost of a plan."""
+"""Calibrations: short trainings that are timed to predict the cost of a plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ STEPS, EPOCHS, MIN_ROWS = 20, 2, 2048
 class _Trial:
     """One training to time, or predictions of random pairs; its work is stored under the name way.
 
-    widths: of the prompts that an adapter reads, one a source. pairs: predicted for each user.
+    widths: of the prompts that an adapter reads, one for each source. pairs: number predicted for
+    each user.
     """
 
     work: Work
@@ -50,7 +51,9 @@ class _Trial:
 
     def config(self, device: str) -> dict[str, Any]:
         template = self.template.to_config()
-        template.pop("reading", None)  # it hardly changes the speed, so calibrations stay
+        template.pop(
+            "reading", None
+        )  # it hardly changes the speed, so earlier calibrations are valid
         values = {
             "way": self.work,
             **template,
@@ -77,12 +80,12 @@ def calibrate(
 ) -> list[Run]:
     """Measure the speed of every hop of a plan, and of retraining on its last target.
 
-    Two short epochs each, on as many users as a few dozen batches need. The prompts that adapters
-    read are random: speed does not depend on their values, so hops can be timed whose sources do
-    not exist yet. settings: those of `run_plan`; fitting on the models of fit_on is timed first.
-    Where adapters learn from predictions, those of each source model are timed, too. Returns one
-    calibration run a hop, those of predictions, then the retraining's. Raises ConfigError where
-    nothing can be trained.
+    Each takes two short epochs on as many users as a few dozen batches need. Adapters read random
+    prompts, since their values do not influence the speed; so hops can be timed before their
+    sources exist. settings: those of `run_plan`; fitting on the models of fit_on is timed first. If
+    adapters learn from predictions, these are timed for each source model. Returns a calibration
+    run for each hop, then for predictions, then for the retraining. Raises ConfigError if nothing
+    can be trained.
     """
     from puma_engine.training.device import resolve_device
 
@@ -122,7 +125,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
         backbone = load_backbone(
             ws, trial.model, device=execution.device, precision=trial.training.precision
         )
-        # As many random users as fill the steps of an epoch; all if there are fewer.
+        # As many random users as an epoch of STEPS steps needs, or all.
         dataset, training = load_dataset(ws, trial.data), trial.training
         users, rows = dataset.users, len(dataset.rows("train"))
         needed_rows = max(STEPS * training.batch_size, MIN_ROWS)
@@ -159,7 +162,7 @@ def _measure(ws: Workspace, trial: _Trial, device: str, execution: stage.Executi
 def _predict(
     trial: _Trial, backbone: FrozenBackbone, dataset: Dataset, users: np.ndarray
 ) -> stage.StageResult:
-    """Predict random pairs of these users with random prompts; return what that took."""
+    """Predict random pairs of these users with random prompts; return the cost."""
     import torch
 
     from puma_engine.backbone.tasks import get_task

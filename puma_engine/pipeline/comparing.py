@@ -1,4 +1,4 @@
-"""Comparisons as runs: evaluations side by side, with paired differences and costs.
+"""Comparisons as runs: several evaluations with paired differences and costs.
 
 Tables of a comparison run:
 - "methods", one row a method: method (its label), kind (source, migrated, retrained, random,
@@ -65,11 +65,11 @@ from puma_engine.requests import EvaluationRequest
 from puma_engine.store import Run, Workspace
 
 KEYS = ["user_id", "item_id"]
-# Steps that count as the cost of a migration; source prompts exist before it.
+# Kinds of runs that count as the cost of a migration; source prompts exist before it.
 MIGRATION_KINDS = ("selection", "migration")
 SHARES, CHANGES = "shares_kept", "source_changes"
-# What comparisons of earlier versions do not store, by workspace, run, name and hashes of files:
-# a bootstrap over users takes seconds, and a page asks again for each margin.
+# Results that comparisons of earlier versions do not store, by workspace, run, name and hashes of files. A
+# bootstrap over users takes seconds, and a page needs the result for each margin.
 MAX_COMPUTED = 64
 _COMPUTED: dict[tuple[str, ...], Any] = {}
 _COMPUTING = threading.Lock()
@@ -89,11 +89,11 @@ def compare(
 ) -> Run:
     """Compare evaluations: metrics, differences from a reference, and costs.
 
-    reference: one of the evaluations (default: the full retraining if there is one, else
-    the first). baselines: add the methods that need no language model, evaluated on the
-    same data set and split. seed: of the bootstrap. Methods are scored on the rows that all of
-    them predicted, joined by user and item. Seconds of a migration count its selections and
-    hops, not the source prompts.
+    reference: one of the evaluations (default: the full retraining if there is one, else the
+    first). baselines: add the methods that need no language model, evaluated on the same data set
+    and split. seed: of the bootstrap. Methods are scored on the rows that all of them predicted,
+    joined by user and item. Seconds of a migration include its selections and hops, not the source
+    prompts.
 
     Raises ConfigError for fewer than two evaluations, evaluations of different tasks or splits,
     or a reference that is not among them; DataError where no row is common to all.
@@ -180,7 +180,7 @@ def _unique_runs(ws: Workspace, evaluations: Sequence[stage.Reference]) -> list[
 def _comparison_key(
     ws: Workspace, runs: list[Run], reference: stage.Reference | None, seed: int
 ) -> dict[str, Any]:
-    """Config, inputs and seed of a comparison: what its run id is a hash of."""
+    """Return config, inputs and seed of a comparison, which its run id is a hash of."""
     if len(runs) < 2:
         raise ConfigError("A comparison needs at least two different evaluations.")
     kinds = {(run.summary["task"], run.summary["split"]) for run in runs}
@@ -202,7 +202,7 @@ def _comparison_key(
 
 
 def _join(ws: Workspace, runs: list[Run], labels: dict[str, str]) -> tuple[pd.DataFrame, int]:
-    """Return the rows that every method predicted, and how many rows of the largest are left out.
+    """Return the rows that every method predicted, and how many rows of the largest evaluation are left out.
 
     Columns: user_id, item_id, outcome, and the predictions of each method by its label.
     Raises DataError if no row is left.
@@ -232,7 +232,7 @@ def _sample(
     names: Sequence[str],
     seed: int,
 ) -> SampledMetrics:
-    """The named metrics of every method, over all rows and for resampled users."""
+    """Return some metrics of every method, over all rows and for resampled users."""
     return sample_metrics(
         task,
         joined["outcome"].to_numpy(np.float64),
@@ -247,7 +247,7 @@ def _sample(
 def _scores(
     runs: list[Run], labels: dict[str, str], base: Run, sampled: SampledMetrics
 ) -> pd.DataFrame:
-    """The table "comparison"."""
+    """Return the table "comparison"."""
     scored = estimates(sampled, [run.id for run in runs].index(base.id))
     unknown = Interval(np.nan, np.nan, np.nan, 0)
     rows = []
@@ -273,7 +273,7 @@ def _scores(
 def _shares(
     ws: Workspace, runs: list[Run], labels: dict[str, str], base: Run, sampled: SampledMetrics
 ) -> pd.DataFrame:
-    """The table "shares_kept"; empty without a reference to measure gains from."""
+    """Return the table "shares_kept"; empty without a reference for gains."""
     return measured_shares(
         str(base.summary["task"]),
         sampled,
@@ -286,7 +286,7 @@ def _shares(
 def _share_references(
     ws: Workspace, runs: list[Run], labels: dict[str, str], base: Run
 ) -> dict[str, str]:
-    """Return the labels of what full retraining's gains are measured from; none without it.
+    """Return the labels of the references of full retraining's gains; none without full retraining.
 
     Random prompts must be on the backbone of full retraining, in its template.
     """
@@ -309,7 +309,7 @@ def comparison_scores(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
     """Return the table "comparison", one row a method and metric.
 
     Metrics that an older comparison does not store are computed from its predictions, and left out
-    where those are gone.
+    if these are missing.
     """
     run = stage.find(ws, comparison, "comparison")
     scores = ws.get_table(run.id, "comparison")
@@ -335,9 +335,9 @@ def comparison_scores(ws: Workspace, comparison: stage.Reference) -> pd.DataFram
 def comparison_shares(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
     """Return the table "shares_kept" of a comparison; see `puma_engine.evaluation.shares_kept`.
 
-    It is computed for runs that do not store it; where their predictions are gone, from their
-    scores, without intervals of shares. It is empty where the differences are not from full
-    retraining, without a reference, or where the evaluations are gone.
+    It is computed for runs that do not store it: from predictions, or if these are missing from
+    scores, without intervals of shares. It is empty if the differences are not from full
+    retraining, if there is no reference, or if the evaluations are missing.
     """
     run = stage.find(ws, comparison, "comparison")
     if any(file["name"] == SHARES for file in ws.artifacts(run.id)):
@@ -368,7 +368,7 @@ def _shares_of_older(ws: Workspace, run: Run) -> pd.DataFrame:
 def comparison_changes(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
     """Return the table "source_changes"; see `puma_engine.evaluation.source_changes`.
 
-    It is computed for runs that do not store it, and empty where their predictions are gone or no
+    It is computed for runs that do not store it. It is empty if their predictions are missing or no
     source prompts were compared.
     """
     run = stage.find(ws, comparison, "comparison")
@@ -394,7 +394,7 @@ def comparison_changes(ws: Workspace, comparison: stage.Reference) -> pd.DataFra
 
 
 def _changes(runs: list[Run], labels: dict[str, str], sampled: SampledMetrics) -> pd.DataFrame:
-    """The table "source_changes" of level and ranking; empty without source prompts."""
+    """Return the table "source_changes" for level and ranking; empty without source prompts."""
     sources = [labels[run.id] for run in runs if method_kind(run) == "source"]
     changes = measured_changes(sampled, [labels[run.id] for run in runs], sources)
     task = METRICS[sampled.names[0]].task
@@ -403,7 +403,7 @@ def _changes(runs: list[Run], labels: dict[str, str], sampled: SampledMetrics) -
 
 
 def cached_result(ws: Workspace, run: Run, name: str, compute: Callable[[], T]) -> T:
-    """Return what a comparison does not store, computed once for the files that are there."""
+    """Return a result that a comparison does not store, computed once for its current files."""
     ids = [run.id, *run.inputs.values()]
     files = ws.query(
         "SELECT run_id, file, sha256 FROM artifacts"
@@ -421,9 +421,9 @@ def cached_result(ws: Workspace, run: Run, name: str, compute: Callable[[], T]) 
 
 
 def _members(ws: Workspace, run: Run) -> tuple[list[Run], dict[str, str], Run]:
-    """The evaluations of a comparison, the labels of their methods, and the reference.
+    """Return the evaluations of a comparison, the labels of their methods, and the reference.
 
-    Raises StoreError where one of them is gone.
+    Raises StoreError if one of them is missing.
     """
     if "reference" not in run.inputs:
         raise StoreError(f"The comparison {run.name!r} names no reference; make it again.")
@@ -446,7 +446,7 @@ def comparison_users(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame
 def _user_table(
     ws: Workspace, runs: list[Run], base: Run, joined: pd.DataFrame, labels: dict[str, str]
 ) -> pd.DataFrame:
-    """The table "users": how active each user is, and the losses under every method."""
+    """Return the table "users": activity of each user, and losses under every method."""
     task, y = str(base.summary["task"]), joined["outcome"].to_numpy(np.float64)
 
     def losses_of(run: Run) -> np.ndarray:
@@ -473,7 +473,7 @@ def _user_table(
 
 
 def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any]:
-    """A row of the table "methods"."""
+    """Return a row of the table "methods"."""
     prompts_run = ws.run(run.inputs["prompts"]) if "prompts" in run.inputs else None
     cost = method_cost(ws, run)
     return {
@@ -492,11 +492,10 @@ def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method, its flops, and how many users trained it.
 
-    Prompts that are reused as they are cost nothing. A blend costs its prompts and its baseline.
-    For fitted prompts: their fitting (that of the file, for imported ones). For a migration,
-    refined or not: every selection, hop and refining down to the source prompts, which are not
-    counted. Items that came from disk count what computing them took. flops: of the trainings
-    alone; None where they were not measured.
+    Reused prompts cost nothing. A blend costs its prompts and its baseline. Fitted prompts cost
+    their fitting (for imported ones, as recorded in the file). A migration costs its selections,
+    hops and refining, without the source prompts. Items that were read from disk count with the
+    time of their computation. flops: of trainings only; None if they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}
@@ -530,7 +529,7 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
 def _seconds_without_cache(run: Run) -> float | None:
     """Return a run's seconds as if it had computed the items that it read from disk.
 
-    Else the method that comes first on a model would pay for the items of all others.
+    Otherwise the first method on a model would pay for the items of all others.
     """
     if run.seconds is None:
         return None

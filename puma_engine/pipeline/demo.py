@@ -64,12 +64,12 @@ def demo(
     On a goodbooks subset: source prompts on the small model, migrations to the larger one trained
     on 1 % to all of the users, one of them refined, full retraining, random prompts, the shuffled
     control and baselines, all evaluated on the test split; a second seed, random users against
-    representative ones, a chain over a third model and an aggregation with it; what each prompt
-    predicts for anchor items; maps of the prompts by PCA. What of it would take longer than two
-    minutes ships with PUMA, marked as published (see `archive_file`); with another number of users
-    it is computed. umap: draw the maps by UMAP, too, in the end, which takes a minute or two.
-    Comparisons that ship as archives are added first. real: migrate to SmolLM2, a pre-trained
-    language model, instead; see `real_demo`. Raises BackboneError where its package is missing.
+    representative ones, a chain over a third model and an aggregation with it; predictions of
+    anchor items; maps of the prompts by PCA. Runs that would take too long ship with PUMA, marked
+    as published (see `archive_file`); with another number of users they are computed. umap: finally
+    draw the maps by UMAP, too, which takes a minute or two. Comparisons that ship as archives are
+    added first. real: migrate to SmolLM2, a pre-trained language model, instead; see `real_demo`.
+    Raises BackboneError if its package is missing.
     """
     execution = stage.Execution(device, progress, should_cancel)
     if real:
@@ -96,8 +96,9 @@ def demo_seconds(users: int = DEMO_USERS) -> float:
 class Demo(DemoRuns):
     """The steps of the demo in their order, and the runs of those that are done, by title.
 
-    Seconds of steps were measured on two free CPU cores. prepare: called with each prompt run of those that ship, before it is evaluated. archive: the runs
-    that ship, or None to compute them; it may not exist.
+    Seconds of steps were measured on two free CPU cores. prepare: called with each prompt run that
+    ships before it is evaluated. archive: file of the runs that ship, or None to compute them; it
+    may not exist.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Demo(DemoRuns):
         self.archive = archive if archive is not None and archive.is_file() else None
 
     def steps(self) -> list[Step]:
-        """Return the steps that make the comparison; their runs are to be put into `runs`."""
+        """Return the steps up to the comparison; the caller puts their results into `runs`."""
         return [*self._inputs(), *self._prompts(), *self._results()]
 
     def umaps(self) -> list[Step]:
@@ -190,10 +191,10 @@ class Demo(DemoRuns):
         yield Step("comparison", 4, self.compare(compared, f"demo-{self.users}-users"))
 
     def _add_or_compute_shipped(self, part: stage.Execution) -> Run:
-        """Add the runs that ship, if they are of the same data and models; compute what is missing.
+        """Add the runs that ship, if they have the same data and models; compute those that are missing.
 
-        It comes after what this machine trains itself, so that only missing runs are added. Returns
-        the last run.
+        This step comes after the trainings of this machine, so that only missing runs are added.
+        Returns the last run.
         """
         titles = ("data", "source model", "target model", "third model", "source")
         needed = {self.runs[title].id for title in titles}
@@ -245,7 +246,7 @@ class Demo(DemoRuns):
         )
 
     def _name(self, title: str | None) -> str | None:
-        """Return the name of a run of this title; None where its usual name is unique."""
+        """Return the name of a run with this title; None if its generated name is unique."""
         return title and stage.slug(title.replace(" %", " percent"), DATASET, self.users)
 
     def _refine(self, part: stage.Execution) -> Run:
@@ -262,8 +263,10 @@ class Demo(DemoRuns):
 
 
 def compare_shipped(plan: Demo) -> Run:
-    """Compare what ships, once it is computed, with the retraining that ships, so that the archive of
-    the comparison holds nothing that a machine computes itself."""
+    """Compare the runs that ship, after they are computed, with the retraining that ships.
+
+    So the archive of this comparison has no run that the demo computes itself.
+    """
     evaluations = [plan.runs[step.title] for step in plan.shipped()]
     evaluations = [run for run in evaluations if run.kind == "evaluation"]
     reference = plan.runs[evaluation_of(_retrained(DEMO_SEEDS[1]))]

@@ -27,10 +27,10 @@ def archive_file() -> Path:
 
 
 def add_shipped_comparisons(ws: Workspace) -> None:
-    """Add the comparisons that ship as archives in demo/ of the data folder, where they are not here.
+    """Add the comparisons that ship as archives in demo/ of the data folder, unless they are present.
 
-    The demo's own archive is added when its data and models are here. Raises StoreError for a damaged
-    archive.
+    The demo's own archive is not among them; the demo adds it after its data and models. Raises
+    StoreError for a damaged archive.
     """
     existing = {run.id for run in ws.runs(kind="comparison", status="finished")}
     for file in sorted((data_root() / "demo").glob("*.zip")):

@@ -39,7 +39,7 @@ _log = logging.getLogger("puma_engine.demo")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the demo on a real model: the target model, users, the share who train the migration on few users, and all settings."""
+    """Settings of the demo on a real model. share: of the users who train the migration on few users."""
 
     name: str
     target: str
@@ -62,8 +62,8 @@ REAL_DEMO = Recipe(
 def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> Run:
     """Run every method with SmolLM2 as the target, and return their comparison.
 
-    users: default: 60. The log says how long it takes, from a short measurement. Raises BackboneError
-    where the model's package is missing.
+    users: default: 60. The expected time is measured and logged before it begins. Raises
+    BackboneError if the model's package is missing.
     """
     recipe = REAL_DEMO
     local_path(recipe.target)  # raises where its package is missing, before anything is done
@@ -96,7 +96,7 @@ def real_demo(ws: Workspace, users: int | None, execution: stage.Execution) -> R
 class RealDemo(DemoRuns):
     """The steps of the demo on a real model, and the runs of those that are done, by title.
 
-    speed: of the target model, once it is measured.
+    speed: of the target model, set by `measured_steps`.
     """
 
     speed: ModelSpeed
@@ -120,7 +120,7 @@ class RealDemo(DemoRuns):
         self.speed, source_speed = measure("target model"), None
         if shipped_prompts(self.ws, self.runs["source model"], self.runs["data"]) is None:
             source_speed = measure("source model")
-        # What a step takes besides its work on a model is about what the import took, where it was measured.
+        # The overhead of a step besides its work on a model is about the time of the import.
         short = self.runs["data"].seconds or 0.0
         counts = DataCounts.of(dataset)
         seconds = expected_seconds(self.speed, counts, self.recipe, short, source_speed)
@@ -163,8 +163,8 @@ def expected_seconds(
 ) -> dict[str, float]:
     """Return the seconds that the steps of a demo take, by their titles.
 
-    speed: of the target model. short: the seconds that each step takes besides its work on a model.
-    source_speed: of the source model, where source prompts are fitted; None where they are imported.
+    speed: of the target model. short: seconds of a step besides its work on a model. source_speed:
+    of the source model if source prompts are fitted; None if they are imported.
     """
 
     def fit(

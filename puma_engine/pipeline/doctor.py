@@ -1,6 +1,6 @@
-"""Checks of the installation and of a workspace, as rows of check, status and detail.
+"""Check the installation and a workspace; results are rows of check, status and detail.
 
-status is ok, warn (it works, with a limit that is named) or fail.
+status is ok, warn (it works with a limit) or fail.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check_installation() -> list[Row]:
 
 
 def check_workspace(ws: Workspace, *, scrub: bool = False) -> list[Row]:
-    """Check that every file of a workspace is there and unchanged, and that there is room.
+    """Check that every file of a workspace exists and is unchanged, and that the disk has room.
 
     scrub: check every page of the database, every record and the models' files, too.
     """
@@ -85,7 +85,7 @@ def _row(check: str, status: str, detail: str) -> Row:
 
 
 def sqlite_is_safe(version: tuple[int, ...]) -> bool:
-    """Return whether this SQLite lacks the rare WAL-reset race between several writers."""
+    """Return whether this version of SQLite is free of the rare WAL-reset race between several writers."""
     fixed = [safe for safe in SAFE_SQLITE if safe[:2] == version[:2]]
     return version >= fixed[0] if fixed else version > SAFE_SQLITE[-1]
 

@@ -26,9 +26,9 @@ from puma_engine.store.records import now, to_json
 
 USER = "user_id"
 ERASED = "[erased]"
-# Tables of a data set that are made from all of its rows.
+# Tables of a data set that are computed from all of its rows.
 ITEM_PROFILES = "item-profiles"
-# Folder of a workspace with the plans of erasures that did not end.
+# Folder of a workspace with the plans of unfinished erasures.
 PLANS = "erasing"
 # Columns of the database with texts that may hold a user's id.
 TEXT_COLUMNS = (
@@ -42,12 +42,12 @@ TEXT_COLUMNS = (
 
 @dataclass
 class Erased:
-    """The report of an erasure: where the user was found, and what remains.
+    """The report of an erasure.
 
-    runs: names of the runs whose files or metrics held the user, with the files. rows: of these files
-    that were removed. trained_on: runs whose adapter or head was trained on the user; these weights
-    stay. uploads, logs: files that were removed or changed. left: files that hold the id in text, and
-    files of no known run that hold the user or cannot be read; they were not changed.
+    runs: names of the runs with the user in files or metrics, and these files. rows: number of
+    removed rows. trained_on: runs whose adapter or head was trained on the user; these weights are
+    not changed. uploads, logs: files that were removed or changed. left: unchanged files with the
+    id in text, and files of no known run with the user or that cannot be read.
     """
 
     runs: dict[str, list[str]] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class Erased:
 
 @dataclass
 class _Plan:
-    """The plan of an erasure, stored in a file until all of it is done.
+    """The plan of an erasure, stored in a file until it is completed.
 
-    A repeated erasure reads it, since files that were erased before a failure no longer tell that
-    they held the user. began: a time. held: rows of the user by run id and file, 0 for the database's
-    metrics. The others are those of `Erased`, and the reason.
+    A repeated erasure reads it, since files that were changed before a failure no longer show that
+    they contained the user. began: time of the start. held: number of the user's rows by run id and
+    file, 0 for metrics in the database. Other fields as in `Erased`.
     """
 
     began: str
@@ -75,7 +75,7 @@ class _Plan:
     logs: list[str] = field(default_factory=list)
 
     def with_earlier(self, earlier: _Plan) -> _Plan:
-        """Return the plan of a repeated erasure: what the earlier one found, and what is there."""
+        """Return the plan of a repeated erasure: the findings of the earlier one and the current ones."""
 
         def both(name: str) -> list[str]:
             return list(dict.fromkeys(getattr(earlier, name) + getattr(self, name)))
@@ -96,10 +96,10 @@ def erase_user(
 
     Runs keep their ids, and pooled metrics their values. Checkpoints of unfinished runs and uploads
     are removed, since they may hold the user. The audit table gets a line with the time, the counts
-    and the reason, without the id. dry_run: change nothing. Repeated after a failure, it does what is
-    left and returns what the whole erasure found.
-    Raises NotFoundError if nothing holds the user; StoreError while jobs or runs are active, or if a
-    file or the plan of an unfinished erasure is damaged.
+    and the reason, without the id. dry_run: change nothing. Repeated after a failure, it completes
+    the erasure and returns the report of the whole. Raises NotFoundError if the user is not found;
+    StoreError while jobs or runs are active, or if a file or the plan of an unfinished erasure is
+    damaged.
     """
     finished = ws.runs(status="finished")
     plan = _plan(ws, finished, user, reason)
@@ -129,7 +129,7 @@ def erase_user(
     damaged = ws.runs(status="damaged")
     damaged += [run for run in finished if not ws.results_are_intact(run.id)]
     if damaged:
-        # Erasing rewrites records from the database, and would make the damage the truth.
+        # Erasing rewrites records from the database, and would copy damaged rows into them.
         raise StoreError(
             f"The run {damaged[0].name} ({damaged[0].id}) is damaged in the database; run "
             "`puma doctor --rebuild` first, and then erase the user."
@@ -143,7 +143,7 @@ def erase_user(
     for run in ws.runs():
         if run.status != "finished":
             shutil.rmtree(ws.folder(run.id), ignore_errors=True)
-    # Nothing is at work, so these are checkpoints of interrupted runs, and of finished ones after a kill.
+    # No process is at work, so these are checkpoints of interrupted runs, and of finished ones after a kill.
     for folder in (ws.root / "work").glob("*"):
         shutil.rmtree(folder, ignore_errors=True)
     for upload in erased.uploads:
@@ -180,7 +180,7 @@ def unfinished_erasures(ws: Workspace) -> list[str]:
 
 
 def _read_plan(file: Path) -> _Plan:
-    """Read the plan of an erasure that did not end. Raises StoreError if it is damaged."""
+    """Read the plan of an unfinished erasure. Raises StoreError if it is damaged."""
     remedy = (
         "delete it and erase the user again: what still holds the user is removed, and the result "
         "names only that"
@@ -211,7 +211,7 @@ def _read_plan(file: Path) -> _Plan:
 
 
 def _plan(ws: Workspace, finished: list[Run], user: str, reason: str | None) -> _Plan:
-    """Look where a user is now."""
+    """Find everything about a user in the workspace; return the plan of the erasure."""
     plan = _Plan(now(), reason)
     for run in finished:
         files = {name: rows for name, _, rows in _files_with_user(ws, run, user)}
@@ -227,12 +227,12 @@ def _plan(ws: Workspace, finished: list[Run], user: str, reason: str | None) -> 
 
 
 def _plan_file(ws: Workspace, user: str) -> Path:
-    """Return the file of a user's plan; its name does not tell the id."""
+    """Return the file of a user's plan; its name does not reveal the id."""
     return ws.root / PLANS / f"{hashlib.sha256(user.encode()).hexdigest()[:32]}.json"
 
 
 def _files_with_user(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, str, int]]:
-    """Yield name, format and rows of each file of a run that holds a user."""
+    """Yield name, format and number of rows of each file of a run with the user."""
     for row in ws.artifacts(run.id):
         path = ws.folder(run.id) / row["file"]
         if rows := _rows_of(path, row["format"], user):
@@ -240,7 +240,7 @@ def _files_with_user(ws: Workspace, run: Run, user: str) -> Iterator[tuple[str, 
 
 
 def _rows_of(path: Path, kind: str, user: str) -> int:
-    """Return how many rows of a user a table or a file of tensors holds."""
+    """Return the number of rows of a user in a table or a file of tensors."""
     if kind != "parquet":
         return int(user in (_ids(path) or ()))
     if USER not in pq.read_schema(path).names:
@@ -273,8 +273,8 @@ def _was_trained_on(ws: Workspace, run: Run, user: str) -> bool:
 def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> None:
     """Remove a user from the files and the summary of a finished run.
 
-    held: names of the files that held the user when the erasure began. What is made from them is made
-    again, also if they were rewritten before a failure.
+    held: names of the files that contained the user when the erasure began. Derived files are
+    computed again, also if these were rewritten before a failure.
     """
     for name, kind, _ in list(_files_with_user(ws, run, user)):
         if kind == "parquet":
@@ -306,7 +306,7 @@ def _erase_from_run(ws: Workspace, run: Run, user: str, held: Iterable[str]) -> 
         )
         if any(row["name"] == ITEM_PROFILES for row in ws.artifacts(run.id)):
             ws.rewrite_table(run.id, ITEM_PROFILES, item_profiles(dataset))
-        # The hash stays: it says what was imported.
+        # The hash is kept, since it identifies the imported content.
         summary |= importing_data.describe_dataset(dataset) | {
             "content_hash": run.summary["content_hash"],
             "statistics": statistics(dataset),
@@ -344,12 +344,12 @@ def _erase_from_database(ws: Workspace, user: str) -> None:
 
 
 def _is_distinct(user: str) -> bool:
-    """Return whether an id is unlikely to be another number or word, as "12" may be."""
+    """Return whether an id is unlikely to occur as another number or word, unlike "12"."""
     return len(user) >= 6 or not user.isalnum()
 
 
 def _pattern(user: str) -> re.Pattern[str]:
-    """Return what finds an id in text: in quotes, and bare where it is distinct."""
+    """Return a regular expression for an id in text: in quotes, or also bare if it is distinct."""
     quoted = "|".join(re.escape(mark + user + mark) for mark in "'\"`")
     bare = rf"|(?<![\w-]){re.escape(user)}(?![\w-])" if _is_distinct(user) else ""
     return re.compile(quoted + bare)
@@ -390,7 +390,7 @@ def _other_files(ws: Workspace) -> Iterator[Path]:
 
 
 def _unknown_files(ws: Workspace) -> Iterator[Path]:
-    """Yield files in folders of runs that the database does not know, as a lost database leaves them."""
+    """Yield files in folders of runs that are not in the database, such as after a lost database."""
     known = {run.id for run in ws.runs()}
     for path in sorted((ws.root / "runs").rglob("*")):
         if path.is_file() and path.relative_to(ws.root / "runs").parts[0] not in known:
@@ -398,7 +398,7 @@ def _unknown_files(ws: Workspace) -> Iterator[Path]:
 
 
 def _may_hold(path: Path, user: str) -> bool:
-    """Return whether a file holds a user, or cannot be read."""
+    """Return whether a file contains a user, or cannot be read."""
     kind = path.suffix.removeprefix(".")
     if kind not in ("parquet", "safetensors"):
         return _mentions(path, user)

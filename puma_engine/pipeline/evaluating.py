@@ -28,9 +28,9 @@ from puma_engine.store import Run, Workspace
 PREDICTIONS = "predictions"
 USER_METRICS = "user_metrics"
 DRAWS = 1000
-# The method of prompts that another model, or another wording, reads as they are.
+# Method of prompts that another model, or another wording, reads unchanged.
 REUSED = "reused"
-# The method of prompts whose predictions are blended with a baseline's.
+# Method of prompts whose predictions are blended with a baseline's.
 BLENDED = "blended"
 LABELS = {
     "source": "Source prompts",
@@ -59,9 +59,9 @@ def evaluate(
 
     subject: a prompts or migration run, scored on its own data set unless another is given; or the
     name of a baseline that needs no language model (global_mean, item_mean, user_item_bias,
-    matrix_factorisation), with a data set. backbone: another model that reads the prompts as they
-    are, such as the same weights in another precision; what that costs is what a migration can
-    save. blend: a baseline whose predictions are blended with the prompts', with weights fitted on
+    matrix_factorisation), with a data set. backbone: another model that reads the prompts
+    unchanged, such as the same weights in another precision; this shows what a migration can save.
+    blend: a baseline whose predictions are blended with the prompts', with weights fitted on
     validation rows. split: train, validation or test. Every metric has a 95 % interval from
     resampling users. Raises NotFoundError, ConfigError, DataError.
     """
@@ -149,7 +149,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
 
 
 def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Execution) -> Run:
-    """Score the blend of prompts and a baseline, from evaluations of both on validation rows and the split.
+    """Score the blend of prompts and a baseline, from evaluations of both on the split and on validation rows.
 
     The weights and the intercept are in the summary of the run.
     """
@@ -204,7 +204,7 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
 
 
 def _check_width(run: Run, model: Run) -> None:
-    """Raise ConfigError where a model cannot read a run's prompts as they are."""
+    """Raise ConfigError if a model cannot read a run's prompts unchanged."""
     width, prompt_width = model.summary["width"], run.summary["width"]
     if width != prompt_width:
         raise ConfigError(
@@ -214,7 +214,7 @@ def _check_width(run: Run, model: Run) -> None:
 
 
 def _predictions_of(ws: Workspace, evaluation: Run, rows: pd.DataFrame) -> np.ndarray:
-    """Return what an evaluation predicted for rows, in their order. Raises StoreError for other rows."""
+    """Return an evaluation's predictions for rows, in their order. Raises StoreError if its rows are others."""
     stored = read_predictions(ws, evaluation)
     keys = ["user_id", "item_id"]
     if stored[keys].to_numpy().tolist() != rows[keys].to_numpy().tolist():
@@ -253,7 +253,7 @@ def pooled_metrics(ws: Workspace, evaluation: Run) -> dict[str, float | None]:
     """Return every metric of an evaluation over all rows, by name; None where it is undefined.
 
     Metrics that an older evaluation does not store are computed from its predictions, and left out
-    where those are gone.
+    if these are missing.
     """
     stored: dict[str, float | None] = dict(evaluation.summary["metrics"])
     task = str(evaluation.summary["task"])
@@ -272,9 +272,10 @@ def pooled_metrics(ws: Workspace, evaluation: Run) -> dict[str, float | None]:
 
 
 def put_user_metrics(ws: Workspace, run_id: str, frame: pd.DataFrame) -> None:
-    """Store the metrics of each user: in the database, to look up one user, and in a file by columns.
+    """Store the metrics of each user in the database and in a file.
 
-    A million rows take seconds to read from the database, and 0.1 s as a column of a file.
+    The database is for looking up one user. The file is for reading a column: of a million rows in
+    0.1 s instead of seconds.
     """
     ws.put_user_metrics(run_id, frame)
     ws.put_table(run_id, USER_METRICS, frame)
@@ -287,10 +288,10 @@ def ids_of(frame: pd.DataFrame) -> pa.Array:
 
 
 def read_user_metric(ws: Workspace, evaluation: str, metric: str, users: pa.Array) -> np.ndarray:
-    """Return one metric of these users in an evaluation, [users] float32; NaN where it is unknown.
+    """Return one metric of some users in an evaluation, [users] float32; NaN if it is unknown.
 
-    Evaluations of earlier versions have metrics in the database alone, and no pair accuracy, which
-    is computed from their predictions. Raises StoreError.
+    Evaluations of earlier versions have metrics only in the database and no pair accuracy, which is
+    computed from their predictions. Raises StoreError.
     """
     try:
         frame = ws.get_table(evaluation, USER_METRICS, columns=["user_id", metric])
@@ -335,12 +336,12 @@ def method_label(ws: Workspace, evaluation: Run) -> str:
 
 
 def is_of_prompts_alone(evaluation: Run) -> bool:
-    """Say whether an evaluation is what prompts predict on their own model, without a baseline."""
+    """Return whether an evaluation is of prompts on their own model, without a baseline."""
     return "prompts" in evaluation.inputs and evaluation.config["method"] not in (REUSED, BLENDED)
 
 
 def prompts_label(ws: Workspace, prompts: Run) -> str:
-    """Return the name of the method that a prompt table is of, evaluated or not."""
+    """Return the name of the method of a prompt table, evaluated or not."""
     return _prompts_label(ws, prompts, str(prompts.config["role"]))
 
 
@@ -378,9 +379,9 @@ def read_predictions(
     users: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Read user_id, item_id, outcome and prediction of an evaluation, one row an example.
+    """Read user_id, item_id, outcome and prediction of an evaluation, one row for each example.
 
-    users: those to read (default: all); columns: those to read (default: all).
+    users, columns: those to read (default: all).
     """
     run = stage.find(ws, evaluation, "evaluation")
     where = None if users is None else {"user_id": users}

@@ -1,4 +1,4 @@
-"""Expected time of work on a model, from a short measurement on the data set's items."""
+"""Predict the time of work on a model from a short measurement on the data set's items."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelSpeed:
     prediction: float
 
     def seconds(self, *, items: float = 0, training: float = 0, prediction: float = 0) -> float:
-        """Return the seconds of reading items, training examples and predicting examples, from their numbers."""
+        """Return the seconds for numbers of items to read, and of examples to train on and to predict."""
         parts = (items / self.items, training / self.training, prediction / self.prediction)
         return float(sum(parts))
 
@@ -48,7 +48,7 @@ def measure_model(
 ) -> ModelSpeed:
     """Measure a model for some seconds, besides reading MEASURED_ITEMS random items.
 
-    template: default: that of the data set's task. Items that are kept on disk are read anew.
+    template: default: that of the data set's task. Items in the disk cache are read anew.
     """
     from puma_engine.backbone import Context
     from puma_engine.backbone.compatibility import measure_speed
@@ -70,7 +70,7 @@ def measure_model(
 
 @dataclass(frozen=True)
 class DataCounts:
-    """Rows of each split of a data set, and the distinct items of all and of train and validation rows."""
+    """Numbers of rows of each split, of distinct items in train and validation rows, and of all items."""
 
     train: int
     validation: int
@@ -80,7 +80,7 @@ class DataCounts:
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataCounts:
-        """Count a data set."""
+        """Return the counts of a data set."""
         train, validation, test = map(dataset.rows, ("train", "validation", "test"))
         fitted = set(train["item_id"]) | set(validation["item_id"])
         items = fitted | set(test["item_id"])

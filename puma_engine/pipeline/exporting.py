@@ -1,4 +1,4 @@
-"""Prompts and adapters of a workspace, written for other programs, with model cards."""
+"""Export prompts and adapters of a workspace for other programs, with model cards."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from puma_engine.store import Run, Workspace
 
 Format = Literal["file", "parquet", "numpy", "packed", "peft"]
 MAX_PEFT_FOLDERS = 1000
-# What the licences of the shipped data sets require of derived works.
+# Licences that those of the shipped data sets require for derived works.
 LICENCES = {"goodbooks": "CC-BY-SA-4.0", "movietweetings": "MIT"}
 DATA_FACTS = ("dataset", "task", "users", "items", "interactions", "content_hash")
 USES = {
@@ -58,11 +58,12 @@ def export_prompts(
 ) -> Path:
     """Write a run's prompts in a format that `import_prompts` reads back bit for bit.
 
-    format: "file" (one safetensors file), "parquet", "numpy" (.npz), "packed" (a folder of
-    shards with an index and a card) or "peft" (a folder of PEFT prompt-tuning folders, one
-    a user). users: only these. shard_users: users a shard of the format "packed" (default: SHARD_USERS).
-    licence: SPDX id of the card, which the folders "packed" and "peft" have (default: the data's). Metadata hold the settings, what the prompts were fitted on,
-    and the command that made them. Raises ConfigError, MigrationError, TemplateError.
+    format: "file" (one safetensors file), "parquet", "numpy" (.npz), "packed" (a folder of shards
+    with an index and a card) or "peft" (a folder with a PEFT prompt-tuning folder for each user).
+    users: only these. shard_users: users in a shard of the format "packed" (default: SHARD_USERS).
+    licence: SPDX id in the card of the formats "packed" and "peft" (default: the data's). The
+    metadata contain the settings, the model and data, and the command. Raises ConfigError,
+    MigrationError, TemplateError.
     """
     format = form or format
     if format not in get_args(Format):
@@ -150,10 +151,10 @@ def embed_prompts(
 ) -> Path:
     """Write whole prompts about items as embeddings, for a server that accepts prompt embeddings.
 
-    pairs: (user id, item id). texts: an item's text where the data set has none or another one;
-    histories: ids of the items read before, for templates that show them. path: .safetensors for
-    any number of pairs, or .json for one pair as the body of a POST to vLLM's /v1/completions.
-    Raises DataError, MigrationError, ConfigError.
+    pairs: (user id, item id). texts: texts of items that the data set lacks or has otherwise;
+    histories: ids of earlier items, for templates that show them. path: .safetensors for any number
+    of pairs, or .json for one pair as the body of a POST to vLLM's /v1/completions. Raises
+    DataError, MigrationError, ConfigError.
     """
     from puma_engine.backbone import Context
     from puma_engine.exchange import prompt_embeddings
@@ -201,8 +202,8 @@ def export_adapter(
 ) -> Path:
     """Write a migration's adapter to a new folder in the layout of the Hugging Face Hub.
 
-    config.json says what it maps from and to; README.md is its model card. licence: SPDX id
-    (default: that of the data set). Raises ConfigError, StoreError.
+    config.json names the models that it maps from and to; README.md is its model card. licence:
+    SPDX id (default: that of the data set). Raises ConfigError, StoreError.
     """
     from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
 
@@ -227,7 +228,7 @@ def export_adapter(
 
 
 def _prompt_space(ws: Workspace, run: Run) -> dict[str, Any]:
-    """Return the backbone and the width that a run's prompts were made for; of vectors their name."""
+    """Return the backbone and the width of a run's prompts; for vectors, the name of the run."""
     if not has_model(run):
         return {"vectors": run.name, "width": run.summary["width"]}
     config = ws.run(run.inputs["backbone"]).config

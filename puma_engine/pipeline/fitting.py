@@ -1,4 +1,4 @@
-"""Prompt tables as runs: fitting them on a backbone."""
+"""Fitted prompt tables as runs."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def fit_prompts(
     progress: stage.ProgressCallback | None = None,
     should_cancel: stage.CancelCheck | None = None,
 ) -> Run:
-    """Fit one soft prompt a user of a data set on a frozen backbone.
+    """Fit one soft prompt for each user of a data set on a frozen backbone.
 
-    role says what the table is for: "source" (what a migration starts from), "retrained" (the
-    full retraining that a migration replaces; the same computation) or "random" (prompts stay as
-    drawn and only the head is trained). chat_template: put the backbone's own chat template around
-    the text. training and prompt override `defaults.fit_defaults`.
-    Raises ConfigError, NotFoundError, BackboneError, DataError.
+    role: the purpose of the table: "source" (the start of a migration), "retrained" (the full
+    retraining that a migration replaces; the same computation) or "random" (prompts stay random and
+    only the head is trained). chat_template: put the backbone's own chat template around the text.
+    training and prompt override `defaults.fit_defaults`. Raises ConfigError, NotFoundError,
+    BackboneError, DataError.
     """
     request = FitRequest.from_arguments(locals())
     return run_fit(ws, request, stage.Execution(device, progress, should_cancel))
@@ -56,7 +56,7 @@ def fit_prompts(
 
 @dataclass(frozen=True)
 class _ResolvedFit:
-    """A request to fit prompts with every default filled in; its run's id is the hash of this."""
+    """A request to fit prompts with all defaults filled in, which the run's id is a hash of."""
 
     data: Run
     training: TrainingConfig
@@ -86,7 +86,7 @@ def _resolve(ws: Workspace, request: FitRequest, model: Run) -> _ResolvedFit:
 
 
 def find_fit(ws: Workspace, request: FitRequest, model: Run) -> Run | None:
-    """Return the finished run of a request to fit prompts on a model; None where there is none."""
+    """Return the finished run of a request to fit prompts on a model, or None."""
     resolved = _resolve(ws, request, model)
     try:
         run = ws.run(
@@ -141,7 +141,7 @@ def run_fit(ws: Workspace, request: FitRequest, execution: stage.Execution) -> R
 
 
 def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> stage.StageResult:
-    """Return what a fitted or refined table leaves in its run; users_trained is its cost."""
+    """Return the result of a fitted or refined table for its run. users_trained: stored as cost."""
     result = training_result(fitted.result, users_trained, fitted.flops)
     result.save = lambda run_id: save_prompts(ws, run_id, fitted.table)
     result.describe = lambda: shape_of(fitted.table)
@@ -149,7 +149,7 @@ def fitted_result(ws: Workspace, fitted: FitResult, users_trained: int) -> stage
 
 
 def training_result(result: Any, users_trained: int, flops: float) -> stage.StageResult:
-    """Return what a training leaves in its run."""
+    """Return the result of a training for its run."""
     cost = {
         "training_seconds": result.seconds,
         "steps": result.steps,

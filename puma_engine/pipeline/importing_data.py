@@ -1,4 +1,4 @@
-"""Data sets as runs: importing, and reading them back."""
+"""Data sets as runs: import them, and read them from the workspace."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def import_dataset(
     if source not in REGISTRY:
         names = ", ".join([*REGISTRY, "table"])
         own = "import a file of your own with `puma data import table FILE --task rating`, or click"
-        # os.path, which takes a name that is too long for a file as one that does not exist.
+        # os.path, since it treats a name that is too long as a file that does not exist.
         if os.path.isfile(source):
             raise DataError(f"{source!r} is a file, not the name of a data set ({names}); {own}.")
         if os.sep in source or Path(source).suffix:
@@ -153,7 +153,7 @@ def _import_table(
     items_path: str | Path | None = None,
     **settings: Any,
 ) -> Run:
-    """Read any table of interactions; settings that are None keep a default."""
+    """Read any table of interactions; settings that are None have their defaults."""
     if path is None:
         raise ConfigError("A table needs a path; give that of a CSV, Parquet or JSON lines file.")
     if task is None:
@@ -163,7 +163,7 @@ def _import_table(
         if needed is not None and not needed.is_file():
             raise DataError(f"There is no file {needed}; give a CSV, Parquet or JSON lines file.")
     options = {key: value for key, value in settings.items() if value is not None}
-    # Wrong options are refused before a run begins.
+    # Wrong options are refused before the run begins.
     settings_from(TableOptions, "table", options)
     config = {"source": "table", "task": task, "files": sha256_file(file)[:16], **options}
     if items is not None:
@@ -217,7 +217,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
 
 
 def load_dataset(ws: Workspace, reference: stage.Reference) -> Dataset:
-    """Read the data set of a finished dataset run; the one used last stays in memory."""
+    """Read the data set of a finished dataset run; the last one stays in memory."""
     run = stage.find(ws, reference, "dataset")
     key = (str(ws.root), run.id)
     if key not in _LAST:
@@ -236,12 +236,12 @@ _LAST: dict[tuple[str, str], Dataset] = {}
 
 
 def forget_datasets() -> None:
-    """Drop the data set that stays in memory."""
+    """Drop the data set in memory."""
     _LAST.clear()
 
 
 def dataset_facts(ws: Workspace, reference: stage.Reference) -> dict[str, Any]:
-    """Return `datasets.statistics`; the rows are read only if an older version imported them."""
+    """Return `datasets.statistics`; rows are only read if an older version imported them."""
     run = stage.find(ws, reference, "dataset")
     return run.summary.get("statistics") or statistics(load_dataset(ws, run))
 
@@ -254,7 +254,7 @@ def task_of(ws: Workspace, source: Run) -> str:
 def profiles_of(
     ws: Workspace, reference: stage.Reference, kind: Literal["user", "item"]
 ) -> pd.DataFrame:
-    """Return `datasets.user_profiles` or `item_profiles` of a data set, kept by its import."""
+    """Return `datasets.user_profiles` or `item_profiles` of a data set, which its import stored."""
     run = stage.find(ws, reference, "dataset")
     try:
         return ws.get_table(run.id, f"{kind}-profiles")

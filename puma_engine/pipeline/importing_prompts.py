@@ -1,4 +1,4 @@
-"""Prompts from elsewhere as runs: checked, joined by user id, and given a task head."""
+"""Imported prompts as runs: checked, joined by user id, and with a task head."""
 
 from __future__ import annotations
 
@@ -177,9 +177,9 @@ def _fit_head(
 
 
 def _template_of(file: PromptFile, task: str, override: str | None) -> Template | None:
-    """Return the template of a file that says how its prompts were read, as those of this program do.
+    """Return the template that a file names, as those of this program do; None without one.
 
-    override: another template to read them with. None for a file that does not say it.
+    override: another template to read the prompts with.
     """
     if not (file.complete or file.meta.get("template")):
         return None

@@ -1,7 +1,7 @@
-"""Users' and items' vectors that no language model made, as runs that migrations can start from.
+"""Vectors of users and items that no language model made, as runs from which migrations can start.
 
-Such a run is a prompt table without a backbone: an adapter maps its vectors to soft prompts of a
-model, as it maps another model's prompts.
+Such a run is a prompt table without a backbone. An adapter maps its vectors to soft prompts of a
+model, like the prompts of another model.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def import_vectors(
 ) -> Run:
     """Import users' vectors of any origin and width, joined with a data set by user id.
 
-    path, users, tokens, vector_columns: as for `import_prompts`. items: a table with item_id and vectors of items,
-    which migrations map to item prompts by an adapter of their own; item_ids: a file that names its
-    rows. vector_columns holds for both tables. Ids match exactly. Users and items of the data set that the tables lack are counted; a
-    migration gives them the mean vector. Raises DataError, where no id matches, too; StoreError;
-    ConfigError for files with prompts of a model.
+    path, users, tokens, vector_columns: as for `import_prompts`. items: a table with item_id and
+    vectors of items, which migrations map to item prompts by a separate adapter; item_ids: a file
+    with the id of each row. vector_columns applies to both tables. Ids must match exactly. Users
+    and items that the tables lack are counted; a migration gives them the mean vector. Raises
+    DataError, also if no id matches; StoreError; ConfigError for files with prompts of a model.
     """
     data = stage.find(ws, dataset, "dataset")
     if item_ids is not None and items is None:
@@ -114,9 +114,9 @@ def vectors_from_baseline(
 ) -> Run:
     """Take the vectors of users and items from our matrix factorisation of a data set's train rows.
 
-    A vector is the bias and the factors. factors: how many; None lets validation rows choose, as
-    the baseline does. users_only: leave the items' vectors out. seed: of the items' first factors.
-    Raises ConfigError; DataError where validation rows are missing or no number of factors helps.
+    A vector is the bias and the factors. factors: their number; None: chosen on validation rows, as
+    the baseline does. users_only: leave the items' vectors out. seed: of the initial item factors.
+    Raises ConfigError; DataError if validation rows are missing or factors do not lower the error.
     """
     if factors is not None and factors < 1:
         raise ConfigError(f"The number of factors must be 1 or more, not {factors}.")
@@ -170,7 +170,7 @@ def vectors_from_baseline(
 def _matching(
     ids: Sequence[str], vectors: np.ndarray, known: np.ndarray, owner: str, path: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and vectors of those that the data set has, in its order. Raises DataError."""
+    """Return the ids and vectors that the data set has, in its order. Raises DataError."""
     row_of = {id_: row for row, id_ in enumerate(ids)}
     known_ids = [id_ for id_ in known.tolist() if id_ in row_of]
     if not known_ids:

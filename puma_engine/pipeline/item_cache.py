@@ -1,4 +1,4 @@
-"""The cache of keys and values of items between runs: in the workspace, for large models on a CPU."""
+"""The cache of keys and values of items in the workspace, for large models on a CPU."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 VARIABLE = "PUMA_ITEM_CACHE_MIB"
 DEFAULT_MIB = 2048
-# The cache takes at most this share of what the disk has free without it.
+# The cache takes at most this share of the disk space that would be free without it.
 DISK_SHARE = 0.25
-# Smaller models read an item in less time than its file takes.
+# Smaller models compute an item in less time than reading its file takes.
 MIN_LAYER_WEIGHTS = 20_000_000
 
 
 def item_store(ws: Workspace, run: Run, backbone: FrozenBackbone) -> PrefixStore | None:
-    """Return where the keys and values of items of a model are kept, or None if they are not.
+    """Return the store of a model's keys and values of items, or None if they are not cached.
 
-    They are kept for models of MIN_LAYER_WEIGHTS weights and more on a CPU, within the budget of
-    PUMA_ITEM_CACHE_MIB (0: nowhere). Raises ConfigError for a budget that is not a number.
+    They are cached for models of MIN_LAYER_WEIGHTS weights and more on a CPU, within the budget of
+    PUMA_ITEM_CACHE_MIB (0: no cache). Raises ConfigError for a budget that is not a number.
     """
     from puma_engine.backbone.prefix_store import PrefixStore, store_key
 
@@ -39,10 +39,10 @@ def item_store(ws: Workspace, run: Run, backbone: FrozenBackbone) -> PrefixStore
 
 
 def item_cache_cost(backbone: FrozenBackbone) -> dict[str, Any]:
-    """Return the items that came from disk since the model last forgot its reader, for a run's cost.
+    """Return cost entries of a run about items that were read from disk since the last `forget`.
 
-    items_from_disk: how many; item_seconds_from_disk: the seconds that computing them took when
-    they were computed, which the run's own seconds lack.
+    items_from_disk: their number; item_seconds_from_disk: the seconds of their computation, which
+    the seconds of the run do not include.
     """
     store = backbone.prefix_store
     if store is None or not store.hits:

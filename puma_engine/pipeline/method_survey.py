@@ -1,4 +1,4 @@
-"""All methods that were evaluated on one data set and split, with the migrations that made them."""
+"""All methods evaluated on one data set and split, with their migrations."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def _sources(run: Run) -> tuple[str, ...]:
 def _path(
     run: Run, runs: dict[str, Run], names: dict[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Backbones from the origin to the run's, and the runs that stand on them.
+    """Return the backbones from the origin to that of the run, and the runs on them.
 
-    Vectors that no language model made are named by their run.
+    For vectors of no language model, the name of their run is used.
     """
     if not has_model(run):
         return (run.name,), (run.id,)

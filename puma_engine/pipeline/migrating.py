@@ -61,16 +61,15 @@ def migrate(
     """Move prompts to a target backbone: train an adapter on some users, then map all users.
 
     sources: one run with prompts or vectors, or a migration, or several to aggregate. The adapter
-    is trained on the users of a selection run, or of one made here from strategy and budget (or
-    share), or on all. chat_template: put the target's own chat template around the text, which it
-    is as well where the source prompts were read so and no template is given. training and adapter
-    override `defaults.migration_defaults`. missing: a user whom one of several sources lacks gets
-    its mean prompt ("mean") or is left out ("drop"). shuffled: the control in which each user gets
-    the source prompt of another. from_predictions: random items a user of the data set, whose
-    predictions by the sources the adapter learns from; no record is read then (0: it learns from
-    records). seed: of the selection, the pairs and the training. Raises MigrationError,
-    SelectionError, ConfigError, NotFoundError; BackboneError where a source model is needed and
-    missing.
+    is trained on the users of a selection run, of a selection by strategy and budget (or share), or
+    on all. chat_template: put the target's own chat template around the text, which is also done if
+    the source prompts were read so and no template is given. training and adapter override
+    `defaults.migration_defaults`. missing: a user whom one of several sources lacks gets its mean
+    prompt ("mean") or is left out ("drop"). shuffled: the control in which each user gets the
+    source prompt of another. from_predictions: number of random items for each user; the adapter
+    learns from the sources' predictions of them, and no record is read (0: it learns from records).
+    seed: of the selection, the pairs and the training. Raises MigrationError, SelectionError,
+    ConfigError, NotFoundError; BackboneError if a source model is needed and missing.
     """
     request = MigrationRequest.from_arguments(locals())
     return run_migration(ws, request, stage.Execution(device, progress, should_cancel))
@@ -124,8 +123,8 @@ def run_migration(ws: Workspace, request: MigrationRequest, execution: stage.Exe
 class _ResolvedMigration:
     """A request to migrate with every default filled in.
 
-    selection: of the users who train the adapter (None: all). pairs: random items a user whose
-    predictions it learns from, 0 for records. config, inputs: what its run's id is a hash of.
+    selection: of the users who train the adapter (None: all). pairs: random items for each user
+    whose predictions it learns from, 0 for records. config, inputs: hashed for the run's id.
     """
 
     sources: list[Run]
@@ -145,7 +144,7 @@ class _ResolvedMigration:
 def _resolve(
     ws: Workspace, request: MigrationRequest, execution: stage.Execution
 ) -> _ResolvedMigration:
-    """Find what a request names, and make the selection that it asks for and the target's run."""
+    """Look up the runs of a request, and make its selection and the run of the target."""
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     template = template_of_sources(sources, data.summary["task"], request)
@@ -284,8 +283,8 @@ def chain(
 ) -> list[Run]:
     """Migrate hop after hop: each migrated table is the next hop's source.
 
-    settings: those of `requests.AdapterRequest`, the same at each hop. Users are selected anew at each
-    hop from the prompts it starts from. Returns one migration run a target, in order. Raises
+    settings: those of `requests.AdapterRequest`, the same at each hop. Users are selected anew at
+    each hop from its source prompts. Returns one migration run for each target, in order. Raises
     MigrationError and what `migrate` raises.
     """
     request = ChainRequest.from_dict({"source": source, "targets": targets, **settings})

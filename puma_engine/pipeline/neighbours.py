@@ -1,4 +1,4 @@
-"""Users with similar prompts, by cosine, in tables of any size and without a language model."""
+"""Find users with similar prompts by cosine, in tables of any size, without a language model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Space:
     """Cosines between the prompts of one table, after subtracting their mean.
 
     Prompts start from one vector, so plain cosines would all be near 1. The mean is estimated from
-    CENTRE_USERS users, spread over the table. Memory: 4 bytes a user, and one block of vectors.
+    CENTRE_USERS users spread over the table. Memory: 4 bytes for each user, and one block of
+    vectors.
     """
 
     def __init__(self, rows: PromptTableReader) -> None:
@@ -44,7 +45,7 @@ class Space:
         return self._scaled(similarity - float(self._centre @ query), query)
 
     def _measure(self, user: str) -> np.ndarray:
-        """Return the same, and measure centre and norms, so that the table is read once."""
+        """Like `cosines`, but also compute centre and norms in the same pass over the table."""
         centre = self.rows.mean(CENTRE_USERS)
         query = self.rows.vector(user).reshape(-1) - centre
         norms, similarity = np.empty((2, len(self.rows)), np.float32)

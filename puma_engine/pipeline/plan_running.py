@@ -1,4 +1,4 @@
-"""Whole migrations: from a data set, or from prompts that exist, to a comparison with retraining."""
+"""Run plans: from a data set or existing prompts to a comparison with retraining."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def run_plan(
 
     One source and one target are a single migration, several targets a chain, several sources an
     aggregation. sources: runs with prompts; fit_on: backbones on which source prompts of the data
-    set are fitted first. retrain: fit the full retraining on the last target too, unless that run
-    exists. Without it, a comparison is made only with a retraining that exists: that of this
-    request, else, if retraining is not given either, one with other settings and the same template.
-    strategy, budget (or share), chat_template, training, adapter and from_predictions are those of
-    `migrate`; retraining overrides the settings of the full retraining. predicted: the seconds that
-    were expected when the plan was launched, kept with its job. name: that of the comparison.
-    Returns the comparison, or the evaluation where there is nothing to compare with. Raises what
-    `migrate` and `fit_prompts` raise.
+    set are fitted first. retrain: also fit the full retraining on the last target, unless that run
+    exists. Without retrain, the comparison is with an existing retraining: that of this request or,
+    if retraining is not given, one with other settings and the same template. strategy, budget (or
+    share), chat_template, training, adapter and from_predictions are those of `migrate`; retraining
+    overrides the settings of the full retraining. predicted: the seconds that were predicted when
+    the plan was launched, stored with its job. name: of the comparison. Returns the comparison, or
+    the evaluation if there is nothing to compare with. Raises what `migrate` and `fit_prompts`
+    raise.
     """
     request = PlanRequest.from_arguments(locals())
     return execute_plan(ws, request, stage.Execution(device, progress, should_cancel))
@@ -121,7 +121,7 @@ class _Steps:
         subjects = [self.hops[-1].id]
         if self.compared:
             arguments = (self.ws, self.request, self.settings, self.hops[-1].inputs["backbone"])
-            # It was there when the stages were planned, or one of them made it.
+            # It existed when the stages were planned, or one of them made it.
             retrained = (
                 self.retrained or requested_retraining(*arguments) or other_retraining(*arguments)
             )
@@ -154,9 +154,9 @@ class _Steps:
 
 
 def _parts(stages: Sequence[PlanStage]) -> list[stage.Part]:
-    """Weigh the stages by their predicted seconds; those without, by their arithmetic.
+    """Return the stages as parts, weighted by predicted seconds, or by arithmetic if those are unknown.
 
-    Arithmetic becomes seconds at the pace of the stages that were measured.
+    Arithmetic is converted to seconds with the speed of the measured stages.
     """
     known = [item for item in stages if item.prediction is not None]
     seconds = sum(item.prediction.seconds for item in known if item.prediction)

@@ -1,4 +1,4 @@
-"""Plans: the stages of a migration, and what they would cost by the workspace's own measurements."""
+"""Plans: the stages of a migration, and their predicted costs from measurements in the workspace."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from puma_engine.store import Run, Workspace
 class PlanSettings:
     """A plan's settings with every default filled in.
 
-    users: of the data set; trained: those who train the adapter at each hop. sources: the runs with
-    source prompts that exist; fit_on: the ids of the backbones on which more are fitted first, or
-    how they are named where they are not in the workspace yet; data: the data set; training and
-    adapter: of each hop; retraining: of the full retraining that the plan is measured against.
-    template: of every training. predicted_pairs: those that each source predicts for a hop, where
-    adapters learn from predictions.
+    users: number in the data set; trained: number who train the adapter at each hop. sources:
+    existing runs with source prompts; fit_on: backbones on which more are fitted first, as run ids,
+    or as named if they are not in the workspace; data: the data set; training and adapter: of each
+    hop; retraining: of the full retraining that the plan is compared with. template: of every
+    training. predicted_pairs: number of pairs that each source predicts for a hop, if adapters
+    learn from predictions.
     """
 
     sources: list[Run]
@@ -78,15 +78,16 @@ class Costs:
 
 
 def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
-    """Fill in what a plan leaves open, as its migrations will. Raises NotFoundError, StoreError.
+    """Fill in the settings that a plan leaves open, as its migrations will. Raises NotFoundError, StoreError.
 
-    Only users whom every source and the data set have can train an adapter; where it learns from
-    predictions, all whom every source has. Raises ConfigError for a strategy that reads records then.
+    Only users whom every source and the data set have can train an adapter. If it learns from
+    predictions, the data set need not have them; then a strategy that reads records raises
+    ConfigError.
     """
     sources = [stage.find(ws, source, *stage.PROMPT_KINDS) for source in request.sources]
     data = stage.find(ws, request.dataset or sources[0].inputs["dataset"], "dataset")
     task, users = data.summary["task"], int(data.summary["users"])
-    # Prompts that are fitted first are those of every user of the data set.
+    # Prompts that are fitted first include every user of the data set.
     of_sources = [int(source.summary["users"]) for source in sources]
     of_sources += [users] * len(request.fit_on)
     candidates = min(of_sources)
@@ -121,7 +122,7 @@ def plan_settings(ws: Workspace, request: PlanRequest) -> PlanSettings:
 
 
 def _predicted_pairs(pairs: int, trained: int, candidates: int) -> int:
-    """Return the pairs that a source predicts for a hop: those to learn from, and held-out ones."""
+    """Return the number of pairs that a source predicts for a hop: to learn from, and held out."""
     held_out = trained if trained == candidates else min(EARLY_STOPPING_USERS, candidates)
     return pairs and trained * pairs + held_out * held_out_pairs(pairs)
 
@@ -129,7 +130,7 @@ def _predicted_pairs(pairs: int, trained: int, candidates: int) -> int:
 def teachers(plan: PlanSettings, models: Sequence[str]) -> list[tuple[str, Template]]:
     """Return the backbones that predict pairs for a plan over these models, in order.
 
-    Each is an id and the template with which it predicts: a source's prompts keep their own.
+    Each is an id and the template with which it predicts; a source's prompts have their own.
     """
     if not plan.predicted_pairs:
         return []
@@ -138,9 +139,9 @@ def teachers(plan: PlanSettings, models: Sequence[str]) -> list[tuple[str, Templ
 
 
 def model_id(ws: Workspace, reference: str) -> str:
-    """Return the id of a backbone's run; where it is not in the workspace yet, how it is named.
+    """Return the id of a backbone's run, or the reference itself if it is not in the workspace.
 
-    A path or a hub id is that of the newest run that was added from it.
+    A path or a hub id stands for the newest run that was added from it.
     """
     try:
         return stage.look_up(ws, reference, "backbone").id
@@ -153,10 +154,10 @@ def model_id(ws: Workspace, reference: str) -> str:
 def measured_trainings(
     ws: Workspace, kind: str, backbone: str, device: str, item_tokens: int = 0
 ) -> list[MeasuredRun]:
-    """Return what finished trainings on a model and device took: kind prompts or migration.
+    """Return the measured costs of finished trainings on a model and device. kind: prompts or migration.
 
-    Calibrations of the same kind of training are among them. item_tokens: of each item; trainings
-    with item prompts take longer than those without.
+    Calibrations of the same kind are included. item_tokens: of each item; trainings with item
+    prompts take longer.
     """
     work = "migration" if kind == "migration" else "retraining"
     measurements = []
@@ -192,7 +193,7 @@ def _measured(run: Run) -> MeasuredRun:
 
 
 def _template_key(config: Mapping[str, Any]) -> str:
-    """Return on which texts the work per example depends: the template, and the chat template around it."""
+    """Return a label of the text around an example, which the work depends on: template and chat template."""
     return template_label({key: config.get(key) for key in ("template", "chat_template")})
 
 
@@ -207,9 +208,9 @@ def _prediction_seconds(run: Run) -> float:
 
 
 def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[MeasuredRun]:
-    """Return what predictions of random pairs took on a model and device.
+    """Return the measured costs of predicting random pairs on a model and device.
 
-    They are those of migrations from one source, and of calibrations.
+    They come from migrations from one source and from calibrations.
     """
     measurements = []
     for run in [*ws.runs("migration", "finished"), *ws.runs("calibration", "finished")]:
@@ -239,7 +240,7 @@ def measured_predictions(ws: Workspace, backbone: str, device: str) -> list[Meas
 
 
 def devices(ws: Workspace) -> list[str]:
-    """Return the devices on which trainings were measured, that of the newest run first."""
+    """Return the devices on which trainings were measured, the most recent first."""
     runs = [
         run for kind in ("migration", "prompts", "calibration") for run in ws.runs(kind, "finished")
     ]
@@ -258,10 +259,9 @@ def costs(
 ) -> Costs:
     """Predict a migration over targets (several are a chain) and retraining on the last one.
 
-    settings: those of `run_plan`, filled in as it does; a budget or share needs no strategy here.
-    device: cpu or the name of a GPU, as runs record it (None: that of the newest training).
-    Selection and evaluation are left out: the first is short, the second is the same for both.
-    Raises ConfigError, NotFoundError.
+    settings: those of `run_plan`; a budget or share needs no strategy here. device: cpu or the name
+    of a GPU, as in runs (None: that of the newest training). Selection and evaluation are left out,
+    since the first is short and the second is the same for both. Raises ConfigError, NotFoundError.
     """
     if isinstance(settings.get("adapter"), TrainingConfig):  # the name of earlier versions
         settings["training"] = settings.pop("adapter")
@@ -272,9 +272,9 @@ def costs(
 
 
 def predict_costs(ws: Workspace, request: PlanRequest, device: str | None = None) -> Costs:
-    """Predict what a plan and the retraining that it replaces would take; see `costs`.
+    """Predict the costs of a plan and of the retraining that it replaces; see `costs`.
 
-    Source prompts that are fitted first are left out: a migration starts from them.
+    Fitting source prompts is left out, since it is not part of a migration.
     """
     settings = plan_settings(ws, request)
     device = device or next(iter(devices(ws)), "cpu")
@@ -348,7 +348,7 @@ def _predict_hops(
             measured_predictions(ws, teacher, device),
             _template_key(template.to_config()),
         )
-        # The teachers of the first hop are its sources, that of another one the model before it.
+        # The teachers of the first hop are its sources, the teacher of a later hop is the model before it.
         hop = max(0, number - of_sources + 1)
         before = hops[hop]
         hops[hop] = before.plus(reading) if before is not None and reading is not None else None
@@ -359,10 +359,10 @@ def _predict_hops(
 class PlanStage:
     """One stage of a plan.
 
-    kind: model (adding it), fit, migrate, retrain, evaluate or compare. model: the backbone that
-    it is about, as the request names it, "" for none. prediction: its seconds; None where nothing
-    comparable was measured. work: its arithmetic in rows times parameters, which weighs stages that
-    were not measured.
+    kind: model (adding it), fit, migrate, retrain, evaluate or compare. model: the backbone, as the
+    request names it, "" for none. prediction: of its seconds; None if nothing comparable was
+    measured. work: its arithmetic in rows times parameters, the weight of stages that were not
+    measured.
     """
 
     kind: str
@@ -374,14 +374,14 @@ class PlanStage:
 
 # Arithmetic of a training step against that of a prediction: forward, and backward by both operands.
 _TRAINING = 3.0
-# Resampling users takes little beside predicting their rows.
+# Resampling users takes little time compared with predicting their rows.
 _COMPARING = 0.1
 
 
 def plan_stages(
     ws: Workspace, request: PlanRequest, device: str | None = None
 ) -> tuple[PlanStage, ...]:
-    """Return the stages of a plan in order, with what each would take on a device.
+    """Return the stages of a plan in order, with their predicted times on a device.
 
     device: as in `costs`. Raises what `plan_settings` raises.
     """
@@ -391,7 +391,7 @@ def plan_stages(
     rows, users = _train_rows(settings), settings.users
     tested = float(settings.data.summary["splits"].get("test", 0))
     task = settings.data.summary["task"]
-    # Vectors that no model reads are not evaluated; prompts are read in the template of their fit.
+    # Vectors without a model are not evaluated; prompts are read in the template of their fit.
     origins = [
         (model_of(source), template_of(source)) for source in settings.sources if has_model(source)
     ]
@@ -446,7 +446,7 @@ def plan_stages(
 
 
 def _run_of(ws: Workspace, model: str) -> Run | None:
-    """Return the finished run of a backbone; None where it must be added first."""
+    """Return the finished run of a backbone; None if it must be added first."""
     try:
         run = stage.look_up(ws, model, "backbone")
     except NotFoundError:
@@ -460,7 +460,7 @@ def _name(ws: Workspace, model: str) -> str:
 
 
 def _parameters(ws: Workspace, model: str) -> float:
-    """Return the parameters of a backbone; of an unknown one, as many as the smallest shipped one."""
+    """Return the number of parameters of a backbone; for an unknown one, that of the smallest shipped model."""
     run = _run_of(ws, model)
     if run is not None:
         return float(run.summary["parameters"])
@@ -473,7 +473,7 @@ def _predict_evaluation(
 ) -> CostPrediction | None:
     """Predict the time of evaluating `rows` rows on a model, from evaluations of prompts on it.
 
-    Those in the same template come first.
+    Those with the same template are preferred.
     """
     in_template, all_rates = [], []
     for run in ws.runs("evaluation", "finished"):
@@ -500,14 +500,14 @@ def _predict_evaluation(
 def fit_request(
     request: PlanRequest, settings: PlanSettings, backbone: str, role: Role
 ) -> FitRequest:
-    """Return the request of a plan to fit prompts on a backbone, as source or as full retraining."""
+    """Return a plan's request to fit prompts on a backbone, as source or as full retraining."""
     template = settings.template.spec
     retrained = role == "retrained"
     return FitRequest(
         dataset=settings.data.id,
         backbone=backbone,
         role=role,
-        # The default is left open, so that this is the request that `fit_prompts` builds, too.
+        # Defaults are left open, so that the request equals the one that `fit_prompts` builds.
         template=None if template == DEFAULT_TEMPLATES[settings.data.summary["task"]] else template,
         training=request.retraining if retrained else {},
         prompt=settings.item_prompts if retrained else {},
@@ -518,7 +518,7 @@ def fit_request(
 def requested_retraining(
     ws: Workspace, request: PlanRequest, settings: PlanSettings, model: str
 ) -> Run | None:
-    """Return the finished run of the full retraining that a plan asks for; None where there is none."""
+    """Return the finished run of a plan's full retraining, or None."""
     backbone = _run_of(ws, model)
     if backbone is None:
         return None
@@ -528,10 +528,11 @@ def requested_retraining(
 def other_retraining(
     ws: Workspace, request: PlanRequest, settings: PlanSettings, model: str
 ) -> Run | None:
-    """Return a finished full retraining with other settings that can judge a plan, or None.
+    """Return a finished full retraining with other settings for the comparison of a plan, or None.
 
-    Only a plan that neither asks for a retraining nor for settings of one takes it. It has the plan's
-    model, data, template and number of item prompts: the newest with its seed, else the newest.
+    It is only used if the plan names neither a retraining nor settings of one. It has the plan's
+    model, data, template and number of item prompts; the newest with the plan's seed is preferred,
+    then the newest.
     """
     backbone = _run_of(ws, model)
     if backbone is None or request.retrain or request.retraining:
@@ -558,7 +559,7 @@ def _retrains(run: Run, model: str, data: str, template: str, item_tokens: int) 
 def replaces(migration: Run, run: Run) -> bool:
     """Return whether a run is a full retraining that a migration replaces.
 
-    It has the same model, data and template, and as many item prompts.
+    It has the same model, data, template and number of item prompts.
     """
     model, data = migration.inputs["backbone"], migration.inputs["dataset"]
     items = migration.summary.get("item_tokens") or 0

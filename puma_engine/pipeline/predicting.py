@@ -1,4 +1,4 @@
-"""Predictions for one user and one title, from any prompts of the workspace."""
+"""Predict the outcome of one user for one title, with any prompts of the workspace."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MAX_USER_LENGTH = 1000
 class Prediction:
     """The predicted outcome of a user for a title.
 
-    title: as the model read it; cut: whether it was longer than the template's budget of
-    tokens. value: the rating (1 to 5) or the probability of a click. answers: the probability
-    of each answer among the allowed ones. seconds: of the prediction, loading excluded.
+    title: the text that the model read; cut: whether it was longer than the template's token
+    budget. value: the rating (1 to 5) or the probability of a click. answers: the probability of
+    each answer among the allowed ones. seconds: of the prediction, loading excluded.
     """
 
     run_id: str
@@ -45,7 +45,7 @@ class Prediction:
 
 
 def checked_title(title: str) -> str:
-    """Return a title with single spaces, or raise DataError."""
+    """Return a title with single spaces; raise DataError if it is invalid."""
     text = " ".join(title.split())
     if not text:
         raise DataError("The title is empty; give the title of an item, such as a book's.")
@@ -63,7 +63,7 @@ def checked_title(title: str) -> str:
 
 
 def checked_user(user: str) -> str:
-    """Return a user id that may exist, or raise DataError."""
+    """Return a user id; raise DataError if it is invalid."""
     if not user.strip():
         raise DataError("The user id is empty; give the id of a user as in the data set.")
     if len(user) > MAX_USER_LENGTH:
@@ -76,7 +76,7 @@ def checked_user(user: str) -> str:
 class Predictor:
     """The prompts of one run with their backbone and head, loaded for many predictions.
 
-    template: a name, or a file or JSON with your own (default: that of the prompts). Raises
+    template: a name, or a file or JSON with a template (default: that of the prompts). Raises
     NotFoundError, StoreError, BackboneError, TemplateError; DataError for prompts without a head.
     """
 
@@ -105,7 +105,9 @@ class Predictor:
         self._ws = ws
         self._backbone = load_backbone(ws, model, device=device)
         self._items = load_items(ws, self.run)
-        self._item_ids: dict[str, str] = {}  # by text; only items of the data set have prompts
+        self._item_ids: dict[
+            str, str
+        ] = {}  # by text, since only items of the data set have prompts
         if self._items is not None:
             rows = ws.get_table(self.run.inputs["dataset"], "items")
             texts = (" ".join(str(text).split()) for text in rows["text"])

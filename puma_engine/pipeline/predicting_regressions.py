@@ -1,4 +1,4 @@
-"""Users who will likely regress: migrated prompts fit them worse than the source's did."""
+"""Predict which users will regress: those whose migrated prompts fit worse than their source prompts."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def predict_regressions(
 ) -> Run:
     """Select the users who will most likely regress, before anything is retrained.
 
-    Risk: the mean loss of a user's train rows under the migrated prompts minus that under the
-    source's (the mean of several). share: of the users whom all these tables have, in (0, 1].
-    Returns a selection run, whose table also holds the losses. Raises SelectionError,
+    The risk of a user is the mean loss of the train rows with the migrated prompts minus that with
+    the source prompts (the mean of several). share: of the users whom all these tables have, in (0,
+    1]. Returns a selection run, whose table also holds the losses. Raises SelectionError,
     MigrationError; DataError for prompts without a head.
     """
     moved = stage.find(ws, migration, "migration")

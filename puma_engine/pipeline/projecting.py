@@ -1,10 +1,10 @@
 """Projections as runs: maps of users before and after a migration.
 
-A projection run stores the table "map" with one row a user: user_id, cluster, variance (of
-the train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the
-principal components [users, k] of the source prompts, keyed by user id. Where there are more
-users than are sampled, the table "places" has the same columns for every user: those outside the
-sample are placed by `puma_engine.maps.projection.OutOfSampleProjector`.
+A projection run stores the table "map" with one row a user: user_id, cluster, variance (of the
+train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the principal
+components [users, k] of the source prompts, keyed by user id. If there are more users than the
+sample, the table "places" has the same columns for every user; those outside the sample are placed
+by `puma_engine.maps.projection.OutOfSampleProjector`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def project(
 ) -> Run:
     """Project two prompt tables of the same users to two aligned maps, with clusters and quality.
 
-    The users are those whom both tables and the source's data set have. most: above so many a
+    The users are those whom both tables and the source's data set have. most: with more users, a
     seeded sample is projected, and the others are placed near their neighbours. method: umap, or
     pca (the first two components, computed in seconds). neighbours: of UMAP. Raises ConfigError,
     NotFoundError, DataError.
@@ -136,7 +136,7 @@ def _place_all(
     vectors: list[np.ndarray],
     announce: Callable[[str], None],
 ) -> pd.DataFrame:
-    """Return all users on both maps; those of the sample (row numbers) stay where they are."""
+    """Return all users on both maps; users of the sample (row numbers) keep their coordinates."""
     method, count = sample.measures["method"], len(shared.users)
     maps, spaces = (sample.source, sample.migrated), (sample.space, sample.migrated_space)
     parts = zip(vectors, spaces, maps, strict=True)

@@ -1,6 +1,6 @@
-"""Published comparisons: measured elsewhere, written to one archive, and looked at here.
+"""Published comparisons: write a comparison to an archive, and add it to another workspace.
 
-Every run of an archive has facts under "published" in its summary (`Run.published`):
+The summary of every run of an archive has an object "published" (`Run.published`):
 - comparison, name: the run id and the name of the comparison.
 - command: what measured it, as text, or None.
 - date: when the comparison was finished (ISO 8601, UTC). device: what prompts were trained on.
@@ -39,9 +39,9 @@ from puma_engine.store.records import PUBLISHED
 from puma_engine.store.run_records import read_record
 
 MIB = 1 << 20
-# Files that nothing on the pages shows, and that are large: adapters, and pairs they learned from.
+# Large files that no page shows: adapters, and the pairs that they learned from.
 NOT_SHOWN = ("adapter", "item_adapter", "source_predictions")
-# Whose prompts are taken first where not all of them have room.
+# Kinds whose prompts are kept first if not all fit.
 FIRST_KINDS = ("source", "migrated", "retrained", "refined", "random", "shuffled")
 # Commands that read a prompt table with its model.
 PROMPT_READERS = (
@@ -52,7 +52,7 @@ PROMPT_READERS = (
 
 @dataclass(frozen=True)
 class Published:
-    """A written archive. left_out: names of files by run, which had no room or are not shown."""
+    """A written archive. left_out: names of files by run that did not fit or that no page shows."""
 
     file: Path
     bytes: int
@@ -68,11 +68,11 @@ def publish(
     command: str | None = None,
     most_mib: float = PUBLISHED_MIB,
 ) -> Published:
-    """Write a comparison, and all runs that it rests on, to one archive for other workspaces.
+    """Write a comparison, and all runs that it was made from, to one archive for other workspaces.
 
-    Maps of its prompts are taken, too. Adapters are left out, and as many prompt tables as needed
-    to keep the file within most_mib MiB: all but one of each kind first, then the controls.
-    command: how it was measured. The archive holds the rows and ids of the data set's users. Raises
+    Maps of its prompts are included. Adapters are left out, and as many prompt tables as necessary
+    for a file of at most most_mib MiB: first all but one of each kind, then the controls. command:
+    how it was measured. The archive holds the rows and ids of the data set's users. Raises
     ConfigError, NotFoundError, StoreError.
     """
     _check_size(most_mib)
@@ -112,11 +112,11 @@ def _check_size(most_mib: float) -> None:
 
 
 def add_published(ws: Workspace, path: str | Path, *, most_mib: float = ADDED_MIB) -> AddedRuns:
-    """Add a published comparison from an archive; runs that are finished here stay as they are.
+    """Add a published comparison from an archive; runs that are finished here are not changed.
 
-    most_mib: what the archive may unpack to, in MiB. Raises StoreError for a file that is no such
-    archive, is damaged, or unpacks to more than that or than half of the free disk; ConfigError for
-    a size of 0 or less.
+    most_mib: largest size of the unpacked archive in MiB. Raises StoreError for a file that is no
+    such archive, is damaged, or unpacks to more than that or than half of the free disk;
+    ConfigError for a size of 0 or less.
     """
     _check_size(most_mib)
     return add_archive(ws, Path(path), required=PUBLISHED, max_bytes=round(most_mib * MIB))
@@ -129,7 +129,7 @@ def published_comparisons(ws: Workspace) -> list[Run]:
 
 
 def remove_published(ws: Workspace, comparison: stage.Reference) -> list[Run]:
-    """Delete a published comparison with its runs, except those that own runs were made from.
+    """Delete a published comparison with its runs, except those from which runs of this workspace were made.
 
     Returns what was deleted. Raises NotFoundError, StoreError.
     """
@@ -163,7 +163,7 @@ def check_models(ws: Workspace, command: str, args: Mapping[str, Any]) -> None:
         for run in matches if len(matches) == 1 else []:
             if run.published is None:
                 continue
-            # A model that is named as it would be added, such as a zoo name, is added again.
+            # A model that is named by its source, such as a zoo name, is added again.
             if run.kind == "backbone" and text != run.config["spec"]:
                 check_backbone(ws, run)
             elif command in PROMPT_READERS and "backbone" in run.inputs:
@@ -184,8 +184,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _runs_of(ws: Workspace, comparison: Run) -> list[Run]:
-    """Return the runs that a comparison rests on, maps of their prompts and what these predict for
-    anchor items, inputs first."""
+    """Return the runs that a comparison was made from, with maps and anchor predictions; inputs first."""
     runs = ws.lineage(comparison.id)[::-1]
     known = {run.id for run in runs}
     maps = {
@@ -205,7 +204,7 @@ def _origin(ws: Workspace, comparison: Run, runs: list[Run], command: str | None
     return {
         "comparison": comparison.id,
         "name": comparison.name,
-        # A published comparison that is published again was measured as it says.
+        # A published comparison that is published again keeps its command.
         "command": command or (comparison.published or {}).get("command"),
         "date": comparison.finished,
         "device": ", ".join(sorted(devices)) or comparison.device,
@@ -231,7 +230,7 @@ def _compact(staged: Workspace, runs: list[Run], origin: dict[str, Any]) -> dict
     """Make the files of staged runs small, and mark the runs; return what is left out."""
     left_out: dict[str, list[str]] = {}
     for run in runs:
-        # What an earlier archive left out is still missing.
+        # Files that an earlier archive left out are still missing.
         missing = list((run.published or {}).get("left_out", ()))
         if missing:
             left_out[run.id] = missing
@@ -251,7 +250,7 @@ def _compact(staged: Workspace, runs: list[Run], origin: dict[str, Any]) -> dict
 
 
 def _halved(name: str, array: np.ndarray) -> np.ndarray:
-    """Return the vectors of a prompt table in 16 bits; other arrays, and too large ones, as they are."""
+    """Return the vectors of a prompt table in 16 bits; other arrays, and too large values, unchanged."""
     if name not in ("vectors", "other") or array.dtype != np.float32:
         return array
     with np.errstate(over="ignore"):
@@ -271,9 +270,9 @@ def _leave_out(
 
 
 def _by_priority(ws: Workspace, comparison: Run, runs: list[Run]) -> list[Run]:
-    """Return the runs with prompts in the order in which they are left out where room is short.
+    """Return the runs with prompts in the order in which they are left out if the file is too large.
 
-    Of each kind one stays longest: of migrations the one that the verdict is about.
+    One run of each kind is left out last; of migrations the one that the verdict is about.
     """
     methods = ws.get_table(comparison.id, "methods")
     is_judged = methods["method"] == judge_comparison(ws, comparison).method

@@ -1,4 +1,4 @@
-"""Refining as runs: migrated prompts are fitted further on the target, for a few epochs."""
+"""Refined prompts as runs: migrated prompts that are fitted further on the target for a few epochs."""
 
 from __future__ import annotations
 

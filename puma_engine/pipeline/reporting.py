@@ -1,4 +1,4 @@
-"""Reports and tables as files: a comparison as HTML for people, a run's tables for programs."""
+"""Write reports and tables: a comparison as HTML for people, the tables of a run for programs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_report(
 
     one_page: the decision on one printable page, see `render_summary`, instead of the whole report.
     address: of the dashboard's Summary, for the one page's link. Raises ConfigError for a file name
-    that does not end in .html or .htm, or an address without one_page; StoreError where the file
+    that does not end in .html or .htm, or an address without one_page; StoreError if the file
     cannot be written; and what `render_report` and `render_summary` raise.
     """
     file = Path(path)
@@ -127,10 +127,10 @@ def export_table(
 ) -> Path:
     """Write a table of a run to a CSV or Parquet file, by the file name's suffix.
 
-    Values are written as they are stored, so that other programs can join the table by its ids.
-    spreadsheet: put an apostrophe before texts of a CSV file that a spreadsheet would run as formulas.
-    Raises ConfigError for another suffix, or a Parquet file for a spreadsheet; StoreError where the
-    file cannot be written; and what `read_table` raises.
+    Values are written unchanged, so that other programs can join the table by its ids. spreadsheet:
+    put an apostrophe before texts of a CSV file that a spreadsheet would run as formulas. Raises
+    ConfigError for another suffix, or a Parquet file for a spreadsheet; StoreError where the file
+    cannot be written; and what `read_table` raises.
     """
     file = Path(path)
     if file.suffix.lower() not in FORMATS:
@@ -146,7 +146,7 @@ def export_table(
 
 
 def _details(ws: Workspace, run: Run, scores: pd.DataFrame, margin: float) -> list[tuple[str, str]]:
-    """Names and values of what was measured: data, models, margin, intervals."""
+    """Return names and values about a comparison: data, models, margin, intervals."""
     summary, draws = run.summary, run.config["draws"]
     fewer = {name: used for name in scores["metric"] if (used := draws_used(name, draws)) < draws}
     exceptions = ", ".join(f"{METRICS[name].label} {used:,}" for name, used in fewer.items())

@@ -1,4 +1,4 @@
-"""Selections as runs: which users train the adapter."""
+"""Selections as runs: the users who train an adapter."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def select(
 
     strategy: None for the default of the task (`defaults.DEFAULT_STRATEGIES`). budget counts users;
     share is of all candidates, in (0, 1]; strategy "all" takes neither. clusters: of k-means;
-    strata: of variance or loss in each cluster; min_cluster: users that each cluster is given at
-    least, if it has them; a strategy that forms no such groups refuses them. within: other prompt runs that must have the users too. groups: deprecated
-    name of strata. Raises SelectionError, ConfigError, NotFoundError.
+    strata: of variance or loss in each cluster; min_cluster: minimum number of users of each
+    cluster, if it has so many; these three are refused for a strategy without such groups. within:
+    other prompt runs that must have the users, too. groups: deprecated name of strata. Raises
+    SelectionError, ConfigError, NotFoundError.
     """
     strata = strata if groups is None else groups
     request = SelectionRequest.from_arguments(locals())
@@ -110,7 +111,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
 
 
 def asks_model(strategy: str) -> bool:
-    """Return whether a strategy needs what only the source's language model can compute."""
+    """Return whether a strategy needs signals that the source's language model computes."""
     return bool(get_strategy(strategy).needs & SOURCE_SIGNALS)
 
 
@@ -122,8 +123,8 @@ def _signals(
     device: str | None,
     clock: stage.Clock,
 ) -> tuple[Signals, str]:
-    """Return signals of the users whom all tables and the data set hold, and the device used."""
-    # Loaded here, so that their loading is not counted as the selection's cost.
+    """Return signals of the users whom all tables and the data set have, and the device."""
+    # Loaded here, so that loading is not part of the selection's cost.
     import sklearn.cluster
     import sklearn.decomposition  # noqa: F401
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from puma_engine.prompts.table_predictions import TablePredictions
 
 ARTIFACT = "source_predictions"
-# In the folder of checkpoints, until the run is finished.
+# Name in the folder of checkpoints, until the run is finished.
 FILE = "source-predictions.safetensors"
 RECORD_SIGNALS = {"variance", "loss", "activity"}
 WITHOUT_RECORDS = tuple(
@@ -42,7 +42,7 @@ WITHOUT_RECORDS = tuple(
 
 @dataclass(frozen=True)
 class SourcePredictions:
-    """Pairs with the sources' predictions as a data set, and what they cost (facts of the run)."""
+    """Pairs with the sources' predictions as a data set, and their cost for the run."""
 
     dataset: Dataset
     cost: dict[str, float]
@@ -65,7 +65,7 @@ def refuse_records(strategy: str) -> None:
 def check_sources(
     ws: Workspace, sources: Sequence[Run], data: Run, template: Template, pairs: int
 ) -> None:
-    """Raise ConfigError, MigrationError or BackboneError for what predictions cannot be made of."""
+    """Raise ConfigError, MigrationError or BackboneError for sources that cannot predict."""
     for used in (template, *(template_of(source) for source in sources if has_model(source))):
         if used.uses_history:
             raise ConfigError(
@@ -106,12 +106,12 @@ def predict_pairs(
     folder: Path,
     execution: stage.Execution,
 ) -> SourcePredictions:
-    """Draw random pairs and predict them with each source on its model; the mean counts.
+    """Draw random pairs, predict them with each source on its model, and return the mean predictions.
 
-    users: who trains (None: all whom every source has). dataset: its items are the catalogue; its
-    rows are not read. One model is in memory at a time, and none afterwards. The predictions are
-    stored in folder, and read there by an attempt that resumes. Raises MigrationError, DataError,
-    BackboneError and Cancelled.
+    users: those who train (None: all whom every source has). dataset: provides the items; its rows
+    are not read. One model is in memory at a time, and none afterwards. The predictions are stored
+    in folder, where a resumed attempt reads them. Raises MigrationError, DataError, BackboneError
+    and Cancelled.
     """
     from puma_engine.migration.adapter_training import (
         check_training_users,
@@ -125,7 +125,7 @@ def predict_pairs(
     random_pairs = draw_pairs(trained, held_out, dataset.items, pairs, seed)
     path = folder / FILE
     if not path.is_file():
-        # One split, so that both are predicted at once.
+        # In one split, so that both are predicted at once.
         blank = pair_dataset(
             dataset, random_pairs.assign(split="train"), np.zeros(len(random_pairs))
         )
@@ -167,7 +167,7 @@ def _predict(
     backbone = load_backbone(ws, model, device=execution.device, precision=precision)
 
     def report(done: int) -> None:
-        # Of several processes, all must come to the training.
+        # Several processes must all come to the training.
         if distributed.world_size() == 1:
             execution.check_cancel(name)
         if execution.progress is not None:

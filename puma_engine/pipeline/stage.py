@@ -1,4 +1,4 @@
-"""Shared by all stages: one run in the workspace, its progress and its execution."""
+"""What all stages share: computing one run in the workspace, its progress and its execution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 MAX_NAME_LENGTH = 150
-# How long a process that failed waits for the first one, which fails a moment later if all fail alike.
+# Seconds that a failed process waits for the first one, which fails a moment later if all fail alike.
 FAILURE_SECONDS = 10.0
 PROMPT_KINDS = ("prompts", "migration")
 Reference: TypeAlias = Run | str
@@ -36,10 +36,10 @@ Reference: TypeAlias = Run | str
 class StageResult:
     """The result of a stage's computation, which is stored in its run.
 
-    device: what it ran on. cost and summary: facts of the run. save(run id) writes the artifacts; a
-    computation that several processes share leaves them to it, since only the first may write.
-    describe() returns more facts for the summary. It is called after the run's seconds were read,
-    since looking at a result is not part of the work.
+    device: where it was computed. cost and summary: stored in the run. save(run id) writes the
+    artifacts; it is needed if several processes share the computation, since only the first may
+    write. describe() returns more entries of the summary. It is called after the run's seconds were
+    measured, since describing a result is not part of the work.
     """
 
     device: str = "cpu"
@@ -60,7 +60,7 @@ class Clock:
         self.started = time.perf_counter()
 
     def restart(self) -> None:
-        """Forget the time since the start; called when the models are loaded."""
+        """Start measuring again; called after the models are loaded."""
         self.started = time.perf_counter()
 
     @property
@@ -87,14 +87,14 @@ def run_stage(
     """Return the finished run of this kind, config, inputs and seed; compute it if there is none.
 
     compute(run id, checkpoint folder, clock) does the work; remote_compute, if given, does it on a
-    cluster (see `Execution.remote_compute`). When it fails or is cancelled, the run is marked, its
-    checkpoints stay, and running the stage again resumes it. Of several processes, the first
+    cluster (see `Execution.remote_compute`). If it fails or is cancelled, the run is marked, its
+    checkpoints are kept, and running the stage again resumes it. Of several processes, the first
     computes; with data_parallel the others compute with it and write nothing. All return the same
-    run. Raises what compute raises; StoreError or Cancelled where the first process failed.
+    run. Raises what compute raises; StoreError or Cancelled if the first process failed.
     """
     several = distributed.world_size() > 1
     if several:
-        # No process may look for the run before all have come this far.
+        # No process may look up the run before all have come here.
         distributed.broadcast("ready")
         if not distributed.is_main_process():
             return _follow(ws, compute)
@@ -114,14 +114,14 @@ def run_stage(
 
 
 def _follow(ws: Workspace, compute: Compute) -> Run:
-    """Compute with the first process if it asks for that, write nothing, and return its run."""
+    """In another process than the first: compute with it if needed, write nothing, and return its run."""
     message = distributed.broadcast(None)
     if "compute" in message:
         folder = ws.work(message["compute"])
         try:
             compute(message["compute"], folder, Clock(folder))
         except PumaError as error:
-            # The first process failed in the same way and records it; if not, this says why all end.
+            # If the first process fails in the same way, it records the error; otherwise this error is raised.
             if not isinstance(error, Cancelled):
                 _log.info("A process that trains with others failed: %s", error)
             _wait_for_failure()
@@ -133,10 +133,10 @@ def _follow(ws: Workspace, compute: Compute) -> Run:
 
 
 def _wait_for_failure() -> None:
-    """Wait for the first process to say that it failed, too; not longer, since it may be training."""
+    """Wait for a message of the first process that it failed, too; only briefly, since it may be training."""
 
     def wait() -> None:
-        # Where it is training, messages do not match.
+        # While it is training, its messages are others.
         with contextlib.suppress(Exception):
             distributed.broadcast(None)
 
@@ -164,7 +164,7 @@ def _compute(
     except BaseException as problem:
         error = _plain(problem)
         with contextlib.suppress(OSError):
-            folder.rmdir()  # fails, as it should, where a checkpoint was left
+            folder.rmdir()  # fails on purpose if there is a checkpoint
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt | PumaError):
             reason = str(error) or "Interrupted."
@@ -186,7 +186,7 @@ def _compute(
 
 
 def _plain(error: BaseException) -> BaseException:
-    """Return an exception, or for a GPU without free memory one that says what to do."""
+    """Return an exception; for a GPU without free memory, one with advice."""
     import torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -198,7 +198,7 @@ def _plain(error: BaseException) -> BaseException:
 
 
 def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
-    """Return a finished run by object, id, prefix or name, checked to be of one of the kinds.
+    """Return a finished run of one of the kinds by object, id, prefix or name.
 
     Raises NotFoundError; StoreError when the run is not finished or several have the name.
     """
@@ -214,7 +214,7 @@ def find(ws: Workspace, reference: Reference, *kinds: str) -> Run:
 
 
 def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
-    """Return a run as `find` does, finished or not; among several, the one that is meant (`preferred_runs`).
+    """Return a run like `find`, finished or not; of several, the preferred one (`preferred_runs`).
 
     Raises NotFoundError; StoreError when several match.
     """
@@ -239,14 +239,14 @@ def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
 
 
 def settings_of(training: TrainingConfig) -> dict[str, Any]:
-    """Return the settings that decide a training's result, as its run's config holds them."""
+    """Return the settings that decide a training's result, for the config of its run."""
     values = training.to_dict()
     del values["checkpoint_seconds"]
     return values
 
 
 def slug(*parts: str | float | None) -> str:
-    """Join the parts that are not empty to a run name that needs no quotes in a shell."""
+    """Join non-empty parts to a run name that needs no quotes in a shell."""
     words = [
         str(part).replace("/", "-").replace(" ", "-") for part in parts if part not in (None, "")
     ]
@@ -255,13 +255,13 @@ def slug(*parts: str | float | None) -> str:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """One report: the figures of a stage, as the training loop gives them, and those of all parts.
+    """A progress report: figures of a stage as in the training loop, and of all parts of a command.
 
-    overall: the share of all parts that is done, in [0, 1]; None where a command has one part.
-    unmeasured: the share of the work to come whose duration was never measured, in [0, 1].
-    parts: of a command with several, each with its title, status (waiting, running, finished, or
-    reused for a run that existed before) and seconds. eta_seconds, saved_step and saved_epoch: of
-    this stage (see `puma_engine.training.loop.Progress`). node: of a cluster, which computes it.
+    overall: the share of all parts that is done, in [0, 1]; None for a command with one part.
+    unmeasured: the share of the remaining work whose duration was never measured, in [0, 1]. parts:
+    of a command with several, each with its title, status (waiting, running, finished, or reused
+    for a run that existed before) and seconds. eta_seconds, saved_step and saved_epoch: of this
+    stage (see `puma_engine.training.loop.Progress`). node: the cluster node that computes.
     """
 
     stage: str
@@ -301,7 +301,7 @@ class Execution:
     """The execution of a request: its device, and its callbacks for progress and cancelling.
 
     device: cpu, cuda, cuda:N, auto (spread over all GPUs) or None for the best available. remote:
-    what computes the runs, if not this process.
+    computes the runs instead of this process.
     """
 
     device: str | None = None
@@ -310,15 +310,15 @@ class Execution:
     remote: RemoteExecutor | None = None
 
     def remote_compute(self, command: str, request: Request) -> RemoteCompute | None:
-        """Return what computes the run of a request elsewhere; None if it is computed here.
+        """Return a function that computes the run of a request elsewhere; None if it is computed here.
 
-        request: with ids of runs, since a name may mean another run there.
+        request: with ids of runs, since a name may be another run there.
         """
         remote = self.remote
         if remote is None:
             return None
         if template := getattr(request, "template", None):
-            # A template may be a file of this machine.
+            # A template may be a file on this machine.
             request = replace(request, template=get_template(template).spec)  # type: ignore[call-arg]
         return lambda ws, run: remote.compute(ws, run, command, request, self)
 
@@ -347,7 +347,7 @@ class Execution:
 class Part:
     """A part of some work. weight: its expected duration relative to the others', best in seconds.
 
-    measured: whether the weight rests on measurements. status and seconds: as in `StageProgress`.
+    measured: whether the weight comes from measurements. status and seconds: as in `StageProgress`.
     """
 
     title: str
@@ -359,10 +359,10 @@ class Part:
 
 
 class OverallProgress:
-    """Turns the reports of consecutive parts into reports about all of them.
+    """Converts reports of consecutive parts to reports about all of them.
 
-    parts: in their order, or their expected relative durations. A part whose run existed counts for
-    nothing, so that the share done grows with the work that is done now.
+    parts: in order, or only their expected relative durations. A part whose run existed does not
+    count, so that the share done grows with the work that is done now.
     """
 
     def __init__(
@@ -392,7 +392,7 @@ class OverallProgress:
     def do(
         self, number: int, execution: Execution, work: Callable[[Execution], Run | list[Run]]
     ) -> Any:
-        """Do a part, report how it begins and ends, and return its run, or its runs."""
+        """Do a part, report its start and end, and return its run or runs."""
         part, started, begun_at = self.parts[number], time.monotonic(), now()
         execution.check_cancel(part.title)
         part.status = "running"

@@ -1,4 +1,4 @@
-"""Prompt tables and adapters in the workspace: saved, loaded, and read in blocks."""
+"""Save prompt tables and adapters in the workspace, load them, and read them in blocks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ARTIFACT = "prompts"
 ITEMS = "items"
-# The role of a table of vectors that no language model made, see `importing_vectors`.
+# Role of a table of vectors that no language model made, see `importing_vectors`.
 VECTORS = "vectors"
 BLOCK = 4096
 MAX_SHOWN_ID = 60
@@ -84,7 +84,7 @@ def load_items(ws: Workspace, run: Run) -> ItemPrompts | None:
 
 
 def item_settings(ws: Workspace, run: Run) -> dict[str, Any]:
-    """Return the settings of prompts with which a run's item prompts were made; empty without any."""
+    """Return the prompt settings of a run's item prompts; empty if it has none."""
     if not run.summary.get("item_tokens"):
         return {}
     settings: dict[str, Any] = {"item_tokens": int(run.summary["item_tokens"])}
@@ -122,18 +122,18 @@ def load_adapter(
 
 
 def template_of(run: Run, override: str | None = None) -> Template:
-    """Return the template a prompts or migration run was made with, unless another is given.
+    """Return the template of a prompts or migration run, or another one that is given.
 
-    Either is read as the run's prompts were when they were fitted.
+    In both cases the text is encoded as it was when the run's prompts were fitted.
     """
     fitted = Template.from_config(run.config)
     return replace(get_template(override), reading=fitted.reading) if override else fitted
 
 
 def template_of_sources(sources: Sequence[Run], task: str, request: AdapterRequest) -> Template:
-    """Return the template that a request asks for, else that of its first source with a model.
+    """Return the template of a request; the default is that of its first source with a model.
 
-    Where all sources are vectors, the default is the task's.
+    If all sources are vectors, the default is that of the task.
     """
     first, override = next((run for run in sources if has_model(run)), None), request.template
     if first is None:
@@ -142,7 +142,7 @@ def template_of_sources(sources: Sequence[Run], task: str, request: AdapterReque
 
 
 def with_chat_template(template: Template, request: AdapterRequest | FitRequest) -> Template:
-    """Return a template with the model's chat template around it, if the request asks for that."""
+    """Return a template, with the model's chat template around it if the request has chat_template."""
     return replace(template, chat_template=True) if request.chat_template else template
 
 
@@ -169,10 +169,10 @@ def template_to_fit(
     inputs: dict[str, str],
     seed: int | None,
 ) -> Template:
-    """Return the template of a new fit: read as running text, unless the run exists already.
+    """Return the template of a new fit: encoded as running text, unless the run exists already.
 
-    Up to version 0.1.0 prompts were fitted with the piecewise reading. If the workspace has the run
-    of the same request from then, finished or interrupted, that run is meant.
+    Up to version 0.1.0 templates were encoded piecewise. If the workspace has a run of the same
+    request from then, finished or interrupted, its template is returned.
     """
     if template.chat_template:
         return replace(template, reading=RUNNING)
@@ -204,7 +204,7 @@ class PromptTableReader:
     def row_of(self, user: str, guess: int = 0) -> int | None:
         """Return the row of a user, or None if the table has none.
 
-        guess: the row to look at first, such as that of the user in another table.
+        guess: the row to try first, such as that of the user in another table.
         """
         if guess < len(self.user_ids) and self.user_ids[guess].as_py() == user:
             return guess
@@ -228,9 +228,9 @@ class PromptTableReader:
             yield start, block.reshape(len(block), -1)
 
     def mean(self, max_users: int) -> np.ndarray:
-        """Return the mean prompt of about `max_users` users at most, [tokens * width] float32.
+        """Return the mean prompt of at most about `max_users` users, [tokens * width] float32.
 
-        They are read in blocks that are spread evenly over the table.
+        Blocks are read that are spread evenly over the table.
         """
         starts = range(0, len(self), BLOCK)
         step = max(1, -(-len(self) // max(max_users, BLOCK)))

@@ -1,4 +1,4 @@
-"""The decision on a comparison as one printable page: what `puma_engine.report.one_page` shows of it."""
+"""Collect the content of the printable page about a decision for `puma_engine.report.one_page`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from puma_engine.report import decision_texts
 from puma_engine.report.one_page import OnePage, render_one_page
 from puma_engine.store import Run, Workspace
 
-MAX_DRAWN = 2_000  # users in the pictures
+MAX_DRAWN = 2_000  # largest number of users in the charts
 
 
 def render_summary(
@@ -33,8 +33,8 @@ def render_summary(
 ) -> str:
     """Return the decision on a comparison as one HTML page that prints on one sheet of A4.
 
-    margin: a share of the full retraining's value. address: of the dashboard's Summary, which the page
-    links to. Raises ConfigError for an address that is not of the web, and what `render_report` raises.
+    margin: a share of the full retraining's value. address: of the dashboard's Summary, for a link.
+    Raises ConfigError for an address without http:// or https://, and what `render_report` raises.
     """
     if address is not None and not re.match(r"https?://[^\s/]", address):
         raise ConfigError(
@@ -116,7 +116,7 @@ def render_summary(
 
 
 def _data_of(ws: Workspace, run: Run) -> tuple[Run | None, pd.DataFrame | None]:
-    """Return a comparison's data set and the methods that were evaluated on it; None if it is gone."""
+    """Return a comparison's data set and the methods evaluated on it; None for both if it is missing."""
     try:
         dataset = ws.run(ws.run(run.inputs["reference"]).inputs["dataset"])
     except (KeyError, NotFoundError):
@@ -125,7 +125,7 @@ def _data_of(ws: Workspace, run: Run) -> tuple[Run | None, pd.DataFrame | None]:
 
 
 def measured_before(ws: Workspace, run: Run) -> int:
-    """Return how many methods of an own comparison come from published runs; 0 for a published one."""
+    """Return how many methods of a comparison come from published runs; 0 for a published comparison."""
     if run.published is not None:
         return 0
     members = (name for role, name in run.inputs.items() if role.startswith("evaluation_"))

@@ -16,7 +16,7 @@ from puma_engine.pipeline.anchors import common_anchors, read_anchors
 from puma_engine.pipeline.evaluating import is_of_prompts_alone, read_predictions
 from puma_engine.store import Run, Workspace
 
-# More rows are not read, nor more predictions of anchor items.
+# Largest numbers of rows, and of predictions of anchor items, that are read.
 MAX_ROWS = 2_000_000
 MAX_ANCHOR_PREDICTIONS = 10_000_000
 
@@ -25,9 +25,9 @@ MAX_ANCHOR_PREDICTIONS = 10_000_000
 class Behaviour:
     """Behaviour of several methods: each user's mean and spread of predictions.
 
-    frame: a row a user with user_id, outcome (mean actual outcome of held-out records), and mean_0,
-    spread_0, mean_1 and so on, in the order of the methods. anchors: the number of common items that
-    these are over; 0 where they are over the held-out records that all methods predicted.
+    frame: a row for each user with user_id, outcome (mean actual outcome of held-out records), and
+    mean_0, spread_0, mean_1 and so on, in the order of the methods. anchors: number of anchor
+    items; 0 if means and spreads are over the held-out records that all methods predicted.
     """
 
     frame: pd.DataFrame
@@ -39,7 +39,7 @@ def behaviour_of_evaluations(
 ) -> Behaviour | None:
     """Return the behaviour of at most `max_users` users, over anchor items if all methods have them.
 
-    None if predictions are gone or too many.
+    None if predictions are missing or too many.
     """
     held_out = read_behaviour(ws, evaluations, max_users)
     anchors = _anchors_of(ws, evaluations)
@@ -69,7 +69,7 @@ def _anchors_of(ws: Workspace, evaluations: Sequence[str]) -> list[Run] | None:
 def read_anchor_behaviour(ws: Workspace, anchors: Sequence[str]) -> pd.DataFrame | None:
     """Return the behaviour of users over the items of some runs of kind anchors.
 
-    See `puma_engine.maps.behaviour.anchor_behaviour`. None where there are more predictions than
+    See `puma_engine.maps.behaviour.anchor_behaviour`. None if there are more predictions than
     MAX_ANCHOR_PREDICTIONS. Raises NotFoundError, StoreError.
     """
     runs = [ws.run(name) for name in anchors]
@@ -84,8 +84,8 @@ def read_behaviour(
 ) -> pd.DataFrame | None:
     """Return the behaviour of users under evaluations, see `puma_engine.maps.behaviour`.
 
-    max_users: the largest number of users, drawn with a fixed seed before their rows are read. None if
-    predictions are gone or there are more than MAX_ROWS rows.
+    max_users: the largest number of users, drawn with a fixed seed before their rows are read. None
+    if predictions are missing or there are more than MAX_ROWS rows.
     """
     try:
         if any(ws.run(name).summary.get("rows", 0) > MAX_ROWS for name in evaluations):

@@ -1,12 +1,11 @@
-"""The impact of each method on users, computed when a comparison is made and stored with it.
+"""The impact of each method on users, which is computed and stored with a comparison.
 
-Four tables of the comparison run, with a column "evaluation": "effects" has one row a method
-(users, rows, threshold, spread, the check on other rows as repeated, repeated_low,
-repeated_high and repeated_users, and the shares of users better and worse off);
-"effects_users" has the users most likely to regress (part "likely") and a seeded sample of
-all (part "drawn"); "effects_bars" is a histogram of differences; "effects_groups" has the
-difference in quintiles of users by "variance" and "train_rows" (column "by"). Methods without
-a language model are left out.
+The comparison run has four tables with a column "evaluation": "effects" has one row for each method
+(users, rows, threshold, spread, the check on other rows as repeated, repeated_low, repeated_high
+and repeated_users, and the shares of users better and worse off); "effects_users" has the users
+most likely to regress (part "likely") and a seeded sample of all (part "drawn"); "effects_bars" is
+a histogram of differences; "effects_groups" has the difference in quintiles of users by "variance"
+and "train_rows" (column "by"). Methods without a language model are left out.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def store_user_impact(
 
 
 def load_user_impact(ws: Workspace, run: Run, evaluation: str) -> UserImpact | None:
-    """Read the stored impact of an evaluation; None where a comparison stores none (older ones)."""
+    """Read the stored impact of an evaluation; None for older comparisons, which store none."""
     if not any(file["name"] == SUMMARY for file in ws.artifacts(run.id)):
         return None
     where = {"evaluation": [evaluation]}

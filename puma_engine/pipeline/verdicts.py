@@ -40,8 +40,8 @@ def comparison_data(
 ) -> ComparisonData:
     """Return the input of `puma_engine.evaluation.verdict.judge` for a comparison run.
 
-    The primary metric is today's, not the one that the run names: the tables of older runs of
-    clicks, which name AUC, hold uAUC too. Raises as `judge_comparison` does.
+    The primary metric is that of this version, not the one that the run names: older runs of clicks
+    name AUC, but their tables also have uAUC. Raises the same errors as `judge_comparison`.
     """
     run = stage.find(ws, comparison, "comparison")
     methods = with_arithmetic(ws, with_backbones(ws, ws.get_table(run.id, "methods")))
@@ -67,9 +67,9 @@ def comparison_data(
 
 
 def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact | None:
-    """Return the impact of an evaluation of a comparison on users; None where a file is gone.
+    """Return the impact of an evaluation of a comparison on users; None if a file is missing.
 
-    It is read where the comparison stores it, and computed for older ones.
+    It is read from the comparison, or computed for an older one that does not store it.
     """
 
     def compute() -> UserImpact:
@@ -86,7 +86,7 @@ def user_impact_between(ws: Workspace, run: Run, evaluation: str) -> UserImpact 
 
 
 def with_arithmetic(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
-    """Add the column flops: the arithmetic of a method's trainings, None where it was not measured."""
+    """Add the column flops: the arithmetic of a method's trainings, None if it was not measured."""
     runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
     flops = [method_cost(ws, run)["flops"] if run.status == "finished" else None for run in runs]
     return methods.assign(flops=pd.Series(flops, index=methods.index, dtype=object))
