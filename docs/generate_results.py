@@ -33,11 +33,12 @@ from puma_engine.studies.evidence import Evidence, Finding
 from puma_engine.studies.reports import datasets, label_of
 
 ROOT = Path(__file__).parents[1]
-PAGE, REPORTS, README, MODELS = (
+PAGE, REPORTS, README, MODELS, METHOD = (
     ROOT / "docs/results.md",
     ROOT / "docs/results/README.md",
     ROOT / "README.md",
     ROOT / "docs/models.md",
+    ROOT / "docs/method.md",
 )
 RESULTS = ROOT / "docs/results"
 WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
@@ -50,6 +51,7 @@ ITEM_PROMPTS = "retrained, item prompts too"
 RETRAINED, REUSED = "retrained", "reused as they are"
 # The changes of the study of that name, in the order in which the page tells them.
 CHANGES = ("source to target", "target to source", "source to other words")
+ORDERS = ("prompt first", "item first", "prompt last")
 TABLE = {
     "full retraining": "retrained",
     "PUMA, adapter trained on all users": ALL_USERS,
@@ -190,9 +192,10 @@ def losses(
         if loss is None:
             continue
         value, low, high = loss
-        side = "worse" if value > 0 else "better"
+        size = percent(abs(value))
+        side = f"{size} {'worse' if value > 0 else 'better'}" if size != percent(0) else "level"
         chance = "" if low > 0 or high < 0 else " (may be chance)"
-        parts.append(f"{percent(abs(value))} {side} on {main.words}{chance}")
+        parts.append(f"{side} on {main.words}{chance}")
     return joined(parts)
 
 
@@ -225,9 +228,7 @@ def arithmetic(orders: Evidence) -> str:
     lines = orders.report["summary"]
     users = next(row["users"] for row in orders.report["rows"])
     tflop = {line["method"]: line["flops"] / 1e12 for line in lines if line.get("flops")}
-    first, item, last = (
-        tflop[f"retrained, {order}"] for order in ("prompt first", "item first", "prompt last")
-    )
+    first, item, last = (tflop[f"retrained, {order}"] for order in ORDERS)
     few = tflop[f"{FEW}, prompt last"]
     rmse = {line["method"]: line["rmse"] for line in lines if line.get("rmse")}
     worse = rmse[f"{FEW}, prompt last"] / rmse["retrained, prompt first"] - 1
@@ -425,6 +426,36 @@ def pictures(results: Sequence[Main]) -> dict[str, str]:
     return {f"results-{name}.svg": chart.file() for name, chart in charts.items()}
 
 
+def orders_table(reports: Sequence[Evidence]) -> str:
+    """Return the scores and the arithmetic of the main methods in each order of the template."""
+    studies = [item for item in reports if item.study == "templates"]
+    lines = [
+        f"| {studies[0].report['options']['users']:,} users | | {' | '.join(ORDERS)} |",
+        "| --- " * (2 + len(ORDERS)) + "|",
+    ]
+    for item in sorted(studies, key=lambda item: [*WORDS].index(datasets(item.report)[0])):
+        name = datasets(item.report)[0]
+        summary = {line["method"]: line for line in item.report["summary"]}
+        for label, method in {
+            "full retraining": RETRAINED,
+            "all users": ALL_USERS,
+            f"{SMALL_SHARE:.0%} of the users": FEW,
+        }.items():
+            cells = [order_cell(summary[f"{method}, {order}"]) for order in ORDERS]
+            data = f"[{WORDS[name]}](results/{table_file(item)})"
+            lines.append(f"| {data} | {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def order_cell(line: dict[str, Any]) -> str:
+    """Return the scores of a method in one order, their spread over trainings, and its arithmetic."""
+    metric = primary_metric(line)
+    score = f"{line[metric]:.3f} ± {line[f'{metric}_sd']:.3f}"
+    if "pair_accuracy" in line:
+        score += f" / {line['pair_accuracy']:.3f}"
+    return f"{score}, {line['flops'] / 1e12:.1f}"
+
+
 def table_file(item: Evidence) -> Path:
     """Return the page of a report, from the folder of the reports."""
     file = Path(f"{item.name}.md")
@@ -546,6 +577,7 @@ def pages() -> dict[Path, dict[str, str]]:
         REPORTS: {"reports": reports_table(reports), "claims": findings},
         README: {"figures": readme_figures(results, orders, changes)},
         MODELS: {"changes": changes_text(changes)},
+        METHOD: {"orders": orders_table(reports)},
     }
 
 

@@ -32,8 +32,8 @@ DEFAULT_STRATEGIES = {"rating": "facility", "click": PAPER_STRATEGY}
 # Groups of a selection as in the paper: clusters of k-means, strata of each, and minimum users of a cluster.
 CLUSTERS, STRATA, MIN_CLUSTER = 15, 5, 50
 
-# Prompt last needs a fifth of the arithmetic of item first. On ratings of all users it is as good or
-# better. On clicks of 1,000 users prompts fitted item first are better (docs/results/*/templates.md).
+# Prompt last needs a fourth of the arithmetic of item first. On ratings migrations are best in it. On clicks
+# migrations are alike in both orders, and full retraining is better item first (docs/method.md).
 DEFAULT_TEMPLATES = {"rating": "rating-prompt-last", "click": "click-item-first"}
 
 # Learning from predictions: random items for each user, about as many as users of the shipped data sets
