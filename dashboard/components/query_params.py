@@ -13,6 +13,7 @@ How a value gets into the address depends on what it is:
 Every value from an address is checked against what is allowed before it is used.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,20 @@ def choose_many(
     return [str(value) for value in chosen]
 
 
+def distinct(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the text that a widget shows for each id, short, with the id where texts are equal.
+
+    Streamlit finds a chosen option by its text, so that of two equal ones it takes the wrong one.
+    """
+    texts = {option: short(label, 120) for option, label in labels.items()}
+    for length in (6, None):
+        counts = Counter(texts.values())
+        for option, text in texts.items():
+            if counts[text] > 1:
+                texts[option] = f"{short(labels[option], 100)} ({option[:length]})"
+    return texts
+
+
 def _given(label: str, options: Sequence[str], name: str) -> list[str]:
     """Return the known ids of the address, and warn about unknown ones."""
     unknown = [value for value in st.query_params.get_all(name) if value not in options]
@@ -166,11 +181,12 @@ def _bound(
     """Draw a widget that has a value and writes it to the address when it changes."""
     key = f"choose-{name}"
     st.session_state[key] = value
+    texts = distinct({option: (labels or {}).get(option, option) for option in options})
     return draw(
         label,
         options,
         key=key,
-        format_func=lambda option: short((labels or {}).get(option, option), 120),
+        format_func=lambda option: texts.get(option, option),
         on_change=lambda: write(name, st.session_state[key]),
         **widget,
     )

@@ -1,5 +1,6 @@
 """What the page People is about: a prompt table, what it is compared with, and its users."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,7 @@ def labels() -> dict[str, str]:
     """Return the names of all prompt tables in plain words, by id, migrations first.
 
     Where tables would have the same name, what tells them apart is added: the models, the data set, the
-    seed, or else the name of the run.
+    seed, the name of the run, or else the beginning of its id.
     """
     ws = engine.workspace()
     runs = [
@@ -114,7 +115,11 @@ def labels() -> dict[str, str]:
     words = method_names(raw.values())
     names = {run.id: words[raw[run.id]] for run in runs}
     by_id = {run.id: run for run in runs}
-    for more in (_route, _data_name, lambda run: f"seed {run.seed}", lambda run: run.name):
+    additions: list[Callable[[Run], str]] = [
+        *(_route, _data_name, lambda run: f"seed {run.seed}"),
+        *(lambda run: run.name, lambda run: run.id[:6]),
+    ]
+    for more in additions:
         by_name: dict[str, list[str]] = {}
         for run_id, name in names.items():
             by_name.setdefault(name, []).append(run_id)

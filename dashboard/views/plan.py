@@ -180,7 +180,7 @@ def _prompts(start: Start) -> None:
                 label,
                 list(options),
                 list(options).index(preset) if preset in options else 0,
-                format_func=options.__getitem__,
+                format_func=query_params.distinct(options).__getitem__,
                 key=key,
             )
         else:
@@ -192,7 +192,7 @@ def _prompts(start: Start) -> None:
     with st.expander("Upload a file", icon=":material/upload_file:", expanded=not complete):
         model = start.old[0]
         if several:
-            names = {old: plan_start.name_of(old) for old in start.old}
+            names = query_params.distinct({old: plan_start.name_of(old) for old in start.old})
             model = st.selectbox(
                 "They are on", list(names), format_func=names.__getitem__, key="prompts-of"
             )

@@ -64,6 +64,34 @@ def test_an_emptied_choice_stays_empty():
     assert shown(app) == "b [] none" and "many" not in app.query_params
 
 
+ALIKE = """
+import streamlit as st
+from dashboard.components import query_params
+
+labels = {"abcdef1": "Same", "abcdef2": "Same", "other": "Same", "x": "Another"}
+choice = query_params.choose("One", list(labels), "single", labels=labels)
+many = query_params.choose_many("Many", list(labels), "many", labels=labels)
+st.text(f"{choice} {many}")
+st.button("again")
+"""
+
+
+@pytest.mark.parametrize("choice", ["abcdef1", "abcdef2", "other"])
+def test_a_choice_among_equal_names_stays(choice):
+    app = AppTest.from_string(ALIKE, default_timeout=120)
+    app.query_params["single"] = choice
+    app.query_params["many"] = ["other", choice] if choice != "other" else ["abcdef2", "other"]
+    app.run()
+    before = shown(app)
+    assert before.startswith(choice)
+    app.button[0].click().run()
+    assert shown(app) == before
+    app.selectbox[0].select("abcdef1").run()
+    app.selectbox[0].select(choice).run()
+    assert shown(app) == before
+    assert len(set(app.selectbox[0].options)) == 4
+
+
 @pytest.mark.parametrize("value", ["../../etc/passwd", "<script>alert(1)</script>", "x" * 5000])
 def test_a_wrong_value_in_an_address_is_reported_and_replaced_by_the_default(value):
     app = open_script(single=value, many=[value, "b"], free=value)
