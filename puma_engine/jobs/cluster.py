@@ -299,6 +299,10 @@ class Cluster:
         needed = f"{self.cpus} CPU" + (f" and {self.gpus} GPU" if self.gpus else "")
         execution.announce(f"waiting for a node with {needed}")
 
+    def put(self, value: Any) -> Any:
+        """Return a reference to a value that is put in the object store."""
+        return self._ray.put(value)
+
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Call a method of an actor and return what it returns.
 

@@ -79,8 +79,9 @@ class _Stream:
             numbers, texts = list(pieces), [json.dumps(piece) for piece in pieces.values()]
             pool = min(self.actors, len(texts))
             options = {"num_cpus": self.cluster.cpus, "num_gpus": self.gpus or None}
-            tries = MAX_LOST + 1
-            self.cluster.call(driver, "start", work, tuple(arguments), texts, pool, options, tries)
+            # In a list, so that the driver does not load it, and what it needs, such as torch.
+            shared = [self.cluster.put((work, tuple(arguments), texts))]
+            self.cluster.call(driver, "start", shared, len(texts), pool, options, MAX_LOST + 1)
             finished = 0
             while finished < len(texts):
                 state = self.cluster.call(driver, "results")

@@ -40,15 +40,15 @@ class StreamDriver:
 
     def start(
         self,
-        work: type[Work],
-        arguments: tuple[Any, ...],
-        pieces: list[str],
+        shared: list[Any],
+        pieces: int,
         actors: int,
         options: dict[str, Any],
         tries: int,
     ) -> None:
-        """Begin to do pieces, JSON objects, with a number of actors with these resources.
+        """Begin to do so many pieces with a number of actors with these resources.
 
+        shared: a reference to the class of the work, its arguments and the pieces as JSON objects.
         tries: how often a piece may be begun; each but the first follows a lost process.
         """
         import ray
@@ -56,13 +56,12 @@ class StreamDriver:
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         me = ray.get_runtime_context().current_actor
-        shared = ray.put((work, arguments, pieces))
-        numbers = [{"number": number} for number in range(len(pieces))]
-        self._data = ray.data.from_items(numbers, override_num_blocks=len(pieces)).map_batches(
+        numbers = [{"number": number} for number in range(pieces)]
+        self._data = ray.data.from_items(numbers, override_num_blocks=pieces).map_batches(
             Station,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            fn_constructor_args=(me, [shared], software()),
+            fn_constructor_args=(me, shared, software()),
             **options,
         )
         self._tries = tries

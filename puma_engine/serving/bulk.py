@@ -1,5 +1,7 @@
 """Mapping and selection over folders of shards, for more users than fit in memory, outside any workspace."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 import tempfile
@@ -8,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +45,9 @@ from puma_engine.prompts.table import PromptTable
 from puma_engine.selection.clustering import streamed_components
 from puma_engine.selection.signals import Signals
 from puma_engine.selection.strategies import STRATEGIES, check_groups, select_users
-from puma_engine.serving.mapper import Mapper
+
+if TYPE_CHECKING:
+    from puma_engine.serving.mapper import Mapper
 
 LOG = logging.getLogger(__name__)
 # The metadata key under which a mapped shard names its adapter and its input.

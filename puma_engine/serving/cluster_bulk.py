@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -19,13 +19,18 @@ from puma_engine.jobs.cluster_stream import stream
 from puma_engine.pipeline.stage import Execution
 from puma_engine.selection.clustering import Projection
 from puma_engine.serving.bulk import ShardTask, map_shard
-from puma_engine.serving.mapper import Mapper
+
+if TYPE_CHECKING:
+    from puma_engine.serving.mapper import Mapper
 
 
 class ShardMapping:
     """An adapter on a node, which maps shards; see `cluster_stream.Work`."""
 
     def __init__(self, adapter: AdapterFile, device: str | None) -> None:
+        # Loaded late, since it loads torch, which reading and scoring of shards do without or later.
+        from puma_engine.serving.mapper import Mapper
+
         self.mapper = Mapper(adapter, device)
 
     def do(self, piece: Mapping[str, Any]) -> bytes:

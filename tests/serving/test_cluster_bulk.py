@@ -1,50 +1,48 @@
-"""Mapping of shards on a Ray cluster: the files of one machine, also when nodes, actors and drivers are lost."""
+"""Work on shards on a Ray cluster: the files of one machine, also when nodes, actors and drivers are lost."""
 
 import importlib.metadata
 import json
-import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import torch
+import waiting_shards
 from job_helpers import wait_for
+from lost_work import LostWork
 from ray_clusters import ray_cluster
 from scored_shards import scored_shards
 from shard_folders import parquet_shards, tensor_shards
 from typer.testing import CliRunner
+from waiting_shards import COMMANDS, SELECTING, use_waiting_work
 
 from puma_engine.cli import app
 from puma_engine.config import AdapterConfig
 from puma_engine.errors import Cancelled, JobError, MigrationError
 from puma_engine.exchange.adapter_folders import AdapterFile, write_adapter
-from puma_engine.exchange.packed import PromptShards
-from puma_engine.exchange.storage import folder_of
 from puma_engine.jobs import cluster_stream
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.migration.adapter import Adapter
 from puma_engine.pipeline import Execution
 from puma_engine.selection import clustering
 from puma_engine.serving.bulk import migrate_stream, select_stream
-from puma_engine.serving.bulk_evaluation import evaluate_stream, scores_of
-from puma_engine.serving.cluster_bulk import (
-    PromptsOnCluster,
-    ShardMapping,
-    ShardsOnCluster,
-    ShardsScoredOnCluster,
-)
+from puma_engine.serving.bulk_evaluation import SUMMARY, evaluate_stream
+from puma_engine.serving.cluster_bulk import ShardMapping, ShardsOnCluster
 from puma_engine.serving.mapper import Mapper
 
-SHARDS, ROWS, NODES = 6, 40, 3
+SHARDS, ROWS, NODES = 6, 40, 2
 KINDS = {"tensors": tensor_shards, "parquet": parquet_shards}
+# What a command writes for a shard.
+OUTPUTS = {"migrate": "p-*", "select": "no file", "evaluate": "scores-*"}
+# How many shards were done when the driver was killed, a node was lost, and the command was cancelled.
+KILLED_AT, LOST_AT, CANCELLED_AT = 2, 3, 4
 
 
 def adapter_file():
@@ -55,7 +53,7 @@ def adapter_file():
 
 @pytest.fixture(scope="module")
 def ray():
-    with ray_cluster(NODES) as cluster:
+    with ray_cluster(NODES, cpus=2) as cluster:
         yield cluster
 
 
@@ -71,234 +69,233 @@ def mapper():
 
 
 @pytest.fixture(scope="module")
-def folders(mapper, tmp_path_factory):
-    """The shards of each kind, and the files that one machine makes of them, by name."""
-    made = {}
-    for kind, write in KINDS.items():
-        source = write(tmp_path_factory.mktemp(kind) / "in", SHARDS, ROWS)
-        migrate_stream(mapper, source, source.parent / "out", chunk_rows=16)
-        made[kind] = source, contents(source.parent / "out")
-    return made
+def world(mapper, tmp_path_factory):
+    """A folder for each command, with its shards, and what one machine makes of them in `here`."""
+    root = tmp_path_factory.mktemp("commands")
+    folders = {name: root / name for name in COMMANDS}
+    for name in ("migrate", "select"):
+        folders[name].mkdir()
+        parquet_shards(folders[name] / "in", SHARDS, ROWS)
+    write_adapter(folders["migrate"] / "adapter", adapter_file(), "A card.")
+    here = folders["migrate"]
+    migrate_stream(mapper, f"shared://{here / 'in'}", here / "here", chunk_rows=16)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in waiting_shards.LARGE.items():
+            patch.setattr(clustering, name, value)
+        here = folders["select"]
+        select_stream(here / "in", here / "here", **SELECTING)
+    folders["evaluate"].mkdir()
+    scored = scored_shards(folders["evaluate"])
+    scored.shards.rename(folders["evaluate"] / "in")
+    here = folders["evaluate"]
+    expected = evaluate_stream(scored.ws, here / "in", here / "here", "moved", device="cpu")
+    names = {
+        name: sorted(file.name for file in (folder / "in").glob("p*.[ps]*"))
+        for name, folder in folders.items()
+    }
+    return SimpleNamespace(root=root, folders=folders, names=names, scores=expected)
+
+
+@pytest.fixture(scope="module")
+def killed(ray, world):
+    """All commands in one process, which is killed in the middle of each."""
+    for name, folder in world.folders.items():
+        for shard in world.names[name][KILLED_AT:]:
+            (folder / f"held-{shard}").touch()
+    command = [sys.executable, waiting_shards.__file__, world.root, ray.address]
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def in_the_middle():
+        assert running.poll() is None
+        return all(
+            (folder / f"began-{world.names[name][KILLED_AT]}").exists()
+            for name, folder in world.folders.items()
+        )
+
+    wait_for(in_the_middle)
+    assert len(actors()) == len(COMMANDS)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    # They end with it.
+    wait_for(lambda: not actors())
+
+
+def actors():
+    """Return the processes that work on shards."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
+    ]
 
 
 def contents(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name[0] != "."}
 
 
-def times(folder, pattern="p-*"):
+def times(folder, pattern):
     return {file.name: file.stat().st_mtime_ns for file in folder.glob(pattern)}
 
 
-def lose_node(ray):
-    ray.remove_node(next(iter(ray.worker_nodes)), allow_graceful=False)
+def release(folder, shards):
+    """Let work go on with some shards, and forget where it was begun."""
+    for file in folder.glob("began-*"):
+        file.unlink()
+    for shard in shards:
+        (folder / f"held-{shard}").unlink(missing_ok=True)
 
 
-def kill_actor(ray):
-    """Kill the process of one actor of this cluster, as the system does where memory runs out."""
-    nodes = {node.all_processes["raylet"][0].process.pid for node in ray.worker_nodes}
-    actors = [
-        process
-        for process in psutil.process_iter(["cmdline", "ppid"])
-        if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
-        and process.info["ppid"] in nodes
-    ]
-    actors[0].kill()
+def lose_node(ray, folder, shard):
+    """Kill the node that is at work on a shard, and let another go on with it."""
+    at = wait_for(lambda: (began := folder / f"began-{shard}").exists() and began.read_text())
+    (node,) = (node for node in ray.worker_nodes if node.node_id == at)
+    ray.remove_node(node, allow_graceful=False)
+    release(folder, [shard])
 
 
-@pytest.mark.parametrize("lose", [lose_node, kill_actor])
-def test_a_lost_actor_or_node_changes_no_file_and_no_shard_is_mapped_twice(
-    ray, cluster, mapper, folders, tmp_path, lose
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_killed_loses_a_node_and_is_cancelled_makes_the_files_of_one_machine(
+    ray, cluster, world, killed, monkeypatch, name
 ):
-    source, plain = folders["parquet"]
-    target, seen, finished = tmp_path / "out", [], {}
+    use_waiting_work(monkeypatch.setattr)
+    if len(ray.worker_nodes) < NODES:
+        ray.add_node(num_cpus=2)
+    folder, shards, target = world.folders[name], world.names[name], world.folders[name] / "out"
+    at_kill = times(target, OUTPUTS[name])
+    release(folder, shards[:LOST_AT])
+    losing = threading.Thread(target=lose_node, args=(ray, folder, shards[LOST_AT]))
+    losing.start()
+    held, seen = folder / f"began-{shards[CANCELLED_AT]}", []
 
-    def report(*args):
-        seen.append(args)
-        if len(seen) == 1:
-            # What is there and was not reported may be of the lost node, and made again.
-            finished[args[0]] = times(target)[args[0]]
-            lose(ray)
+    def should_cancel():
+        # A selection reports nothing. Ray Data gives a result back when it has the next.
+        return held.exists() and (name == "select" or seen)
 
-    mapping = ShardsOnCluster(cluster, mapper, Execution())
-    arguments = {"chunk_rows": 16, "map_shards": mapping}
-    result = migrate_stream(mapper, source, target, report=report, **arguments)
-    again = migrate_stream(mapper, source, target, **arguments)
-    if lose is lose_node:
-        ray.add_node(num_cpus=1)
-    assert (result["users"], result["skipped"]) == (SHARDS * ROWS, 0)
-    assert [done for _, done, _ in seen] == list(range(1, SHARDS + 1))
-    assert len({name for name, *_ in seen}) == SHARDS
-    assert finished and finished.items() <= times(target).items()
-    assert contents(target) == plain
-    assert (again["users"], again["skipped"]) == (0, SHARDS)
-
-
-def test_a_cancelled_mapping_goes_on_at_the_first_unfinished_shard(
-    cluster, mapper, folders, tmp_path
-):
-    source, plain = folders["tensors"]
-    target, finished = tmp_path / "out", []
-    execution = Execution(None, None, lambda: len(finished) >= 2)
-    mapping = ShardsOnCluster(cluster, mapper, execution, actors=1)
-    with pytest.raises(Cancelled, match="Cancelled before the rest"):
-        migrate_stream(
-            mapper,
-            source,
-            target,
-            chunk_rows=16,
-            report=lambda name, *_: finished.append(name),
-            map_shards=mapping,
+    with pytest.raises(Cancelled, match="Cancelled before"):
+        COMMANDS[name](
+            folder,
+            cluster,
+            Execution(None, None, should_cancel),
+            report=lambda shard, done, total: seen.append((shard, done, total)),
         )
-    assert set(finished) <= set(contents(target))
-    result = migrate_stream(mapper, source, target, chunk_rows=16)
-    assert result["skipped"] >= 2 and contents(target) == plain
-
-
-def test_a_killed_command_goes_on_at_the_first_unfinished_shard_of_storage(ray, folders, tmp_path):
-    source, plain = folders["parquet"]
-    target = tmp_path / "out"
-    write_adapter(tmp_path / "adapter", adapter_file(), "A card.")
-    words = ["migrate-stream", f"shared://{source}", f"shared://{target}"]
-    words += ["--adapter", tmp_path / "adapter", "--chunk-rows", 16, "--json"]
-    words = [str(word) for word in words]
-    command = [sys.executable, "-m", "puma_engine.cli", *words, "--on", ray.address]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    wait_for(lambda: list(target.glob("p-*")))
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    before = times(target)
-    ended = CliRunner().invoke(app, words)
-    assert ended.exit_code == 0, ended.output
-    result = json.loads(ended.stdout)
-    assert result["skipped"] >= len(before) and result["shards"] == SHARDS
-    assert before.items() <= times(target).items()
-    assert contents(target).keys() - {"stream.json"} == plain.keys()
-    # What a shard says of its input differs: storage has other versions of files than a disk.
-    for name in plain:
-        assert pq.read_table(target / name).equals(pq.read_table(source.parent / "out" / name))
-
-
-def test_two_mappings_at_once_in_a_full_object_store(cluster, mapper, folders, tmp_path):
-    import ray
-
-    # The store of a simulated node has 150 MiB.
-    others = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
-
-    def mapped(kind):
-        mapping = ShardsOnCluster(cluster, mapper, Execution())
-        arguments = {"chunk_rows": 16, "map_shards": mapping}
-        return migrate_stream(mapper, folders[kind][0], tmp_path / kind, **arguments)["users"]
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(mapped, KINDS)) == [SHARDS * ROWS] * 2
-    for kind, (_, plain) in folders.items():
-        assert contents(tmp_path / kind) == plain
-    assert len(others) == 4
-
-
-def test_other_versions_are_refused_before_anything_is_done(
-    cluster, mapper, folders, tmp_path, monkeypatch
-):
-    version = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: "9.9" if name == "ray" else version(name)
-    )
-    mapping = ShardsOnCluster(cluster, mapper, Execution())
-    with pytest.raises(JobError, match=r"other versions .*ray .* there and 9\.9 here"):
-        migrate_stream(mapper, folders["tensors"][0], tmp_path / "out", map_shards=mapping)
-    assert contents(tmp_path / "out") == {}
-
-
-def test_a_piece_that_ends_its_process_each_time_is_given_up(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster_stream, "MAX_LOST", 1)
-    pieces = [{"file": str(tmp_path / "tries")}]
-    with pytest.raises(JobError, match=r"was lost each time .*memory of the nodes"):
-        list(cluster_stream.stream(cluster, Deadly, (), pieces, Execution()))
-    assert (tmp_path / "tries").read_text() == ".."
-
-
-class Deadly:
-    """Work that ends its process."""
-
-    def do(self, piece):
-        with Path(piece["file"]).open("a") as file:
-            file.write(".")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class LosingNode(PromptsOnCluster):
-    """Prompts that nodes read, one of which is lost behind the first shard."""
-
-    def __init__(self, *arguments, ray, **options):
-        super().__init__(*arguments, **options)
-        self.ray = ray
-
-    def projected_shards(self, *arguments):
-        for number, part in super().projected_shards(*arguments):
-            if self.ray is not None:
-                lose_node(self.ray)
-                self.ray = None
-            yield number, part
-
-
-def test_users_that_nodes_read_are_selected_as_by_one_machine_also_where_one_is_lost(
-    ray, cluster, folders, tmp_path, monkeypatch
-):
-    source, options = folders["parquet"][0], {"budget": 30, "strategy": "kmeans-pca"}
-    options |= {"clusters": 3, "min_cluster": 1}
-    # As of a large table: components of a sample, and mini-batches.
-    monkeypatch.setattr(clustering, "MAX_IN_MEMORY", 100)
-    monkeypatch.setattr(clustering, "SAMPLE", 64)
-    select_stream(source, tmp_path / "here", **options)
-    opened = partial(LosingNode, cluster=cluster, execution=Execution(), ray=ray)
-    select_stream(source, tmp_path / "there", **options, open_prompts=opened)
+    losing.join()
     assert len(ray.worker_nodes) == NODES - 1
-    ray.add_node(num_cpus=1)
-    assert contents(tmp_path / "there") == contents(tmp_path / "here")
-    # Single users are read by nodes where the shards are not on a disk.
-    rows = np.array([SHARDS * ROWS - 1, 3, 77])
-    prompts = PromptsOnCluster(folder_of(f"shared://{source}"), cluster, Execution())
-    np.testing.assert_array_equal(prompts.take(rows), PromptShards(source).take(rows))
+    release(folder, shards)
+    at_cancel = times(target, OUTPUTS[name])
+    if name == "select":
+        assert not target.exists()
+    else:
+        assert (len(at_kill), len(at_cancel)) == (KILLED_AT, CANCELLED_AT)
+        assert not (target / SUMMARY).exists()
+        # What was done is not done again, and the rest is reported once.
+        assert at_kill.items() <= at_cancel.items()
+        expected = [
+            (shard, number + 1, len(shards))
+            for number, shard in enumerate(shards)
+            if KILLED_AT <= number < CANCELLED_AT
+        ]
+        assert seen and seen == expected[: len(seen)]
+    told = FINISH[name](world, folder, ["--on", ray.address, "--actors", 1])
+    assert at_cancel.items() <= times(target, OUTPUTS[name]).items()
+    if name != "select":
+        assert (told["shards"], told["skipped"]) == (len(shards), CANCELLED_AT)
 
 
-def test_scores_that_nodes_compute_are_those_of_one_machine_also_where_one_is_lost(
-    ray, cluster, tmp_path
-):
-    world = scored_shards(tmp_path)
-    arguments = (world.ws, world.shards)
-    here = evaluate_stream(*arguments, tmp_path / "here", "moved", device="cpu")
-    scored, begun, finished = ShardsScoredOnCluster(cluster, Execution()), [], []
+def finish_migration(_world, folder, on):
+    words = ["migrate-stream", f"shared://{folder / 'in'}", f"shared://{folder / 'out'}"]
+    told = invoked([*words, "--adapter", folder / "adapter", "--chunk-rows", 16, *on])
+    assert told["users"] == (SHARDS - CANCELLED_AT) * ROWS
+    there, here = (contents(folder / name) for name in ("out", "here"))
+    assert there.keys() - {"stream.json"} == here.keys() - {"stream.json"}
+    assert all(there[name] == here[name] for name in here.keys() - {"stream.json"})
+    return told
 
-    def report(name, done, _total):
-        begun.append((name, done))
-        if len(begun) == 1:
-            finished.append(times(tmp_path / "there", scores_of(name)))
-            lose_node(ray)
 
-    there = evaluate_stream(
-        *arguments, tmp_path / "there", "moved", do_pieces=scored, report=report
-    )
-    ray.add_node(num_cpus=1)
-    # No shard is counted twice, and none that was reported is scored again.
-    assert [done for _, done in begun] == list(range(1, there["shards"] + 1))
-    assert len(dict(begun)) == there["shards"]
-    assert finished == [times(tmp_path / "there", scores_of(begun[0][0]))]
+def finish_selection(_world, folder, on):
+    # Single users are read by nodes, too, where the shards are not on a disk.
+    words = ["select-stream", f"shared://{folder / 'in'}", folder / "out"]
+    for option, value in SELECTING.items():
+        words += [f"--{option.replace('_', '-')}", value]
+    told = invoked([*words, *on])
+    assert (told["users"], told["selected"]) == (SHARDS * ROWS, SELECTING["budget"])
+    assert contents(folder / "out") == contents(folder / "here")
+    return told
+
+
+def finish_evaluation(world, folder, _on):
+    # This machine takes over what nodes began.
+    words = ["evaluate-stream", folder / "in", folder / "out", "--like", "moved"]
+    told = invoked([*words, "-w", folder / "workspace", "--device", "cpu"])
     # The sums of a float depend on the number of threads, and a node takes its own.
-    assert list(there) == list(here)
-    for name, value in here.items():
-        if name != "metrics":
-            assert there[name] == value, name
-    for name, metric in here["metrics"].items():
-        assert there["metrics"][name] == pytest.approx(metric, rel=1e-5), name
-    ours, theirs = (read_scores(tmp_path / name) for name in ("here", "there"))
+    for name, value in world.scores.items():
+        if name not in ("metrics", "skipped"):
+            assert told[name] == value, name
+    for name, metric in world.scores["metrics"].items():
+        assert told["metrics"][name] == pytest.approx(metric, rel=1e-5), name
+    ours, theirs = (read_scores(folder / name) for name in ("out", "here"))
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
-    again = evaluate_stream(*arguments, tmp_path / "there", "moved", do_pieces=scored)
-    assert again == there | {"skipped": there["shards"]}
+    return told
+
+
+FINISH = {"migrate": finish_migration, "select": finish_selection, "evaluate": finish_evaluation}
 
 
 def read_scores(folder):
     frames = [pd.read_parquet(file) for file in sorted(folder.glob("scores-*"))]
     return pd.concat(frames, ignore_index=True)
+
+
+def invoked(words):
+    """Return what a command says as JSON."""
+    ended = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert ended.exit_code == 0, ended.output
+    return json.loads(ended.stdout)
+
+
+def test_two_mappings_at_once_in_a_full_object_store(cluster, mapper, tmp_path):
+    import ray
+
+    # The store of a simulated node has 150 MiB.
+    others = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
+    sources = {kind: write(tmp_path / kind, SHARDS, ROWS) for kind, write in KINDS.items()}
+
+    def mapped(kind):
+        mapping = ShardsOnCluster(cluster, mapper, Execution(), actors=1)
+        arguments = {"chunk_rows": 16, "map_shards": mapping}
+        return migrate_stream(mapper, sources[kind], tmp_path / f"{kind}-there", **arguments)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [result["users"] for result in pool.map(mapped, KINDS)] == [SHARDS * ROWS] * 2
+    for kind, source in sources.items():
+        migrate_stream(mapper, source, tmp_path / f"{kind}-here", chunk_rows=16)
+        there, here = (contents(tmp_path / f"{kind}-{place}") for place in ("there", "here"))
+        assert there == here
+    assert len(others) == 4
+
+
+def test_other_versions_are_refused_before_anything_is_done(cluster, mapper, tmp_path, monkeypatch):
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "9.9" if name == "ray" else version(name)
+    )
+    source = tensor_shards(tmp_path / "in", 1, ROWS)
+    mapping = ShardsOnCluster(cluster, mapper, Execution())
+    with pytest.raises(JobError, match=r"other versions .*ray .* there and 9\.9 here"):
+        migrate_stream(mapper, source, tmp_path / "out", map_shards=mapping)
+    assert contents(tmp_path / "out") == {}
+
+
+def test_a_piece_whose_process_is_lost_is_done_again_and_given_up_when_it_is_lost_each_time(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cluster_stream, "MAX_LOST", 1)
+    pieces = [{"file": str(tmp_path / f"lost-{times}"), "times": times} for times in (1, 2)]
+    done = []
+    with pytest.raises(JobError, match=r"was lost each time .*memory of the nodes"):
+        for finished in cluster_stream.stream(cluster, LostWork, (), pieces, Execution(), actors=1):
+            done.append(finished)
+    assert done == [(0, b"done")]
+    assert [len((tmp_path / f"lost-{times}").read_text()) for times in (1, 2)] == [2, 2]
 
 
 def test_folders_that_a_node_does_not_see_and_actors_without_a_cluster_are_refused(tmp_path):

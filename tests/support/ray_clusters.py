@@ -26,8 +26,8 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def ray_cluster(nodes=2, **head):
-    """Yield a cluster: a head node that computes nothing, and nodes of one CPU each."""
+def ray_cluster(nodes=2, cpus=1, **head):
+    """Yield a cluster: a head node that computes nothing, and nodes of so many CPUs each."""
     from ray.cluster_utils import Cluster
 
     # Nodes import what this process does, test modules that came after this one too.
@@ -41,7 +41,7 @@ def ray_cluster(nodes=2, **head):
     )
     try:
         for _ in range(nodes):
-            cluster.add_node(num_cpus=1)
+            cluster.add_node(num_cpus=cpus)
         yield cluster
     finally:
         import ray
