@@ -1,10 +1,14 @@
 """Three nodes: runs are those of one machine, work is spread, and a node that dies in the middle of one is replaced."""
 
+import json
 import socket
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import waiting_nodes
 from cluster_worlds import assert_same, cluster_world, execute, execute_here
 from dashboard_pages import add_job, open_page, report, texts
 from job_helpers import wait_for
@@ -89,9 +93,13 @@ def source(world):
     return execute(world, "fit_prompts", fit(world)), execute_here(world, "fit_prompts", fit(world))
 
 
-def migration(world, source, **training):
+def training(world, source, command, **more):
+    """A request for a training of LONG."""
+    settings = LONG | more
+    if command == "fit_prompts":
+        return FitRequest(dataset=world.data.name, backbone=str(world.small), training=settings)
     return MigrationRequest(
-        sources=(source[0].id,), target=str(world.large), training=training, adapter=SMALL
+        sources=(source[0].id,), target=str(world.large), training=settings, adapter=SMALL
     )
 
 
@@ -109,14 +117,15 @@ def test_three_runs_at_once_are_on_three_nodes_and_those_of_one_machine(world, a
     assert used == Counter(node.node_id for node in world.ray.worker_nodes)
 
 
-def test_a_migration_whose_node_dies_goes_on_from_its_checkpoint(world, source, losing):
-    request = migration(world, source, **LONG)
-    here = execute_here(world, "migrate", request)
+@pytest.mark.parametrize("command", ["fit_prompts", "migrate"])
+def test_a_training_whose_node_dies_goes_on_from_its_checkpoint(world, source, losing, command):
+    request = training(world, source, command)
+    here = execute_here(world, command, request)
     # The driver discards a node's copy of a checkpoint when it has its own.
     work = world.there.work(here.id)
     calls, steps = losing("discard", lambda: clusters._saved_at(work)[0]), []
     there = execute(
-        world, "migrate", request, progress=lambda report: steps.append((report.step, len(calls)))
+        world, command, request, progress=lambda report: steps.append((report.step, len(calls)))
     )
     lost = replaced(calls)
     (task,) = (values[0] for _, method, *values in calls[lost:] if method == "start")
@@ -134,6 +143,44 @@ def test_an_evaluation_whose_node_dies_is_made_by_another(world, source, losing)
     replaced(calls)
     assert_same(world, there, here)
     assert_committed_once(world, there)
+
+
+def test_a_killed_driver_that_is_started_again_goes_on_and_commits_each_run_once(
+    world, source, actors, monkeypatch
+):
+    # Its nodes stop behind a checkpoint, or as soon as they evaluate.
+    requests = {
+        "migrate": training(world, source, "migrate", epochs=LONG["epochs"] + 1),
+        "evaluate": EvaluationRequest(subject=source[0].id),
+    }
+    here = {name: execute_here(world, name, request) for name, request in requests.items()}
+    ws = world.there
+    text = json.dumps({name: request.to_dict() for name, request in requests.items()})
+    world.cluster.end_idle()
+    command = [sys.executable, waiting_nodes.__file__, ws.root, world.ray.address, text]
+    driver = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def in_the_middle():
+        assert driver.poll() is None
+        return all((ws.root / f"reached-{name}").exists() for name in requests)
+
+    wait_for(in_the_middle)
+    driver.kill()
+    driver.wait()
+    saved = clusters._saved_at(ws.work(here["migrate"].id))[0]
+    assert saved >= waiting_nodes.MANY
+    assert not {ws.run(run.id).status for run in here.values()} & {"finished", "failed"}
+    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
+    for name, request in requests.items():
+        steps = []
+        there = execute(
+            world, name, request, progress=lambda report, seen=steps: seen.append(report.step)
+        )
+        if name == "migrate":
+            assert min(filter(None, steps)) >= saved
+        assert_same(world, there, here[name])
+    for run in here.values():
+        assert_committed_once(world, ws.run(run.id))
 
 
 def replaced(calls):

@@ -1,21 +1,30 @@
 """Nodes whose long runs cannot end before a test has seen their checkpoint.
 
 waiting_nodes.py <workspace> <id> <attempt>: the process of a job that computes on such nodes.
+waiting_nodes.py <workspace> <address> <requests as JSON>: a command that computes several runs at the same time
+there; requests: the arguments of each command by its name. It makes a file `reached-COMMAND` in the workspace when
+the node of a run waits.
 """
 
+import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from puma_engine.jobs import cluster, runner
 from puma_engine.jobs.node_worker import NodeWorker
+from puma_engine.store import Workspace
 
 # A run that began anew would report fewer steps first.
 MANY = 100
+# An evaluation has no steps and no checkpoint.
+EVALUATING = "evaluating"
 
 
 class WaitingWorker(NodeWorker):
     """Computes as any node does, and stops behind a checkpoint of MANY steps until the run is cancelled.
 
-    A run that goes on from a checkpoint does not stop.
+    A run that goes on from a checkpoint does not stop. An evaluation stops when it begins.
     """
 
     def start(self, task):
@@ -24,7 +33,7 @@ class WaitingWorker(NodeWorker):
 
     def _take_report(self, progress):
         super()._take_report(progress)
-        if self._anew and progress.saved_step >= MANY:
+        if self._anew and (progress.saved_step >= MANY or progress.stage.startswith(EVALUATING)):
             self._cancelled.wait()
 
 
@@ -32,9 +41,26 @@ def job_command(ws, job):
     return [sys.executable, "-u", __file__, str(ws.root), job.id, str(job.attempt)]
 
 
+def compute(root, address, requests):
+    ws = Workspace.open(root)
+
+    def run(command, arguments):
+        def progress(report):
+            if report.saved_step >= MANY or report.stage.startswith(EVALUATING):
+                (Path(root) / f"reached-{command}").touch()
+
+        return on.run(ws, command, arguments, progress=progress)
+
+    cluster.CHECKPOINT_SHARE = 1e6
+    with cluster.Cluster(address) as on, ThreadPoolExecutor(len(requests)) as pool:
+        list(pool.map(run, requests, requests.values()))
+
+
 if __name__ == "__main__":
     # Nodes know the class by the name of this module.
     from waiting_nodes import WaitingWorker
 
     cluster.NodeWorker = WaitingWorker
-    sys.exit(runner.main())
+    if sys.argv[3].isdecimal():
+        sys.exit(runner.main())
+    compute(*sys.argv[1:3], json.loads(sys.argv[3]))
