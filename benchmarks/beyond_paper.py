@@ -3,8 +3,8 @@
     puma demo
     python benchmarks/beyond_paper.py --workspace workspace --out build/beyond-paper.json
 
-Reads the runs of a `puma demo` of 600 users; two small trainings a part are done anew. Settings
-for new users are chosen on other new users than those reported. One seed.
+Reads the runs of a `puma demo` of 600 users; two small trainings in each part are done anew.
+Settings for new users are chosen on other new users than those reported. One seed.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class DemoRuns:
         return predict(self.large, table, data, "test", template=TEMPLATE)
 
     def losses(self, run: Run) -> pd.Series:
-        """Mean squared error on test rows by user."""
+        """Return the mean squared error on test rows by user."""
         frame = self.bench.predictions(self.bench.evaluate(run, device="cpu"))
         return ((frame["prediction"] - frame["outcome"]) ** 2).groupby(frame["user_id"]).mean()
 
@@ -101,7 +101,7 @@ class DemoRuns:
         }
 
     def closed_form(self) -> dict[str, float]:
-        """Return test RMSE of linear maps fitted on the target's prompts of the users who train the demo's migration, and of all."""
+        """Return test RMSE of linear maps, fitted on prompts of the selected users on the target, and of all users."""
         source = self.bench.prompts(self.source)
         users = self.bench.selected_users(self.few_users.inputs["selection"])
         fitted = fit_prompts(
@@ -168,7 +168,7 @@ class DemoRuns:
 
 
 def _first(data: Dataset, ratings: int) -> Dataset:
-    """Return the data with so many train rows of each user, and all rows of other splits."""
+    """Return the data with the first `ratings` train rows of each user, and all rows of other splits."""
     rows = data.interactions
     train = rows["split"] == "train"
     number = rows[train].groupby("user_id", observed=True).cumcount()

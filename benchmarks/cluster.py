@@ -48,16 +48,16 @@ from puma_engine.training.device import device_memory
 
 RESULTS = Path(__file__).parent / "results" / "cluster.json"
 LIMIT_ROWS, LIMIT_SECONDS = 4096, 3.0
-# A GPU is at work where its memory holds at least this much more than before.
+# A GPU counts as used if its memory has grown by at least so much.
 AT_WORK_BYTES = 100 << 20
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-# What the processes of a mapping are called, as Ray names them.
+# Names of the processes of a mapping in Ray.
 ACTORS, DRIVER = "ray::MapWorker", "ray::StreamDriver"
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is mapped, and how: the adapter's folder, device and type of the mapped numbers."""
+class MappingSettings:
+    """Settings of a mapping: the adapter's folder, device, type of the mapped numbers, and time limit."""
 
     adapter: Path
     device: str
@@ -65,10 +65,10 @@ class Given:
     minutes: float
 
 
-class Verified:
-    """Compares mapped shards with what the plain stream made of the same input, and removes them.
+class ShardVerifier:
+    """Compares mapped shards with the plain stream's result for the same input, and removes them.
 
-    Threads hash, so that the stream does not wait for it.
+    Threads compute the hashes, so that the stream does not wait for them.
     """
 
     def __init__(self, target: Path, sources: dict[str, str], expected: dict[str, Any]) -> None:
@@ -99,8 +99,8 @@ def fingerprint(shard: Path) -> list[Any]:
         return [header["vectors"]["shape"][0], hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def plain(folder: Path, target: Path, args: Given) -> dict[str, Any]:
-    """Map everybody in this process; return what the stream says of it."""
+def plain(folder: Path, target: Path, args: MappingSettings) -> dict[str, Any]:
+    """Map all users in this process; return the result of the stream."""
     from puma_engine.serving.bulk import migrate_stream
     from puma_engine.serving.mapper import Mapper, adapter_of
 
@@ -112,12 +112,12 @@ def on_cluster(
     address: str,
     folder: Path,
     target: Path,
-    args: Given,
+    args: MappingSettings,
     actors: int,
     sources: dict[str, str],
     expected: dict[str, Any],
 ) -> dict[str, Any]:
-    """Map everybody with actors of a cluster; return what the stream says of it, and what was verified."""
+    """Map all users with actors of a cluster; return the result of the stream, and the verified users."""
     from puma_engine.errors import Cancelled
     from puma_engine.jobs.cluster import Cluster
     from puma_engine.pipeline.stage import Execution
@@ -126,7 +126,7 @@ def on_cluster(
     from puma_engine.serving.mapper import Mapper, adapter_of
 
     mapper = Mapper(adapter_of(None, str(args.adapter)), "cpu")
-    verified, start = Verified(target, sources, expected), time.perf_counter()
+    verified, start = ShardVerifier(target, sources, expected), time.perf_counter()
     late = lambda: time.perf_counter() - start > 60 * args.minutes
     stopped = False
     with Cluster(address, device=args.device) as cluster:
@@ -142,8 +142,8 @@ def on_cluster(
     return {"seconds": seconds, "users": verified.users(), "stopped": stopped}
 
 
-def adapter_limit(args: Given, width: int) -> dict[str, Any]:
-    """Return the users a second that the adapter alone maps, from and to the memory of this process."""
+def adapter_limit(args: MappingSettings, width: int) -> dict[str, Any]:
+    """Return the users a second that the adapter maps in the memory of this process."""
     from puma_engine.serving.mapper import Mapper, adapter_of
 
     mapper = Mapper(adapter_of(None, str(args.adapter)), args.device)
@@ -157,7 +157,7 @@ def adapter_limit(args: Given, width: int) -> dict[str, Any]:
 
 
 def disk_limit(folder: Path, user_bytes: int) -> dict[str, Any]:
-    """Return the users a second whose mapped prompts the disk takes, synchronised."""
+    """Return the users a second whose mapped prompts can be written and synced to the disk."""
     block = os.urandom(64 << 20)
     count, start = 16, time.perf_counter()
     with (folder / "disk").open("wb") as file:
@@ -197,7 +197,7 @@ def simulated_nodes(count: int, device: str) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MemorySample:
     """Bytes in use at one time: resident, by process, and of each GPU, more than before the mapping."""
 
     processes: dict[str, int]
@@ -205,9 +205,9 @@ class Sample:
 
 
 @contextmanager
-def watched() -> Iterator[list[Sample]]:
+def watched() -> Iterator[list[MemorySample]]:
     """Yield samples of memory, taken while the block runs."""
-    samples: list[Sample] = []
+    samples: list[MemorySample] = []
     stop, before = threading.Event(), gpu_bytes()
 
     def watch() -> None:
@@ -219,7 +219,7 @@ def watched() -> Iterator[list[Sample]]:
                     kind = "actor" if name.startswith(ACTORS) else "driver"
                     used[f"{kind} {process.pid}"] = process.info["memory_info"].rss
             gpus = [now - then for now, then in zip(gpu_bytes(), before, strict=False)]
-            samples.append(Sample(used, gpus))
+            samples.append(MemorySample(used, gpus))
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -235,7 +235,7 @@ def gpu_bytes() -> list[int]:
     return [memory.total - memory.free for memory in device_memory() if memory.device != "cpu"]
 
 
-def memory_of(samples: list[Sample], asking_kib: float) -> Any:
+def memory_of(samples: list[MemorySample], asking_kib: float) -> Any:
     """Return peaks of memory in GB: of the asking process, Ray Data's driver, actors by quarter, and GPUs."""
     gb = lambda values: round(max(values, default=0) / 2**30, 3)
     working = [s.processes for s in samples if any(n.startswith("actor") for n in s.processes)]
@@ -273,9 +273,14 @@ def write_inputs(folder: Path, users: int, shard: int, distinct: int, width: int
 
 
 def rows_of(
-    folder: Path, args: Given, users: int, actors: list[int], sources: dict[str, str], small: bool
+    folder: Path,
+    args: MappingSettings,
+    users: int,
+    actors: list[int],
+    sources: dict[str, str],
+    small: bool,
 ) -> Iterator[Any]:
-    """Map a folder in every way, and yield the figures of each."""
+    """Map a folder with the plain stream and with each number of actors; yield the figures."""
     inputs = {"whole_shards": len(set(sources.values())), "links": len(sources)}
     inputs["links"] -= inputs["whole_shards"]
     inputs["name_users"] = not inputs["links"]
@@ -283,7 +288,7 @@ def rows_of(
     base.mkdir()
     for name in set(sources.values()):
         os.link(folder / name, base / name)
-    # Of many users the plain stream maps the whole shards alone, to compare with.
+    # With many users the plain stream only maps the whole shards, for the comparison.
     load, start = os.getloadavg()[0], time.perf_counter()
     result, cost = measured(plain, base, base / "plain", args)
     total = time.perf_counter() - start
@@ -305,7 +310,7 @@ def rows_of(
                     on_cluster, address, folder, target, args, count, sources, expected
                 )
             total = time.perf_counter() - start
-            # Where time was up, an actor may still write.
+            # After the time limit, an actor may still write.
             shutil.rmtree(target, ignore_errors=result["stopped"])
             yield {
                 **{"where": "cluster", "actors": count, "users": users, "inputs": inputs},
@@ -338,7 +343,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         adapter = Path(name) / "adapter"
         make_adapter(adapter, *args.shape, args.hidden)
-        how = Given(adapter, args.device, args.dtype, args.minutes)
+        how = MappingSettings(adapter, args.device, args.dtype, args.minutes)
         user_bytes = args.shape[1] * np.dtype(args.dtype).itemsize
         limits = {
             "adapter": measured(adapter_limit, how, args.shape[0])[0],

@@ -70,7 +70,7 @@ USER_VIEWS = ("items", "history", "neighbours", "what-if", "lineage")
 
 
 def addresses() -> dict[str, tuple[str, dict[str, str]]]:
-    """Every page by name, the views of People, and the parts of the drawer of a person."""
+    """Return every page by name, the views of People, and the parts of a person's drawer."""
     from dashboard.pages import PAGES
 
     pages = {name: (name, {}) for name in (START, *PAGES)}
@@ -84,7 +84,7 @@ def addresses() -> dict[str, tuple[str, dict[str, str]]]:
 
 
 def measure(page: str, query: dict[str, str]) -> list[float]:
-    """Milliseconds of the page's script in this process, cold first."""
+    """Return the milliseconds of the page's script in this process, cold first."""
     from importlib import import_module
 
     from streamlit.testing.v1 import AppTest
@@ -112,7 +112,7 @@ def measure(page: str, query: dict[str, str]) -> list[float]:
 
 @contextmanager
 def served() -> Iterator[tuple[int, int]]:
-    """Run the app on the workspace of PUMA_WORKSPACE; give its process id and its port."""
+    """Context manager: run the app on the workspace of PUMA_WORKSPACE; yield its process id and port."""
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard" / "app.py")]
     command += ["--server.port", str(port)]
@@ -122,7 +122,7 @@ def served() -> Iterator[tuple[int, int]]:
 
 
 def first_paints() -> list[dict[str, Any]]:
-    """Return one row a visit of People, the first one of each start of the server being cold."""
+    """Return one row for each visit of People; the first after each start of the server is cold."""
     from playwright.sync_api import sync_playwright
 
     rows = []
@@ -162,7 +162,7 @@ def first_paint_summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float
 
 
 def visited() -> dict[str, tuple[int, float]]:
-    """Bytes that a browser receives for each page, and the server's megabytes afterwards."""
+    """Return the bytes that a browser receives for each page, and the server's megabytes afterwards."""
     import psutil
     from playwright.sync_api import sync_playwright
 
@@ -178,7 +178,7 @@ def visited() -> dict[str, tuple[int, float]]:
 
 
 def _bytes_of(browser: Any, url: str) -> int:
-    """Bytes received on the websocket until the page is still."""
+    """Return the bytes received on the websocket until the page is still."""
     sizes: list[int] = []
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -198,7 +198,7 @@ def _bytes_of(browser: Any, url: str) -> int:
 
 
 def rows_of(users: int) -> list[dict[str, Any]]:
-    """One row a page, at one size."""
+    """Return one row for each page, at one size."""
     seen = visited()
     rows = []
     for label, (page, query) in addresses().items():

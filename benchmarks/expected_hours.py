@@ -51,9 +51,9 @@ class Data:
 
 
 def measured_speed(rows: Sequence[dict[str, Any]], backbone: str) -> tuple[ModelSpeed, float]:
-    """Return what a model reads and trains a second in the results, and its peak memory in GB.
+    """Return the measured rates of a model (read and train, per second) and its peak memory in GB.
 
-    Of fitting prompts and of training an adapter, the slower one counts.
+    The slower of fitting prompts and training an adapter is used.
     """
     selection = {"device": DEVICE, "precision": PRECISION, "way": WAY, "batch": BATCH}
     by_stage = {
@@ -84,7 +84,7 @@ def study_seconds(speed: ModelSpeed, cells: Sequence[Cell], model: str, data: Da
 
 
 def table(rows: Sequence[dict[str, Any]], sets: Sequence[Data]) -> str:
-    """Return the table as Markdown: one row a model."""
+    """Return the table as Markdown, one row for each model."""
     small = Options(datasets=("goodbooks",), seeds=(0,), source=SOURCE, target=TARGET, fixed=True)
     whole = Options(source=SOURCE, target=TARGET)
     head = [

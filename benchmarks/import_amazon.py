@@ -1,4 +1,4 @@
-"""How fast and in how much memory a large file of reviews is imported.
+"""Measure the speed and the memory of importing a large file of reviews.
 
     python benchmarks/import_amazon.py --gigabytes 1
 
@@ -90,7 +90,7 @@ def _reviews(rng: np.random.Generator, items: int, rows: int, words: list[str]) 
 
 
 def read(reviews: str) -> dict[str, Any]:
-    """Import a file of reviews; return what came of it."""
+    """Import a file of reviews; return the counts of the import."""
     from puma_engine.datasets import import_folder
 
     report = import_folder("amazon", reviews).report

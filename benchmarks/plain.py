@@ -1,7 +1,7 @@
-"""The plain implementation of reading soft prompts, as the published code does it: the yardstick of speed.
+"""The plain implementation of reading soft prompts, as in the published code, for comparing speed.
 
-Every example is run as one padded sequence, logits of the whole vocabulary are computed at
-every position, and a language-model loss is computed that nobody uses.
+Every example is one padded sequence. Logits of the whole vocabulary are computed at every position,
+and so is a language-model loss that is not used.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ BATCH = 32
 
 
 class PlainReader:
-    """Stands in for a Reader: the same tokens and answers, without any of its savings."""
+    """A replacement of Reader with the same tokens and answers, without its optimisations."""
 
     def __init__(self, reader: Reader) -> None:
         self.inner = reader

@@ -1,4 +1,4 @@
-"""What benchmarks share: provenance and writing of results, work and servers in other processes."""
+"""Shared by benchmarks: provenance and writing of results, functions and servers in other processes."""
 
 import datetime
 import importlib
@@ -62,7 +62,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 def measured(
     work: Callable[..., Any], *arguments: Any, loaded: Sequence[str] = ()
 ) -> tuple[Any, dict[str, float]]:
-    """Return work's value and its cost in a fresh process, once the modules `loaded` are imported.
+    """Call `work` in a fresh process after importing the modules `loaded`; return its value and cost.
 
     The cost: seconds, cpu_seconds, and before_kib and peak_kib of resident memory.
     """
@@ -93,7 +93,7 @@ def _child(work: Callable[..., Any], arguments: Any, loaded: Sequence[str], resu
 
 
 def free_port() -> int:
-    """Return a port of localhost that nothing listens on."""
+    """Return a free port of localhost."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -101,7 +101,7 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(command: list[str], port: int, **options: Any) -> Iterator[int]:
-    """Start a server, wait until it listens on a port, and give its process id; end it at exit."""
+    """Context manager: start a server, wait until it listens on a port, yield its process id, and end it."""
     server = subprocess.Popen(command, **options)
     try:
         for _ in range(600):

@@ -68,7 +68,7 @@ def write_prompts(folder: Path, users: int, width: int, *, named: bool = True) -
 
 
 def select(folder: Path, users: int) -> None:
-    """Choose a share of the users."""
+    """Select a share of the users."""
     from puma_engine.serving.bulk import select_stream
 
     signals = folder.with_suffix(".parquet")
@@ -76,7 +76,7 @@ def select(folder: Path, users: int) -> None:
 
 
 def migrate(folder: Path, adapter: Path) -> None:
-    """Map everybody."""
+    """Map all users."""
     from puma_engine.serving.bulk import migrate_stream
     from puma_engine.serving.mapper import Mapper, adapter_of
 

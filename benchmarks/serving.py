@@ -8,8 +8,9 @@ second, latencies, and how many requests were refused.
 
     python benchmarks/serving.py --half-open 1000 --workspace WORKSPACE
 
-asks instead what so many connections with unfinished requests do to others, of that server and of the
-what-if process of a workspace with prompts, and puts the latencies into the same file.
+measures instead how so many connections with unfinished requests influence the latencies of others,
+for that server and for the what-if process of a workspace with prompts, and writes them into the
+same file.
 """
 
 import argparse
@@ -99,7 +100,7 @@ def load(port: int, width: int, users: int, clients: int, form: str, seconds: fl
     }
 
 
-# What a client sends who never ends a request: nothing, a part of the headers, a part of the body.
+# Unfinished requests: nothing, a part of the headers, a part of the body.
 UNFINISHED = (
     b"",
     b"POST /v1/migrate HTTP/1.1\r\nHost: localhost\r\nContent-",
@@ -110,12 +111,12 @@ UNFINISHED = (
 
 @contextmanager
 def half_open(count: int, connect: Callable[[], socket.socket]) -> Iterator[None]:
-    """Hold so many connections with unfinished requests."""
+    """Context manager: hold `count` connections with unfinished requests."""
     clients = []
     try:
         for number in range(count):
             clients.append(connect())
-            # The server may close an older one meanwhile; this one it has just accepted.
+            # The server may close an older one meanwhile, but not this one.
             with contextlib.suppress(OSError):
                 clients[-1].sendall(UNFINISHED[number % len(UNFINISHED)])
         yield

@@ -1,4 +1,4 @@
-"""Backbones with random weights in the shapes of published models, for timing alone."""
+"""Backbones with random weights in the shapes of published models, for measuring speed."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def published_config(name: str) -> Any:
 
 
 def weight_counts(name: str) -> tuple[int, int]:
-    """Return a published shape's parameters, and those of its layers; no memory is taken."""
+    """Return the numbers of parameters of a published shape and of its layers, without using memory."""
     with torch.device("meta"):
         model: Any = transformers.AutoModelForCausalLM.from_config(published_config(name))
     tables = {id(m.weight): m.weight for m in (model.get_input_embeddings(), model.lm_head)}

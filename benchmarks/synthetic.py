@@ -1,7 +1,7 @@
-"""A workspace of any number of made-up users, written through the store's own functions.
+"""Write a workspace with any number of synthetic users through the store's functions.
 
-Everything that pages read is there and has the size and shape of the real thing; the values are
-drawn from a seed and mean nothing. Backbones are the zoo's.
+It has everything that pages read, in realistic sizes and shapes; values are random with a seed.
+Backbones are those of the zoo.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ NOISE = {"source": 0.90, "migrated": 0.92, "retrained": 0.91, "user_item_bias": 
 
 
 def build(root: Path, users: int, seed: int = 0) -> Workspace:
-    """Make the workspace with so many users, or return the one that is there."""
+    """Make the workspace with `users` users, or return the existing one."""
     ws = Workspace.open(root, create=True)
     rng = np.random.default_rng(seed)
     data = _dataset(ws, users, rng)
@@ -67,7 +67,7 @@ def _dataset(ws: Workspace, users: int, rng: np.random.Generator) -> Run:
     def work(run_id: str) -> StageResult:
         rows = len(SPLITS)
         names = np.sort(np.arange(users).astype(str))
-        # Steps of one stride apart, so that nobody meets an item twice.
+        # One stride apart, so that no user has an item twice.
         start = rng.integers(0, ITEMS, users)[:, None]
         item = (start + 7 * np.arange(rows)) % ITEMS
         interactions = pd.DataFrame(

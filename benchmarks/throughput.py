@@ -2,14 +2,15 @@
 
     python benchmarks/throughput.py --out benchmarks/results/throughput.json
 
-On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. The implementations are
-`plain`, `paper` (the prompt before the item), `item_first` and `prompt_last`. All are timed in this
-one run, on the same titles; `ratio_to_plain` divides by the plain one on the same backbone and
-stage. `peak_share` divides the arithmetic that an implementation must do (counted from its shapes) by the rate
-of a large matrix product in bf16 (on a CPU in the implementation's own precision), measured here. Compiling
-and capturing come before the clock starts; so does reading what stands before the slot, once for
-each distinct text: `prefixes` says how many, `prefix_seconds` how long. With --profile, `profile`
-says which share of a training step's time each group of GPU kernels takes.
+On a GPU: random weights in the shapes of six published models. On a CPU: zoo models. The
+implementations are `plain`, `paper` (the prompt before the item), `item_first` and `prompt_last`.
+All are timed in this one run, on the same titles; `ratio_to_plain` divides by the plain one on the
+same backbone and stage. `peak_share` divides the arithmetic that an implementation must do (counted
+from its shapes) by the rate of a large matrix product in bf16 (on a CPU in the implementation's own
+precision), measured here. Compiling and capturing are not part of the measured time, nor is reading
+the texts before the slot, once for each distinct text: `prefixes` is their number, `prefix_seconds`
+the time. With --profile, `profile` is the share of a training step's time that each group of GPU
+kernels takes.
 
 Under `accelerate launch --num_processes N` the trainings are shared by N GPUs: batches and rates are
 those of all, `peak_share` is of all their peaks, memory of the first.
@@ -84,14 +85,14 @@ class Implementation:
 
 
 def adapter_shape(backbone: FrozenBackbone) -> tuple[int, AdapterConfig]:
-    """Width of the source prompts and the adapter: the paper's, or the zoo's for zoo models."""
+    """Return the width of source prompts and the adapter: of the paper, or of the zoo for zoo models."""
     if backbone.info.spec in SHAPES:
         return 2048, AdapterConfig()
     return 128, migration_defaults("rating", 1000)[1]
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product of random numbers, the median of several."""
+    """Return the FLOP/s of a large matrix product of random numbers, the median of several."""
     size = 8192 if device.type == "cuda" else 1536
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
@@ -113,7 +114,7 @@ def full_batches(data: ReaderData, batch: int) -> ReaderData:
 
 
 def plain_part(data: ReaderData) -> ReaderData:
-    """Return the data with a quarter of the train rows: its epochs take long with the plain implementation, and its steps are alike."""
+    """Return the data with a quarter of the train rows, since epochs of the plain implementation take long."""
     train = data.train
     rows = torch.arange(max(PLAIN_BATCH, len(train) // 4))
     columns = (column[rows] for column in (train.user, train.item, train.context, train.outcome))
@@ -171,10 +172,10 @@ def profile_step(
 def training_rate(
     module: torch.nn.Module, implementation: Implementation, batch: int, seconds: float
 ) -> float:
-    """Examples a second of the project's own training loop, once it is warm.
+    """Return the examples a second of our training loop after warming up.
 
-    On a GPU every shape of a batch must have come once, and twice where graphs are captured, so
-    two or four epochs warm up.
+    On a GPU every shape of a batch must have occurred once, or twice with CUDA graphs, so two or
+    four epochs warm up.
     """
     seen: list[tuple[float, int]] = []
     epochs = 2 if implementation.name == "plain" else 4
@@ -208,7 +209,7 @@ def training_rate(
 
 
 def evaluation_rate(prompts: Prompts, head: Any, implementation: Implementation) -> float:
-    """Examples a second of predicting train rows, the best of four passes.
+    """Return the examples a second of predicting train rows, the best of four passes.
 
     The plain implementation predicts a tenth of them.
     """
@@ -256,7 +257,7 @@ def rate_of(
 
 
 def work_of(stage: str, implementation: Implementation) -> dict[str, float]:
-    """Count mean tokens, positions with work, and FLOPs of an example."""
+    """Return the mean tokens, computed positions, and FLOPs of an example."""
     reader, config = (
         implementation.data.reader,
         implementation.backbone.model.config.get_text_config(),
@@ -281,7 +282,7 @@ def work_of(stage: str, implementation: Implementation) -> dict[str, float]:
 
 
 def backbone_for(name: str, device: torch.device, precision: str) -> FrozenBackbone:
-    """A zoo model, or a published shape with random weights; large ones are compiled."""
+    """Return a zoo model, or a published shape with random weights; large ones are compiled."""
     if name not in SHAPES:
         return FrozenBackbone.load(name, device=str(device), precision=precision)
     dtype = torch_dtype("bf16" if precision == "fp8" else precision)
@@ -359,7 +360,7 @@ def measure(
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what earlier measurements held, so that the next peak is its own."""
+    """Free the memory of earlier measurements, so that the next peak is measured alone."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -367,14 +368,14 @@ def free_memory(device: torch.device) -> None:
 
 
 def memory(device: torch.device) -> float:
-    """Peak bytes allocated on the GPU, or resident in this process, in GB."""
+    """Return the peak memory in GB, allocated on the GPU or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
     return psutil.Process().memory_info().rss / 1e9
 
 
 def device_label(device: torch.device) -> str:
-    """A GPU's product name, or "cpu" with its threads, and how many work together."""
+    """Return a GPU's product name, or "cpu" with its threads, and the number of processes."""
     name = f"cpu, {torch.get_num_threads()} threads"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -431,7 +432,7 @@ def main() -> None:
 def write(
     path: Path, device: str, name: str, rows: list[dict[str, Any]], peaks: dict[str, float]
 ) -> None:
-    """Write what was measured on a backbone; what the file has of others and elsewhere stays."""
+    """Write the measurements on a backbone; others in the file are kept."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rates = {kind: round(peak / 1e12, 3) for kind, peak in peaks.items()}
     run = {"device": device, "backbone": name, **provenance(), "measured_peak_tflops": rates}

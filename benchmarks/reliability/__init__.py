@@ -1,10 +1,10 @@
-"""Kills, damaged inputs and power losses, in numbers that anybody can measure again.
+"""Measure reliability under kills, damaged inputs and power losses.
 
     python -m benchmarks.reliability --kills 1000 --mutations 10000 --power-loss --processes 14
 
 Everything runs on tiny data and tiny random models, in processes that are forked from one that has
-loaded the libraries. The program under test is not changed: what kills a process at its n-th write
-is put around functions of the standard library, in the process that is to die.
+loaded the libraries. The program under test is not changed: in the process to be killed, functions
+of the standard library are wrapped so that the n-th write kills it.
 """
 
 import sys

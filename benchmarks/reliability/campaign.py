@@ -1,4 +1,4 @@
-"""The campaign: what is asked for on the command line, spread over processes, and its figures."""
+"""The campaign: runs the parts of the command line in several processes, and writes the figures."""
 
 import argparse
 import json
@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-# Loaded once, before any fork. What the references load besides is loaded afterwards.
+# Loaded once, before any fork. Further modules that the references load are loaded afterwards.
 LIBRARIES = (
     *("torch", "transformers", "transformers.models.llama.modeling_llama", "accelerate"),
     *("pandas", "pyarrow.parquet", "pyarrow.csv", "safetensors.torch", "sklearn.cluster"),
     *("puma_engine.cli", "puma_engine.pipeline", "puma_engine.jobs.runner", "rich.progress"),
     *("puma_engine.serving.bulk", "puma_engine.serving.mapper"),
 )
-# Sentences of problems that are kept of each kind.
+# Largest number of problems of each kind in the results.
 EXAMPLES = 20
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what the command line asks for and write the figures, also when time is up."""
+    """Run the parts of the command line and write the figures, also after the time limit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
     parser.add_argument("--kills", type=int, default=0, help="SIGKILLs of commands")
     parser.add_argument("--mutations", type=int, default=0, help="damaged inputs")
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, help="folder for workspaces, best in memory")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/reliability.json")
     args = parser.parse_args(arguments)
-    # Commands are many, and each is small.
+    # There are many small commands.
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     work = Path(tempfile.mkdtemp(prefix="puma-reliability-", dir=args.work))
     try:
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """Run the parts that are asked for, one after the other, and return the figures."""
+    """Run the requested parts one after the other, and return the figures."""
     from benchmarks.provenance import machine, provenance, write_results
 
     end = time.monotonic() + 60 * args.minutes
@@ -73,14 +73,14 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     header["command"] = header["command"].replace(
         "benchmarks/reliability/__main__.py", "-m benchmarks.reliability"
     )
-    # Parts that were measured before, on another machine perhaps, stay.
+    # Parts that were measured before, perhaps on another machine, are kept.
     results = json.loads(args.out.read_text("utf-8")) if args.out.is_file() else {}
     requested = {name: getattr(args, name) for name in PARTS if getattr(args, name)}
     for library in LIBRARIES if requested.keys() - {"sessions"} else ():
         import_module(library)
     left = sum(SHARES[name] for name in requested)
     for name in requested:
-        # What one part leaves of its time goes to the next.
+        # The remaining time of a part goes to the next.
         seconds = (end - time.monotonic()) * SHARES[name] / left
         left -= SHARES[name]
         began = time.monotonic()
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def references_in(base: Path, only: str) -> dict[str, Any]:
-    """Make the inputs, templates and references of the commands that match, unless they are there."""
+    """Make the inputs, templates and references of the matching commands, unless they exist."""
     from benchmarks.reliability.forking import forked
     from benchmarks.reliability.workloads import WORKLOADS, reference_of, write_inputs
 
@@ -102,7 +102,7 @@ def references_in(base: Path, only: str) -> dict[str, Any]:
         chosen = [workload for workload in WORKLOADS if re.search(only, workload.name)]
         for workload in chosen:
             load_modules(reference_of(base, workload).place / "counts")
-        # Again, with everything loaded, and compared with the first time.
+        # Once more, with everything loaded, and compared with the first run.
         _REFERENCES[base] = {workload.name: reference_of(base, workload) for workload in chosen}
     return _REFERENCES[base]
 
@@ -111,39 +111,39 @@ _REFERENCES: dict[Path, dict[str, Any]] = {}
 
 
 def run_kills(args: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
-    """Kill commands, and return what came out."""
+    """Kill commands, and return the figures."""
     from benchmarks.reliability import kills
-    from benchmarks.reliability.forking import in_slots
+    from benchmarks.reliability.forking import in_processes
 
     base = work / "base"
     references = references_in(base, args.only)
     planned = kills.plan(references, args.kills, args.seed)
 
-    def slot(number: int) -> Iterator[dict[str, Any]]:
+    def work_of(number: int) -> Iterator[dict[str, Any]]:
         part = planned[number :: args.processes]
-        return kills.tries(base, references, part, work / f"slot-{number}", deadline, args.seed)
+        return kills.tries(base, references, part, work / f"process-{number}", deadline, args.seed)
 
     rows: list[dict[str, Any]] = []
     done = 0
-    # A try that has begun is waited for, for a while.
-    for row in in_slots(args.processes, slot, deadline + 60):
+    # A try that has begun may end within a minute after the deadline.
+    for row in in_processes(args.processes, work_of, deadline + 60):
         rows.append(row)
         done += row.get("kills", 0)
-        say(f"kills: {done} of {args.kills}", row.get("problems") or row.get("broken"))
+        report(f"kills: {done} of {args.kills}", row.get("problems") or row.get("broken"))
         if done >= args.kills:
             break
     return failure_figures(rows) | {
         "moments": {name: reference.moments for name, reference in references.items()},
         "undisturbed_seconds": {
-            name: round(reference.ended.seconds, 2) for name, reference in references.items()
+            name: round(reference.result.seconds, 2) for name, reference in references.items()
         },
     }
 
 
 def run_power_losses(args: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
-    """Lose what was not synced, and return what came out."""
+    """Simulate power losses, and return the figures."""
     from benchmarks.reliability import power_loss
-    from benchmarks.reliability.forking import in_slots
+    from benchmarks.reliability.forking import in_processes
     from benchmarks.reliability.workloads import WORKLOADS
 
     base = work / "base"
@@ -155,28 +155,28 @@ def run_power_losses(args: argparse.Namespace, work: Path, deadline: float) -> d
         for workload in recorded[number :: args.processes]:
             yield from power_loss.record(base, workload, states / workload.name, args.seed)
 
-    planned = list(in_slots(args.processes, record, deadline))
+    planned = list(in_processes(args.processes, record, deadline))
     broken = [row for row in planned if "broken" in row]
     planned = [row for row in planned if "broken" not in row]
     random.Random(args.seed).shuffle(planned)
     planned = planned[: args.power_loss]
 
-    def slot(number: int) -> Iterator[dict[str, Any]]:
+    def work_of(number: int) -> Iterator[dict[str, Any]]:
         place = work / f"after-{number}"
         part = planned[number :: args.processes]
         return power_loss.tries(base, references, part, place, deadline)
 
     rows: list[dict[str, Any]] = list(broken)
-    for row in in_slots(args.processes, slot, deadline + 60):
+    for row in in_processes(args.processes, work_of, deadline + 60):
         rows.append(row)
-        say(
+        report(
             f"power losses: {len(rows)} of {len(planned)}", row.get("problems") or row.get("broken")
         )
     return failure_figures(rows) | {"model": power_loss.__doc__, "states": len(planned)}
 
 
 def failure_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return counts a workload, and examples of problems."""
+    """Return counts for each workload, and examples of problems."""
     broken = [row["broken"] for row in rows if "broken" in row]
     rows = [row for row in rows if "broken" not in row]
     columns = ("traceback", "hang", "refused", "other_values", "lost", "half_written")
@@ -221,7 +221,7 @@ def load_modules(folder: Path) -> None:
                     import_module(name)
 
 
-def say(text: str, problem: Any = None) -> None:
+def report(text: str, problem: Any = None) -> None:
     """Print progress, and problems at once."""
     if problem:
         print(f"\n{text}: {problem}", flush=True)
@@ -230,14 +230,14 @@ def say(text: str, problem: Any = None) -> None:
 
 
 def run_mutations(args: argparse.Namespace, work: Path, deadline: float) -> dict[str, Any]:
-    """Read damaged inputs, and return what came out."""
+    """Read damaged inputs, and return the figures."""
     from benchmarks.reliability import mutations
-    from benchmarks.reliability.forking import forked, in_slots
+    from benchmarks.reliability.forking import forked, in_processes
 
     originals = work / "originals"
     forked(mutations.write_originals, originals)
     names = [name for name in mutations.READERS if re.search(args.only, name)]
-    # Every reader gets as many; whole batches go to one process, and all readers come early.
+    # Every reader gets the same number; batches go to one process, and all readers are tried early.
     each = -(-args.mutations // len(names))
     batches = [
         [(name, number) for number in range(start, min(start + mutations.BATCH, each))]
@@ -245,16 +245,16 @@ def run_mutations(args: argparse.Namespace, work: Path, deadline: float) -> dict
         for name in names
     ]
 
-    def slot(number: int) -> Iterator[dict[str, Any]]:
+    def work_of(number: int) -> Iterator[dict[str, Any]]:
         cases = [case for batch in batches[number :: args.processes] for case in batch]
         place = work / f"damaged-{number}"
         return mutations.tries(originals, cases, place, deadline, args.seed)
 
     rows: list[dict[str, Any]] = []
-    for row in in_slots(args.processes, slot, deadline + 60):
+    for row in in_processes(args.processes, work_of, deadline + 60):
         rows.append(row)
         failed = row.get("outcome") not in ("refused", "accepted")
-        say(f"damaged inputs: {len(rows)} of {args.mutations}", row if failed else None)
+        report(f"damaged inputs: {len(rows)} of {args.mutations}", row if failed else None)
     return mutation_figures(rows)
 
 
@@ -262,7 +262,7 @@ OUTCOMES = ("refused", "accepted", "traceback", "hang", "no sentence", "other va
 
 
 def mutation_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return counts a reader, and examples of problems."""
+    """Return counts for each reader, and examples of problems."""
     broken = [row["broken"] for row in rows if "broken" in row]
     rows = [row for row in rows if "broken" not in row]
     table = []
@@ -301,5 +301,5 @@ PARTS: dict[str, Part] = {
     "sessions": run_sessions,
 }
 TITLES = {"power_loss": "power_losses"}
-# Of the time, relative to each other.
+# Relative shares of the time.
 SHARES = {"kills": 3.0, "mutations": 2.0, "power_loss": 2.0, "sessions": 1.0}

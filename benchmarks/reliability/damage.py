@@ -1,4 +1,4 @@
-"""Damage to files: bytes flipped, cut, moved or repeated, lines exchanged, quotes and odd numbers."""
+"""Functions that damage files: flip, cut, move or repeat bytes, exchange lines, insert quotes and odd numbers."""
 
 import json
 import random
@@ -30,12 +30,12 @@ def flip(data: bytes, draw: random.Random) -> bytes:
 
 
 def flip_in_head(data: bytes, draw: random.Random) -> bytes:
-    """Flip bits in the first 4 KiB, where binary formats say what follows."""
+    """Flip bits in the first 4 KiB, where binary formats have their headers."""
     return flip(data[:4096], draw) + data[4096:]
 
 
 def cut(data: bytes, draw: random.Random) -> bytes:
-    """Keep the beginning alone."""
+    """Cut off the end."""
     return data[: _place(data, draw)]
 
 
@@ -52,7 +52,7 @@ def repeat(data: bytes, draw: random.Random) -> bytes:
 
 
 def overwrite(data: bytes, draw: random.Random) -> bytes:
-    """Overwrite a range with random bytes, or with zeros, as a lost block is."""
+    """Overwrite a range with random bytes, or with zeros like a lost block."""
     start, length = _place(data, draw), draw.randint(1, 64)
     block = bytes(length) if draw.random() < 0.5 else draw.randbytes(length)
     return data[:start] + block + data[start + length :]

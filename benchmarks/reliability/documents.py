@@ -1,6 +1,7 @@
-"""Readers of files that are read as a whole: prompts, user ids, models, adapters, reports, settings.
+"""Readers of whole files: prompts, user ids, models, adapters, reports, settings.
 
-A damaged file that is accepted must give the values that another library, or a few lines here, read.
+A damaged file that is accepted must have the values that another library, or simple code here,
+reads.
 """
 
 import csv
@@ -25,10 +26,11 @@ USERS, TOKENS, WIDTH = 12, 2, 8
 
 @dataclass(frozen=True)
 class Document:
-    """One reader of a file, or of a folder that is read as one.
+    """A reader of a file or folder.
 
-    write(folder): writes what is undamaged. read(folder): the program's reading. reference(folder):
-    the independent one, of the same form. files: those that are damaged; how: kinds of damage.
+    write(folder): writes the undamaged files. read(folder): the result of the program.
+    reference(folder): the result of independent code, in the same form. files: those to damage;
+    how: kinds of damage.
     """
 
     name: str
@@ -394,7 +396,7 @@ def _read_settings(folder: Path) -> Any:
 
 def _reference_settings(folder: Path) -> Any:
     values = _json(folder, "settings.json")
-    # What is null is not given, a group of settings too.
+    # A setting, or a group of settings, that is null is not given.
     values = {name: value for name, value in values.items() if value is not None}
     training = {n: v for n, v in values.get("training", {}).items() if v is not None}
     seed = values.get("seed")

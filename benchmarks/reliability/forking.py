@@ -1,7 +1,7 @@
-"""Commands in processes that are forked from this one, which has loaded the libraries before.
+"""Run commands in processes forked from this one, which has loaded the libraries.
 
-A process that forks must not have started threads: whoever imports the libraries, forks and waits
-does nothing else. Jobs of a worker are forked, too, by the process that forked the worker.
+A process that forks must not have started threads, so this one only imports libraries, forks and
+waits. The process that forked a worker also forks the worker's jobs.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HANG_SECONDS = 20
-# Of the processor; a machine that is busy with other things must not end a command.
+# Limit of processor seconds; wall-clock time would end commands on a busy machine.
 WALL_SECONDS = 40 * HANG_SECONDS
 WAIT_SECONDS = 0.002
 TRACEBACK_CODE = 70
@@ -34,11 +34,11 @@ Prepare = Callable[[str], Callable[[], None]]
 
 
 @dataclass
-class Ended:
-    """How a command ended: its exit code, or minus the signal that ended it, and what it said.
+class CommandResult:
+    """The result of a command: its exit code, or minus the signal that ended it, and its output.
 
-    seconds: of the wall clock. cpu_seconds: of the processor, its jobs included. hung: whether it
-    used more of the processor than its limit, or never ended. killed: by SIGKILL, in some other way.
+    seconds: wall-clock time. cpu_seconds: processor time, jobs included. hung: whether it exceeded
+    its limit of processor time or never ended. killed: whether SIGKILL ended it otherwise.
     """
 
     code: int
@@ -61,7 +61,7 @@ class Ended:
         return self.code == -signal.SIGKILL and not self.timed_out
 
     def problems(self) -> dict[str, list[str]]:
-        """Return what is wrong with such an end, in sentences by kind; a kill is not."""
+        """Return problems of the result, as sentences by kind; a kill is none."""
         if self.hung:
             return {"hang": [f"It used {self.cpu_seconds:.0f} s of the processor."]}
         if self.traceback:
@@ -69,8 +69,8 @@ class Ended:
         return {"refused": [self.error[-500:]]} if self.code and not self.killed else {}
 
 
-def nothing(_role: str) -> Callable[[], None]:
-    """Prepare nothing in a process, and do nothing at its end."""
+def no_preparation(_role: str) -> Callable[[], None]:
+    """Do nothing at the start and at the end of a process."""
     return lambda: None
 
 
@@ -79,12 +79,12 @@ class Command:
     """A command of the command line in a process of its own, with the jobs that it starts.
 
     folder: for its output. prepare: called in each process with its role, "command" or "job";
-    returns what is called when the process ends by itself.
+    returns a function that is called when the process ends by itself.
     """
 
     arguments: Sequence[str]
     folder: Path
-    prepare: Prepare = nothing
+    prepare: Prepare = no_preparation
     limit: int = HANG_SECONDS
     jobs: dict[int, int | None] = field(default_factory=dict)
     cpu_seconds: float = 0.0
@@ -102,15 +102,15 @@ class Command:
         self.pid = os.fork()
         if self.pid == 0:
             self._line.close()
-            self._become("command", self._run, theirs)
+            self._run_forked("command", self._run, theirs)
         theirs.close()
 
-    def _become(self, role: str, work: Callable[..., int], *arguments: Any) -> None:
-        """Do the work of a forked process and end it."""
+    def _run_forked(self, role: str, work: Callable[..., int], *arguments: Any) -> None:
+        """Do the work in the forked process, then end it."""
         code = TRACEBACK_CODE
         try:
             os.setsid()
-            # Whoever ends the parent must not leave its commands at work.
+            # The commands end with their parent.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             soft = int(_cpu_seconds()) + self.limit
             resource.setrlimit(resource.RLIMIT_CPU, (soft, soft + 5))
@@ -144,7 +144,7 @@ class Command:
         return int(import_module(match[1]).main([root, job_id, attempt]))
 
     def serve(self) -> None:
-        """Fork the jobs that the command asks for, and note which processes ended."""
+        """Fork the jobs that the command requests, and record which processes ended."""
         assert self._line is not None
         while select.select([self._line], [], [], WAIT_SECONDS)[0]:
             text = self._line.recv(1 << 16)
@@ -159,7 +159,7 @@ class Command:
                 answer = os.fork()
                 if answer == 0:
                     self._line.close()
-                    self._become(f"job-{len(self.jobs)}", self._run_job, request)
+                    self._run_forked(f"job-{len(self.jobs)}", self._run_job, request)
                 self.jobs[answer] = None
             with suppress(OSError):
                 self._line.send(json.dumps(answer).encode())
@@ -186,11 +186,11 @@ class Command:
 
     @property
     def kills(self) -> int:
-        """How many of its processes were killed."""
+        """Number of its processes that were killed."""
         return [self.code, *self.jobs.values()].count(-signal.SIGKILL)
 
-    def ended(self) -> Ended:
-        """Wait for the command, not for jobs that outlive it, and say how it ended."""
+    def result(self) -> CommandResult:
+        """Wait for the command, but not for its jobs, and return its result."""
         while self.code is None:
             self.serve()
             if time.monotonic() - self.began > WALL_SECONDS and not self.timed_out:
@@ -202,7 +202,7 @@ class Command:
             (self.folder / name).read_text("utf-8", errors="replace") for name in ("out", "error")
         )
         seconds = time.monotonic() - self.began
-        return Ended(self.code, out, error, seconds, self.cpu_seconds, self.timed_out)
+        return CommandResult(self.code, out, error, seconds, self.cpu_seconds, self.timed_out)
 
     def wait_for_jobs(self) -> None:
         """Wait for jobs that outlive the command."""
@@ -228,7 +228,7 @@ def _redirect(out: Path, error: Path) -> None:
 
 
 class _Forked:
-    """What subprocess.Popen is to a worker: a process number, and whether it has ended."""
+    """A replacement of subprocess.Popen for a worker: process id, and whether the process has ended."""
 
     def __init__(self, pid: int, ask: Callable[[dict[str, Any]], Any]) -> None:
         self.pid, self._ask = pid, ask
@@ -239,7 +239,7 @@ class _Forked:
 
 
 def _fork_jobs_through(line: socket.socket) -> None:
-    """Let the worker of this process ask its parent to fork jobs: a new Python would load torch."""
+    """Make the worker in this process ask its parent to fork jobs, since a new Python would load torch."""
     from puma_engine.jobs import processes, runner, worker_loop
 
     def ask(request: dict[str, Any]) -> Any:
@@ -262,7 +262,7 @@ def _cpu_seconds() -> float:
 
 
 def forked(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what work returns in a forked process, as JSON holds it.
+    """Call `work` in a forked process and return its value, as JSON types.
 
     Raises RuntimeError with the traceback where it failed.
     """
@@ -291,12 +291,12 @@ def forked(work: Callable[..., Any], *arguments: Any) -> Any:
     return answer["value"]
 
 
-def in_slots(
+def in_processes(
     count: int, work: Callable[[int], Iterator[dict[str, Any]]], deadline: float
 ) -> Iterator[dict[str, Any]]:
-    """Yield what work(slot number) yields in `count` forked processes, until the deadline.
+    """Run work(number) in `count` forked processes, and yield what they yield, until the deadline.
 
-    deadline: of time.monotonic(); then the slots are killed. A slot that fails yields its
+    deadline: of time.monotonic(); then the processes are killed. A process that fails yields its
     traceback under "broken".
     """
     pipes: dict[int, int] = {}

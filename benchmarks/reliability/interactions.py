@@ -1,8 +1,8 @@
-"""Readers of interactions: small files of every layout, and what a damaged one may be read as.
+"""Readers of interactions: small files of every layout, and the allowed results for damaged ones.
 
-The independent reading is as simple as can be: a line is split at its separator, or parsed as JSON.
-A line that the damage did not touch must give the row that it gives undamaged. A row that comes
-from no such line must be what some line of the damaged file says.
+The independent reader only splits a line at its separator, or parses it as JSON. A line that was
+not damaged must give the same row as before. Any other row must be that of some line of the damaged
+file.
 """
 
 import csv
@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from benchmarks.reliability import damage
 
 USERS, ITEMS, ROWS = 12, 40, 10
-Key = tuple[str, str]
-# What the independent reading makes of a line: user, item and outcome.
-Simple = tuple[str, str, float]
+UserItem = tuple[str, str]
+# A row of the independent reader: user, item and outcome.
+SimpleRow = tuple[str, str, float]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Interactions:
     name: str
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
-    parse: Callable[[str], Iterable[Simple]]
+    parse: Callable[[str], Iterable[SimpleRow]]
     files: tuple[str, ...]
     how: tuple[damage.Damage, ...] = damage.LINES
     least: int = 1
@@ -63,16 +63,16 @@ class Interactions:
         rows_after, texts_after = _values(after)
         same = set(first) & set(second)
         touched = [line for line in second if line not in same]
-        changed = [simple for line in touched for simple in self._simple(line)]
-        changed += [row for line in set(first) - same for row in self._simple(line)]
+        changed = [simple for line in touched for simple in self._simple_rows(line)]
+        changed += [row for line in set(first) - same for row in self._simple_rows(line)]
         changed += self._of_records(second)
         # Lines that are not UTF-8 may be read as Windows-1252 if the report counts them.
         other = windows_lines(damaged / self.files[0])
         if len(other) <= _counted_as_windows(after):
-            changed += [row for line in other for row in self._simple(line)]
+            changed += [row for line in other for row in self._simple_rows(line)]
         of_changed = {(user, item) for user, item, _ in changed}
         allowed = {(user, item, np.float32(value)) for user, item, value in changed}
-        kept = [simple for line in same for simple in self._simple(line)]
+        kept = [simple for line in same for simple in self._simple_rows(line)]
         items_differ = any(
             (original / name).read_bytes() != (damaged / name).read_bytes()
             for name in self.files[1:]
@@ -116,7 +116,7 @@ class Interactions:
         return problems[:5]
 
     def _in_order(self, header: str, lines: list[str]) -> list[str]:
-        """Return lines in the order of a header's names, where those of their own are exchanged."""
+        """Return lines with their fields in the order of a header whose names were exchanged."""
         names, own = (line.split(self.mark or None) for line in (header, lines[0]))
         if not self.mark or names == own or sorted(names) != sorted(own):
             return lines
@@ -127,7 +127,7 @@ class Interactions:
             for row, line in zip(fields, lines, strict=True)
         ]
 
-    def _simple(self, line: str) -> list[Simple]:
+    def _simple_rows(self, line: str) -> list[SimpleRow]:
         try:
             return list(self.parse(line))
         except (
@@ -141,19 +141,19 @@ class Interactions:
         ):
             return []
 
-    def _of_records(self, lines: list[str]) -> list[Simple]:
-        """Read quoted values that span lines, which are allowed where no row hides in them."""
+    def _of_records(self, lines: list[str]) -> list[SimpleRow]:
+        """Read quoted values that span lines; they are allowed if no row is inside them."""
         if not self.name.startswith(("table.csv", "items.csv", "goodbooks", "movietweetings")):
             return []
         rows = []
         with suppress(csv.Error):
             for record in csv.reader(io.StringIO("\n".join(lines))):
-                rows += self._simple(",".join(record))
+                rows += self._simple_rows(",".join(record))
         return rows
 
 
-def _values(dataset: Any) -> tuple[dict[Key, dict[str, Any]], dict[str, str]]:
-    """Return what is known of each pair, and each item's text; splits depend on other rows."""
+def _values(dataset: Any) -> tuple[dict[UserItem, dict[str, Any]], dict[str, str]]:
+    """Return the values of each pair, and each item's text; splits are left out, since they depend on other rows."""
     frame = dataset.interactions.drop(columns="split")
     names = [name for name in frame.columns if name not in ("user_id", "item_id")]
     rows = {
@@ -164,7 +164,7 @@ def _values(dataset: Any) -> tuple[dict[Key, dict[str, Any]], dict[str, str]]:
 
 
 def _left_out(dataset: Any) -> int:
-    """Return how many rows the report of a reading counts as left out."""
+    """Return the number of rows that the report of an import counts as left out."""
     reasons = dataset.report["dropped"]
     others = ("history entries", "not asked for")
     return sum(
@@ -173,7 +173,7 @@ def _left_out(dataset: Any) -> int:
 
 
 def _counted_as_windows(dataset: Any) -> int:
-    """Return how many lines of interactions the report says to be read as Windows-1252."""
+    """Return the number of lines that the report counts as read as Windows-1252."""
     mended = dataset.report.get("ratings_file", {}).get("mended", {})
     return sum(count for what, count in mended.items() if "Windows-1252" in what)
 
@@ -189,7 +189,7 @@ def _equal(first: dict[str, Any], other: dict[str, Any], texts: dict[str, str]) 
 
 
 def text_lines(path: Path) -> list[str] | None:
-    """Return the lines of a text, packed or not; None for one that Python cannot unpack."""
+    """Return the lines of a text file, also of a gzip file; None if Python cannot unpack it."""
     data = path.read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
@@ -204,7 +204,7 @@ def text_lines(path: Path) -> list[str] | None:
 
 
 def windows_lines(path: Path) -> list[str]:
-    """Return the lines of a text that are not UTF-8, read as Windows-1252 or, failing that, Latin-1."""
+    """Return the lines of a text that are not UTF-8, decoded as Windows-1252, otherwise as Latin-1."""
     lines = []
     for line in path.read_bytes().replace(b"\r\n", b"\n").split(b"\n"):
         try:
@@ -219,13 +219,13 @@ _UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
 def behavior_lines(path: Path) -> list[str] | None:
-    """Return the lines of both of MIND's files of behaviors; path: the first."""
+    """Return the lines of both behaviors.tsv files of MIND. path: of the first."""
     other = path.parents[1] / MIND_FILES[2]
     return [*(text_lines(path) or []), *(text_lines(other) or [])]
 
 
 def frame_lines(path: Path) -> list[str] | None:
-    """Return the rows of a Parquet table as lines; None where an id or outcome cannot be read."""
+    """Return the rows of a Parquet table as lines; None if an id or outcome cannot be read."""
     columns = []
     try:
         written = {name.casefold(): name for name in pq.read_schema(path).names}
@@ -254,7 +254,7 @@ def _cell(value: Any) -> str:
 def separated(mark: str, user: int = 0, item: int = 1, outcome: int = 2, scale: Any = float) -> Any:
     """Return a parser of lines with a separator, by the numbers of the fields."""
 
-    def parse(line: str) -> Iterable[Simple]:
+    def parse(line: str) -> Iterable[SimpleRow]:
         ways = [line.rstrip("\r").split(mark)]
         with suppress(csv.Error):
             ways += list(csv.reader([line], delimiter=mark))[:1] if len(mark) == 1 else []
@@ -270,7 +270,7 @@ def separated(mark: str, user: int = 0, item: int = 1, outcome: int = 2, scale: 
 def json_fields(user: str, item: str, outcome: str) -> Any:
     """Return a parser of lines of JSON by the names of their fields."""
 
-    def parse(line: str) -> Iterable[Simple]:
+    def parse(line: str) -> Iterable[SimpleRow]:
         # Control characters in texts are common in published files.
         record = json.loads(line, strict=False)
         ids = record[user], record[item]
@@ -280,12 +280,12 @@ def json_fields(user: str, item: str, outcome: str) -> Any:
     return parse
 
 
-def impressions(line: str) -> Iterable[Simple]:
-    """Read a line of MIND's behaviors: every title that was shown."""
+def impressions(line: str) -> Iterable[SimpleRow]:
+    """Return the rows of a line of behaviors.tsv: every title that was shown."""
     _, user, _, _, shown = line.rstrip("\r").split("\t")
     for pair in shown.split():
         item, _, click = pair.rpartition("-")
-        # One pair without a mark costs itself alone.
+        # An item without a label only loses its own row.
         with suppress(ValueError):
             yield user, item, float(click)
 

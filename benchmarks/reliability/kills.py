@@ -1,4 +1,4 @@
-"""Kills at every operation and at random moments: the same command must end well afterwards."""
+"""Kill commands at every operation and at random times; afterwards the same command must succeed."""
 
 import random
 import shutil
@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.forking import Command, forked, kill, nothing
-from benchmarks.reliability.operations import Counter, watch_operations
+from benchmarks.reliability.forking import Command, forked, kill, no_preparation
+from benchmarks.reliability.operations import OperationCounter, watch_operations
 from benchmarks.reliability.workloads import (
     WORKLOADS,
     Reference,
     Workload,
     add_problems,
-    fresh,
+    check_whole,
+    fresh_workspace,
     run_again,
     template_of,
-    whole,
 )
 
 MAX_MOMENTS = 200
@@ -30,16 +30,16 @@ Planned = tuple[str, str, str, int | float]
 def plan(references: dict[str, Reference], kills: int, seed: int) -> list[Planned]:
     """Return kills as workload, kind, role and moment, in the order to try them.
 
-    At most half of them are at operations: each of each process, or a draw where they are too many.
-    The others come at random moments, given as shares of the undisturbed duration. There are more
-    than asked for, since a process may have ended before its moment.
+    At most half of them are at operations: all of each process, or a sample if these are too many.
+    The others are at random times, as shares of the undisturbed duration. There are more than
+    requested, since a process may end before its kill.
     """
     draw = random.Random(seed)
     operations: list[Planned] = [
         (name, AT_OPERATION, role, moment)
         for name, reference in references.items()
         for role, count in reference.moments.items()
-        # A worker that waits looks at its queue again and again.
+        # A waiting worker reads its queue again and again.
         for moment in draw.sample(range(1, count + 1), min(count, MAX_MOMENTS))
     ]
     draw.shuffle(operations)
@@ -61,7 +61,7 @@ def tries(
     deadline: float,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Try kills in one place until the deadline; yield what came out of each."""
+    """Try kills in one workspace until the deadline; yield the result of each."""
     draw = random.Random(f"{seed} {place.name}")
     workloads = {workload.name: workload for workload in WORKLOADS}
     for name, kind, role, moment in planned:
@@ -83,7 +83,7 @@ def _try(
     moment: int | float,
     draw: random.Random,
 ) -> dict[str, Any]:
-    fresh(base, workload, place)
+    fresh_workspace(base, workload, place)
     row: dict[str, Any] = {"workload": workload.name, "kind": kind, "role": role, "moment": moment}
     row |= {"kills": 0, "cpu_seconds": 0.0, "problems": {}}
 
@@ -91,35 +91,35 @@ def _try(
         row["kills"] += command.kills
         row["cpu_seconds"] = round(row["cpu_seconds"] + command.cpu_seconds, 3)
 
-    # A job that is killed three times fails, as it should.
+    # A job that is killed three times fails on purpose.
     for number in range(1 + (kind == AT_RANDOM and draw.random() < 0.3)):
         if kind == AT_OPERATION:
-            prepare = _deadly(role, int(moment))
+            prepare = _killing_at_operation(role, int(moment))
             command = workload.command(base, place, f"killed-{number}", prepare=prepare)
             command.start()
         else:
             command = workload.command(base, place, f"killed-{number}")
             share = moment if number == 0 else draw.random()
-            _kill_at(command, share * reference.ended.seconds, role)
-        ended = command.ended()
+            _kill_after(command, share * reference.result.seconds, role)
+        result = command.result()
         command.wait_for_jobs()
         count(command)
-        add_problems(row["problems"], ended.problems())
-        add_problems(row["problems"], forked(whole, place, template_of(base, workload.after)))
+        add_problems(row["problems"], result.problems())
+        add_problems(row["problems"], forked(check_whole, place, template_of(base, workload.after)))
     count(run_again(base, workload, place, reference, row["problems"]))
     return row
 
 
-def _deadly(role: str, moment: int) -> Callable[[str], Callable[[], None]]:
+def _killing_at_operation(role: str, moment: int) -> Callable[[str], Callable[[], None]]:
     def prepare(own: str) -> Callable[[], None]:
         if own == role:
-            watch_operations(Counter(moment))
-        return nothing(own)
+            watch_operations(OperationCounter(moment))
+        return no_preparation(own)
 
     return prepare
 
 
-def _kill_at(command: Command, seconds: float, role: str) -> None:
+def _kill_after(command: Command, seconds: float, role: str) -> None:
     """Start a command and kill some of its processes after some seconds, if they still run."""
     command.start()
     until = command.began + seconds

@@ -1,4 +1,4 @@
-"""Damaged inputs: each is refused in one sentence, or read as an independent reading reads it."""
+"""Read damaged inputs: each must be refused in one sentence, or have the values of an independent reader."""
 
 import json
 import os
@@ -21,7 +21,7 @@ READERS = {reader.name: reader for reader in (*interactions.READERS, *documents.
 MEMORY_BYTES = 4 << 30
 MAX_SENTENCE = 1500
 BATCH = 25
-# A chance of damage to the first file, which has the rows, where there are several.
+# Probability of damaging the first file, which has the rows, if there are several.
 FIRST_FILE = 0.6
 
 
@@ -73,7 +73,7 @@ def _in_child(
     timed_out = False
     with os.fdopen(read) as pipe:
         while True:
-            # A process that sleeps uses nothing of the processor.
+            # A sleeping process uses no processor time.
             if not select.select([pipe], [], [], 20 * HANG_SECONDS)[0]:
                 os.kill(pid, signal.SIGKILL)
                 timed_out = True
@@ -144,7 +144,7 @@ def _outcome(reader: Any, original: Path, place: Path, before: Any) -> dict[str,
 
 
 def reproduce(name: str, number: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Write one damaged input to a folder and return what comes of it."""
+    """Write one damaged input to a folder and return the outcome of reading it."""
     original = folder / "original"
     original.mkdir(parents=True)
     READERS[name].write(original)

@@ -1,7 +1,7 @@
-"""Operations that change what is on the disk, in this process: watched, counted, or deadly.
+"""Watch, count or kill at the operations of this process that change the disk.
 
-Python looks these functions up in their modules at every call, pathlib and shutil too, so that they
-can be put around from outside. What SQLite does inside of a statement is not seen, only its COMMIT.
+Python looks these functions up in their modules at every call, also in pathlib and shutil, so they
+can be replaced by wrappers. Of SQLite only COMMIT is seen, not its single writes.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 FUNCTIONS = ("fsync", "replace", "rename", "unlink", "remove", "mkdir", "rmdir")
 COMMIT = "commit"
-# When an operation is reported: before it is done, or after.
+# An operation is reported before and after it is done.
 BEFORE, AFTER = "before", "after"
 
 Watch = Callable[[str, str, tuple[Any, ...]], None]
@@ -23,11 +23,11 @@ Watch = Callable[[str, str, tuple[Any, ...]], None]
 def watch_operations(watch: Watch) -> None:
     """Call watch(name, BEFORE or AFTER, arguments) around every operation of this process."""
     for name in FUNCTIONS:
-        setattr(os, name, _around(name, getattr(os, name), watch))
+        setattr(os, name, _reporting(name, getattr(os, name), watch))
     sqlite3.connect = _connect_with(_watched_connection(watch))
 
 
-def _around(name: str, function: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
+def _reporting(name: str, function: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         watch(name, BEFORE, arguments)
         result = function(*arguments, **options)
@@ -71,23 +71,22 @@ def _connect_with(kind: type[sqlite3.Connection]) -> Callable[..., sqlite3.Conne
     return connected
 
 
-class Counter:
-    """Counts moments of operations, of which there are two each, and kills the process at one.
+class OperationCounter:
+    """Counts the moments before and after operations, and kills the process at one of them.
 
-    deadly: the number of the moment, from 1, at which the process is killed; 0 kills never. The
-    count is in a file for who counts a whole run.
+    kill_at: the number of the moment, from 1, at which the process is killed; 0: never.
     """
 
-    def __init__(self, deadly: int = 0) -> None:
-        self.deadly, self.count = deadly, 0
+    def __init__(self, kill_at: int = 0) -> None:
+        self.kill_at, self.count = kill_at, 0
         self._guard = threading.Lock()
 
     def __call__(self, name: str, moment: str, arguments: tuple[Any, ...]) -> None:
         with self._guard:
             self.count += 1
-            if self.count == self.deadly:
+            if self.count == self.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def write(self, path: Path) -> None:
-        """Write how many moments there were."""
+        """Write the number of moments to a file."""
         path.write_text(str(self.count), encoding="ascii")

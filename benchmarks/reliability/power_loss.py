@@ -1,13 +1,13 @@
-"""Power losses: what was not synced is gone, and the workspace must be as good as after a kill.
+"""Power losses: data that was not synced is lost, and the workspace must be as good as after a kill.
 
-The model. While a command runs undisturbed, the tree of its files is looked at before and after
+The model. While a command runs undisturbed, the tree of its files is recorded before and after
 every fsync, rename, removal, new folder and COMMIT. At each of these moments the power may fail:
 
-- of a file's content, what its last fsync found is there; what was written since may be there whole,
-  in part, or not at all, and then the file is empty or holds zeros;
-- of a folder's names, those of its last fsync are there; later creations, renames and removals may
-  each be done or not, a rename either whole or not at all;
-- a new folder of which nobody synced the parent may be gone with everything in it.
+- the content of a file at its last fsync is there; later writes may be there completely, in part, or not at
+  all, and then the file is empty or contains zeros;
+- the names in a folder at its last fsync are there; each later creation, rename and removal may be done or
+  not, a rename completely or not at all;
+- a new folder whose parent was not synced may be lost with everything in it.
 
 SQLite's files are trusted to keep SQLite's promise: with synchronous = FULL, which is checked, a
 COMMIT that returned is on the disk, and one that did not return is there or not. Torn pages inside
@@ -35,25 +35,25 @@ from benchmarks.reliability.workloads import (
     Reference,
     Workload,
     add_problems,
-    fresh,
+    check_whole,
+    fresh_workspace,
     inspect,
     run_again,
     template_of,
-    whole,
 )
 
 SYNCHRONOUS_FULL = 2
-# How much of what was not synced is lost.
+# How much of the data that was not synced is lost.
 EVERYTHING, CONTENT, DRAWN = "everything", "content alone", "a drawn part"
 LOSSES = (EVERYTHING, CONTENT, DRAWN)
-# What a folder is in a listing, where a file is its number.
+# Entry of a folder in a listing; a file has its number.
 FOLDER = -1
 Names = dict[str, int]
 
 
 @dataclass
 class Recorder:
-    """Records what of a tree is on the disk for certain, and writes states after power losses.
+    """Records which files of a tree are certainly on the disk, and writes states after power losses.
 
     root: of the tree. states: folder for the states. names: by path, the number of a file or FOLDER,
     now and as the folders' last syncs found them; contents: of files by number, in the same way.
@@ -67,7 +67,7 @@ class Recorder:
     seen: dict[int, tuple[int, int, int]] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Look at the tree as it is now."""
+        """Record the current tree."""
         self.names = {}
         for path in self.root.rglob("*"):
             name = str(path.relative_to(self.root))
@@ -85,19 +85,19 @@ class Recorder:
                 self.names[name] = stat.st_ino
             except FileNotFoundError:
                 continue
-        # A number is used again when its file has no name any more.
+        # The number of a file without a name is used again.
         living = {*self.names.values(), *self.synced_names.values()}
         for number in [number for number in self.contents if number not in living]:
             del self.contents[number], self.seen[number]
             self.synced_contents.pop(number, None)
 
     def begin(self) -> None:
-        """Take everything that is there as synced."""
+        """Treat the current tree as synced."""
         self.look()
         self.synced_names, self.synced_contents = dict(self.names), dict(self.contents)
 
     def synced(self, path: str) -> None:
-        """Note that a file or folder was synced."""
+        """Record that a file or folder was synced."""
         self.look()
         name = str(Path(path).relative_to(self.root)) if path != str(self.root) else "."
         if name != "." and self.names.get(name, FOLDER) != FOLDER:
@@ -120,9 +120,9 @@ class Recorder:
         self.synced_names |= inside
 
     def renamed(self, source: str, target: str) -> None:
-        """Note that a folder was renamed: what was synced in it goes with it.
+        """Record that a folder was renamed, with the synced files in it.
 
-        Until its parent is synced, it may be gone, which is worse than to be under its old name.
+        Until its parent is synced, it may be lost, which is worse than having its old name.
         """
         old, new = (str(Path(path).relative_to(self.root)) for path in (source, target))
         if self.names.get(old) == FOLDER:
@@ -130,7 +130,7 @@ class Recorder:
                 self.synced_names[new + name.removeprefix(old)] = self.synced_names.pop(name)
 
     def committed(self) -> None:
-        """Note that SQLite has synced its files, and the folder where it made a new one."""
+        """Record that SQLite has synced its files, and the folder if it made a new one."""
         self.look()
         files = {name: number for name, number in self.names.items() if is_of_sqlite(name)}
         for folder in {str(Path(name).parent) for name in files if name not in self.synced_names}:
@@ -142,7 +142,7 @@ class Recorder:
             self.synced_contents[number] = self.contents[number]
 
     def state(self, loss: str, draw: random.Random) -> dict[str, bytes | None]:
-        """Return what a power loss leaves: contents by path, None for a folder."""
+        """Return the state after a power loss: contents by path, None for a folder."""
         chosen = dict(self.synced_names)
         if loss == CONTENT:
             chosen = dict(self.names)
@@ -152,7 +152,7 @@ class Recorder:
                 for name in {*self.names, *self.synced_names}
                 if self.names.get(name) != self.synced_names.get(name) and not is_of_sqlite(name)
             }
-            # A rename takes one name and gives another in one step.
+            # A rename removes one name and adds another in one step.
             steps: dict[int | str, list[str]] = {}
             for name in sorted(changed):
                 number = self.names.get(name, self.synced_names.get(name, FOLDER))
@@ -224,7 +224,7 @@ def record(base: Path, workload: Workload, place: Path, seed: int) -> list[dict[
 
     Returns for each state its moment, how many there were, its loss and its folder.
     """
-    fresh(base, workload, place)
+    fresh_workspace(base, workload, place)
     states = place.with_name(f"{place.name}-states")
     (states / "blobs").mkdir(parents=True)
 
@@ -233,9 +233,9 @@ def record(base: Path, workload: Workload, place: Path, seed: int) -> list[dict[
 
     command = workload.command(base, place, "recorded", prepare=prepare, limit=600)
     command.start()
-    ended = command.ended()
-    if ended.code:
-        raise RuntimeError(f"{workload.name} ended with {ended.code}: {ended.error}")
+    result = command.result()
+    if result.code:
+        raise RuntimeError(f"{workload.name} ended with {result.code}: {result.error}")
     total = int((states / "moments").read_text())
     return [
         {
@@ -312,7 +312,7 @@ def tries(
     place: Path,
     deadline: float,
 ) -> Iterator[dict[str, Any]]:
-    """Open the states of power losses in one place until the deadline; yield what came of each."""
+    """Open the states after power losses in one folder until the deadline; yield the result of each."""
     workloads = {workload.name: workload for workload in WORKLOADS}
     for planned_row in planned:
         if time.monotonic() > deadline:
@@ -327,22 +327,22 @@ def tries(
 def _try(
     base: Path, workload: Workload, reference: Reference, place: Path, state: Path, at_end: bool
 ) -> dict[str, Any]:
-    fresh(base, workload, place)
+    fresh_workspace(base, workload, place)
     for name in (WORKSPACE, STREAMED):
         shutil.rmtree(place / name, ignore_errors=True)
         if (state / name).is_dir():
             shutil.copytree(state / name, place / name)
     problems: dict[str, list[str]] = {}
-    add_problems(problems, forked(whole, place, template_of(base, workload.after)))
+    add_problems(problems, forked(check_whole, place, template_of(base, workload.after)))
     if at_end:
-        # The command has said that it is done.
+        # The command has reported success.
         add_problems(problems, forked(inspect_if_there, place, reference.place))
     command = run_again(base, workload, place, reference, problems)
     return {"problems": problems, "kills": 0, "cpu_seconds": round(command.cpu_seconds, 3)}
 
 
 def inspect_if_there(place: Path, reference: Path) -> dict[str, list[str]]:
-    """Inspect a workspace, which may be gone."""
+    """Inspect a workspace, which may not exist."""
     if not (place / WORKSPACE / "puma.db").is_file():
         return {"lost": ["The workspace of a command that was done is gone."]}
     return inspect(place, reference)

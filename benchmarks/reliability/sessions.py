@@ -1,9 +1,9 @@
 """Many sessions of the dashboard at once, each by Streamlit's own protocol, without a browser.
 
-A session opens the WebSocket, asks for a page as the browser does, and reads what the server sends
-until the page's script has ended. First paint is the time from opening the connection to the first
-element of the page beside its sidebar; a browser adds the loading of its code, which is cached, and
-drawing.
+A session opens the WebSocket, requests a page like a browser, and reads the server's messages until
+the page's script has ended. First paint is the time from opening the connection to the first
+element of the page outside the sidebar; a browser needs additional time for loading its code, which
+is cached, and for drawing.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from websockets.asyncio.client import connect
 from benchmarks.provenance import free_port, running_server
 
 ROOT = Path(__file__).resolve().parents[2]
-# A page's script that has not ended by then counts as failed.
+# Seconds after which a page's script counts as failed.
 PATIENCE_SECONDS = 300.0
 # The number of the main part of a page; the sidebar has another.
 MAIN = 0
 
 
 async def visit(port: int, page: str, wait: float) -> dict[str, Any]:
-    """Open a page in a new session after a wait, and stay; return milliseconds and what was sent."""
+    """Open a page in a new session after a wait, and keep it open; return milliseconds and sent bytes."""
     await asyncio.sleep(wait)
     began = time.perf_counter()
 
@@ -50,7 +50,7 @@ async def visit(port: int, page: str, wait: float) -> dict[str, Any]:
             subprotocols=[protocol],
             max_size=None,
             compression=None,
-            # A browser does not give up on a busy server either.
+            # A browser also waits for a busy server.
             open_timeout=None,
             ping_interval=None,
         )
@@ -132,7 +132,7 @@ def measure(workspace: Path, count: int) -> list[dict[str, Any]]:
 
 
 def figures(rows: Sequence[Any]) -> dict[str, Any]:
-    """Return counts and percentiles of visits; what failed is an exception."""
+    """Return counts and percentiles of visits; failed ones are exceptions."""
     done = [row for row in rows if isinstance(row, dict) and "done_ms" in row]
     result: dict[str, Any] = {"count": len(rows), "failed": len(rows) - len(done)}
     errors = {repr(row)[:200] for row in rows if not isinstance(row, dict)}

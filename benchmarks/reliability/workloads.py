@@ -1,4 +1,4 @@
-"""The commands that are killed: tiny data, tiny models, and what each must leave in the end."""
+"""The commands that are killed, on tiny data and models, and the checks of their results."""
 
 import hashlib
 import os
@@ -13,16 +13,16 @@ from typing import Any
 
 from tiny import tiny_backbone_folder
 
-from benchmarks.reliability.forking import Command, Ended, forked
-from benchmarks.reliability.operations import Counter, watch_operations
+from benchmarks.reliability.forking import Command, CommandResult, forked
+from benchmarks.reliability.operations import OperationCounter, watch_operations
 
 USERS, ITEMS, ROWS = 20, 30, 8
 TRAINING = ("--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01")
-# A checkpoint at every step, so that there is something to resume.
+# A checkpoint at every step, so that every kill can be resumed.
 TRAINING += ("--checkpoint-seconds", "0")
 ADAPTER = ("--hidden", "16")
 WORKSPACE, SHARDS, STREAMED = "workspace", "shards", "streamed"
-# Parts of names of values that are measured, and so differ from run to run.
+# Parts of names of measured values, which differ from run to run.
 MEASURED = ("seconds", "per_second", "time", "created", "started", "finished", "bytes_a_second")
 
 
@@ -81,11 +81,11 @@ WORKLOADS = (
         ("worker", "--once", "--device", "cpu"),
         (*_SOURCE, "model-b", "queue-fit", "queue-evaluate"),
     ),
-    # The backbone and the selection are runs of their own, which are made on the way.
+    # The command also makes the runs of the backbone and the selection.
     Workload(
         "implicit", (*_MIGRATE, "{base}/model-b/model-b", "--strategy", "kmeans-variance"), _SOURCE
     ),
-    # So are the evaluations of baselines.
+    # It also makes the evaluations of baselines.
     Workload(
         "compare",
         ("compare", "eval-moved", "eval-source", "--baselines"),
@@ -109,9 +109,9 @@ def write_inputs(base: Path) -> None:
 
 
 def template_of(base: Path, steps: tuple[str, ...]) -> Path:
-    """Return the folder with a workspace in which these steps were done; it is made once.
+    """Return the folder with a workspace in which these steps are done; it is made once.
 
-    Raises RuntimeError where a step fails.
+    Raises RuntimeError if a step fails.
     """
     place = base / "templates" / ("-".join(steps) or "empty")
     if place.is_dir():
@@ -122,27 +122,30 @@ def template_of(base: Path, steps: tuple[str, ...]) -> Path:
     shutil.copytree(template_of(base, steps[:-1]), place)
     command = Command(filled(STEPS[steps[-1]], base, place), place / "output" / "step", limit=300)
     command.start()
-    ended = command.ended()
-    if ended.code:
-        raise RuntimeError(f"{' '.join(command.arguments)} ended with {ended.code}: {ended.error}")
+    result = command.result()
+    if result.code:
+        raise RuntimeError(
+            f"{' '.join(command.arguments)} ended with {result.code}: {result.error}"
+        )
     shutil.rmtree(place / "output")
     return place
 
 
 @dataclass
 class Reference:
-    """What a command leaves that nothing disturbs.
+    """The result of an undisturbed command.
 
-    place: its folder. seconds: how long it took. moments: operations of each process, twice.
+    place: its folder. moments: number of moments before and after operations, by role of the
+    process.
     """
 
     place: Path
-    ended: Ended
+    result: CommandResult
     moments: dict[str, int]
 
 
-def fresh(base: Path, workload: Workload, place: Path) -> Path:
-    """Make a place with a copy of a workload's template, times of files included."""
+def fresh_workspace(base: Path, workload: Workload, place: Path) -> Path:
+    """Make a folder with a copy of a workload's template, times of files included."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(template_of(base, workload.after), place)
     return place
@@ -151,16 +154,16 @@ def fresh(base: Path, workload: Workload, place: Path) -> Path:
 def reference_of(base: Path, workload: Workload) -> Reference:
     """Run a workload undisturbed, and count the operations of its processes.
 
-    Raises RuntimeError where it fails or leaves other values than an earlier reference.
+    Raises RuntimeError if it fails or has other results than an earlier reference.
     """
     place = base / "references" / workload.name
     earlier = place.rename(place.with_name(f"{place.name}-earlier")) if place.exists() else place
-    fresh(base, workload, place)
+    fresh_workspace(base, workload, place)
     counts = place / "counts"
     counts.mkdir()
 
     def count(role: str) -> Callable[[], None]:
-        counter = Counter()
+        counter = OperationCounter()
         watch_operations(counter)
 
         def write() -> None:
@@ -171,24 +174,24 @@ def reference_of(base: Path, workload: Workload) -> Reference:
 
     command = workload.command(base, place, "reference", prepare=count, limit=300)
     command.start()
-    ended = command.ended()
+    result = command.result()
     command.wait_for_jobs()
-    if ended.code:
-        raise RuntimeError(f"{workload.name} ended with {ended.code}: {ended.error}")
+    if result.code:
+        raise RuntimeError(f"{workload.name} ended with {result.code}: {result.error}")
     moments = {
         path.name: int(path.read_text()) for path in sorted(counts.iterdir()) if not path.suffix
     }
     problems = forked(inspect, place, earlier)
     if any(problems.values()):
         raise RuntimeError(f"{workload.name} is not clean undisturbed: {problems}")
-    return Reference(place, ended, moments)
+    return Reference(place, result, moments)
 
 
 KINDS_OF_PROBLEMS = ("lost", "half_written", "other_values")
 
 
-def whole(place: Path, template: Path) -> dict[str, list[str]]:
-    """Look at a workspace after a kill: every finished run must be whole, and none may be lost."""
+def check_whole(place: Path, template: Path) -> dict[str, list[str]]:
+    """Check a workspace after a kill: every finished run must be complete, and none may be lost."""
     from puma_engine.store import Workspace
 
     problems: dict[str, list[str]] = {kind: [] for kind in KINDS_OF_PROBLEMS}
@@ -211,7 +214,7 @@ def whole(place: Path, template: Path) -> dict[str, list[str]]:
 
 
 def add_problems(problems: dict[str, list[str]], more: dict[str, list[str]]) -> None:
-    """Add sentences, by kind, to those of a try; kinds without any are left out."""
+    """Add problems by kind to those of a try; empty kinds are left out."""
     for kind, sentences in more.items():
         if sentences:
             problems.setdefault(kind, []).extend(sentences)
@@ -224,20 +227,20 @@ def run_again(
     reference: Reference,
     problems: dict[str, list[str]],
 ) -> Command:
-    """Run a command again after a kill or power loss, inspect its workspace, and add what is wrong."""
+    """Run a command again after a kill or power loss, inspect its workspace, and add the problems."""
     command = workload.command(base, place, "again")
     command.start()
-    ended = command.ended()
+    result = command.result()
     command.wait_for_jobs()
-    add_problems(problems, ended.problems())
+    add_problems(problems, result.problems())
     add_problems(problems, forked(inspect, place, reference.place))
     return command
 
 
 def inspect(place: Path, reference: Path) -> dict[str, list[str]]:
-    """Compare a workspace in which a command ended with the one of the reference.
+    """Compare the workspace of a completed command with that of the reference.
 
-    Then tidy it; no temporary file may be left, and everything must still be whole.
+    Then tidy it; no temporary file may be left, and everything must still be complete.
     """
     from puma_engine.jobs.tidying import LEFTOVER_SECONDS, tidy
     from puma_engine.pipeline.doctor import check_workspace
@@ -284,10 +287,12 @@ def _compare_runs(ws: Any, right: Any, problems: dict[str, list[str]]) -> None:
             problems["lost"].append(f"{label} is {run.status if run else 'missing'}")
             continue
         for part in ("name", "config", "inputs", "seed", "cost", "summary"):
-            if timeless(getattr(run, part)) != timeless(getattr(expected, part)):
+            if without_times(getattr(run, part)) != without_times(getattr(expected, part)):
                 problems["other_values"].append(f"{part} of {label}")
         _compare_artifacts(ws, right, run.id, label, problems)
-        if _timeless_rows(ws.metric_rows(run.id)) != _timeless_rows(right.metric_rows(run.id)):
+        if _rows_without_times(ws.metric_rows(run.id)) != _rows_without_times(
+            right.metric_rows(run.id)
+        ):
             problems["other_values"].append(f"metrics of {label}")
     problems["other_values"] += [f"there is the {run.kind} run {run.name}" for run in runs.values()]
     if jobs := [row["status"] for row in ws.query("SELECT status FROM jobs")]:
@@ -339,18 +344,18 @@ def _hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def timeless(value: Any) -> Any:
-    """Return a value without what is measured in it."""
+def without_times(value: Any) -> Any:
+    """Return a value without measured values in it."""
     if isinstance(value, dict):
         return {
-            name: timeless(item)
+            name: without_times(item)
             for name, item in value.items()
             if not any(part in name for part in MEASURED)
         }
     if isinstance(value, list | tuple):
-        return [timeless(item) for item in value]
+        return [without_times(item) for item in value]
     return value
 
 
-def _timeless_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows_without_times(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if not any(part in row["metric"] for part in MEASURED)]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
+    Executor,
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
@@ -212,12 +213,9 @@ def _workers(
         processes, mp_context=context, initializer=_start_worker, initargs=arguments
     )
     try:
-        yield lambda cell, arguments: pool.submit(run_cell, root, cell.stage, arguments, device)
-    except BaseException:
-        stop.set()
-        raise
+        with _ending(pool, stop):
+            yield lambda cell, arguments: pool.submit(run_cell, root, cell.stage, arguments, device)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
@@ -241,8 +239,15 @@ def _threads(
         return str(getattr(pipeline, stage)(ws, should_cancel=stopped, **arguments).id)
 
     pool = ThreadPoolExecutor(count)
-    try:
+    with _ending(pool, stop):
         yield lambda cell, arguments: pool.submit(run_there, cell.stage, arguments)
+
+
+@contextmanager
+def _ending(pool: Executor, stop: Any) -> Iterator[None]:
+    """Context manager: end a pool; after an error, set the event `stop` so that running cells stop."""
+    try:
+        yield
     except BaseException:
         stop.set()
         raise

@@ -183,9 +183,9 @@ def test_a_measurement_beside_other_work_is_reported(world, monkeypatch):
                 [2 * share],
             )
         app = open_page("plan", ws.root, monkeypatch, **query)
-        assert ("up to 60% of the machine's cores" in words(app)) == said
+        assert ("up to 60 % of the machine's cores" in words(app)) == said
         evidence = next(frame.value for frame in app.dataframe if "Other work" in frame.value)
-        assert set(evidence["Other work"]) == {f"{share:.0%}"}
+        assert set(evidence["Other work"]) == {f"{100 * share:.0f} %"}
 
 
 def test_only_changed_settings_are_sent_and_defaults_follow_the_budget(world, monkeypatch):
