@@ -2,7 +2,7 @@
 
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page, texts
-from units import numbers_without_unit
+from units import numbers_without_unit, old_words
 
 from dashboard.components.formatting import MAX_WARNING, escaped
 from dashboard.engine import models
@@ -56,7 +56,7 @@ def test_a_model_of_the_zoo_shows_its_facts_and_tokens(ws, monkeypatch):
     run = COMMANDS["add_backbone"](ws, "llama-small")
     app = open_page("models", ws.root, monkeypatch)
     assert_plain(app)
-    assert not numbers_without_unit(app)
+    assert not numbers_without_unit(app) and not old_words(app)
     facts = app.dataframe[0].value.set_index("Fact").iloc[:, 0]
     assert facts["Width (of a soft prompt)"] == str(run.summary["width"])
     card = run.summary["templates"]["rating"]

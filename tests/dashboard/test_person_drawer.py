@@ -10,7 +10,7 @@ import pytest
 from dashboard_pages import open_page
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
-from units import numbers_without_unit
+from units import numbers_without_unit, old_words
 from whatif_processes import kill
 
 from dashboard import engine
@@ -110,7 +110,7 @@ def charts(app):
 
 def test_held_out_items_with_every_prediction_and_the_truth(world, show):
     app = show(user="001", comparison=world["comparison"].id)
-    assert not numbers_without_unit(app)
+    assert not numbers_without_unit(app) and not old_words(app)
     scores, items = (frame.value for frame in app.dataframe)
     methods = scores["Method"].tolist()
     assert methods[0] == "Old model" and methods[-1] == "User + item bias" and len(methods) == 4

@@ -12,7 +12,7 @@ from dashboard_pages import open_page, press, texts, words
 from measured_runs import ran
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
-from units import columns_without_unit, numbers_without_unit
+from units import columns_without_unit, numbers_without_unit, old_words
 
 from dashboard.components import plan_costs, plan_figures, plan_quality
 from dashboard.engine import plans, quality, user_maps
@@ -112,7 +112,7 @@ def test_each_answer_becomes_a_line_and_opens_the_next_step(world, monkeypatch):
     app = press(app, "Continue")
     assert step_of(app) == "4. Users who train it, and cost"
     assert "What it will cost" in words(app) and "What it may keep" in words(app)
-    assert not numbers_without_unit(app)
+    assert not numbers_without_unit(app) and not old_words(app)
     address = dict(app.query_params)
     assert {"dataset", "old", "target", "source", "step"} <= set(address)
     app.button("change-models").click().run()

@@ -1,10 +1,13 @@
-"""Every number of every page has a unit, or is a count or a term that the documents define."""
+"""Every number of every page has a unit, or is a count or a term that the documents define.
+
+And every text says in plain words what tables of runs and exports name by the field's terms.
+"""
 
 import compared
 import pandas as pd
 import pytest
 from dashboard_pages import open_page
-from units import columns_without_unit, has_unit, numbers_without_unit
+from units import columns_without_unit, has_unit, numbers_without_unit, old_words
 
 from dashboard.pages import PAGES
 
@@ -44,7 +47,8 @@ STATES = [
 
 
 @pytest.mark.parametrize(("name", "query"), STATES)
-def test_every_number_has_a_unit(name, query, root, monkeypatch):
+def test_every_number_has_a_unit_and_every_word_is_plain(name, query, root, monkeypatch):
     app = open_page(name, root, monkeypatch, **query)
     assert not app.exception
     assert not numbers_without_unit(app)
+    assert old_words(app) == []

@@ -1,4 +1,5 @@
-"""Numbers of a page without a unit, which are no counts and no terms that the documents define either.
+"""Numbers of a page without a unit, which are no counts and no terms that the documents define either;
+and words that pages say otherwise.
 
 Metrics, headers of columns of numbers, as numbers or as texts, and titles of axes are read; a help text is
 no unit. Numbers within sentences are not read.
@@ -6,6 +7,8 @@ no unit. Numbers within sentences are not read.
 
 import json
 import re
+
+from dashboard_pages import texts
 
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.report.glossary import TERMS, heading
@@ -102,3 +105,23 @@ def numbers_without_unit(app):
     for table in app.dataframe:
         missing += columns_without_unit(table.value, json.loads(table.proto.columns or "{}"))
     return missing + list(axes_without_unit(app.get("plotly_chart")))
+
+
+# Words that docs/dashboard.md translates, and words that say nothing as a heading.
+OLD_WORDS = re.compile(
+    r"Undecided|Margin \(|Migrated, \d+ users|Shuffled control|Misfit|Nearest users kept|Facility"
+    r"|Topology|Backbone\b|Budget\b|\bReally\b|\bClosest\b|\bWay\b"
+)
+LABELLED = ("selectbox", "number_input", "text_input", "slider", "metric", "expander", "toggle")
+
+
+def old_words(app):
+    """Words of OLD_WORDS in texts, labels of widgets and tables; the glossary may have them."""
+    (glossary,) = [box for box in app.expander if "What do these words mean" in box.label] or [None]
+    words = {text.value for text in glossary.markdown} if glossary else set()
+    written = "\n".join(line for line in texts(app).split("\n") if line not in words)
+    labels = [element.label for kind in LABELLED for element in app.get(kind)]
+    tables = [element.value for element in app.dataframe]
+    names = [str(name) for table in tables for name in table]
+    cells = [str(cell) for table in tables for cell in table.select_dtypes("object").stack()]
+    return OLD_WORDS.findall("\n".join([written, *labels, *names, *cells]))
