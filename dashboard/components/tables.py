@@ -63,7 +63,7 @@ def metrics(values: Mapping[str, tuple[str, str | None]], widths: Sequence[float
 
 def facts(values: Mapping[str, str]) -> None:
     """Show figures that describe, and decide nothing, on one line. values: the texts by label."""
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         for label, value in values.items():
             with st.container(gap=None, width="content"):
                 st.caption(label)

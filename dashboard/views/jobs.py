@@ -44,6 +44,7 @@ def page() -> None:
             labels={status: shown.label for status, shown in STATUSES.items()},
             draw=st.pills,
             selection_mode="multi",
+            wrap=True,
         )
         text = st.text_input(
             "Find", key="find", bind="query-params", placeholder="Part of a title", max_chars=200

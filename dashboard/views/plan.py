@@ -294,6 +294,7 @@ def _watch_launched() -> None:
             "Whoever may change this workspace launches one here, and its stages appear.",
             icon=":material/route:",
         )
+        pages.link("overview", label="Open the Summary")
         return
     labels = {
         job.id: f"{capitalised(job.title)} ({job.created[:16].replace('T', ' ')})"

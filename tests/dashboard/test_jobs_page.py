@@ -289,7 +289,7 @@ def test_titles_errors_and_arguments_are_shown_as_text(text, ws, monkeypatch):
     app = open_page("jobs", ws.root, monkeypatch, job=job)
     assert_plain(app)
     facts = app.dataframe[1].value
-    assert "/srv" not in facts.to_string() and "an uploaded file" in facts["Value"].tolist()
+    assert "/srv" not in facts.to_string() and "a file on the server" in facts["Value"].tolist()
 
 
 def test_a_selected_row_becomes_an_id_only_if_it_exists():
