@@ -72,7 +72,9 @@ def arguments(job: Job) -> dict[str, str]:
     words = {name: glossary.setting(name, job.command) for name in values}
     count = Counter(words.values())
     return {
-        words[name] if count[words[name]] == 1 else f"{words[name]} ({name})": "a file on the server"
+        words[name]
+        if count[words[name]] == 1
+        else f"{words[name]} ({name})": "a file on the server"
         if name in SECRET_ARGUMENTS
         else _text(value, name)
         for name, value in values.items()
