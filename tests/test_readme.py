@@ -16,10 +16,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(language, marker):
-    """The code block of a language that holds a marker, for 20 users in place of 600."""
+    """The code block of a language that holds a marker, for 12 users in place of 600."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
     (text,) = [text for text in blocks if marker in text]
-    return text.replace("600", "20")
+    return text.replace("600", "12")
 
 
 @pytest.fixture

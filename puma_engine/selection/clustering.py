@@ -157,11 +157,13 @@ def limited_threads(size: int, limit: int = MAX_THREADS) -> Iterator[None]:
     if size >= LARGE:
         yield
         return
-    from threadpoolctl import threadpool_info, threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
     with _LIMITING:
+        # Once for both: it searches all memory mappings of the process.
+        libraries = ThreadpoolController()
         limits = {
-            library["filepath"]: min(limit, library["num_threads"]) for library in threadpool_info()
+            library["filepath"]: min(limit, library["num_threads"]) for library in libraries.info()
         }
-        with threadpool_limits(limits):
+        with libraries.limit(limits=limits):
             yield

@@ -18,11 +18,11 @@ from puma_engine.prompts.examples import ReaderData, reader_for
 from puma_engine.prompts.tuning import PromptTuningModule, fit_prompts, make_head
 from puma_engine.training.loop import train
 
-STEPS, BATCH = 50, 32
+STEPS, BATCH = 20, 32
 
 
 def losses(data, backbone):
-    """Loss of each of 50 steps of adapter training, and the adapter's last weights."""
+    """Loss of each step of adapter training, and the adapter's last weights."""
     generator = torch.Generator().manual_seed(1)
     network = Adapter(8, backbone.width, AdapterConfig(hidden=16, dropout=0.0), generator=generator)
     head = make_head(data.task, data.train, generator)
@@ -42,14 +42,14 @@ def losses(data, backbone):
 
 
 @pytest.mark.parametrize("template", ["rating", "rating-item-first", "rating-prompt-last"])
-def test_fifty_steps_give_the_losses_of_the_plain_reader(tmp_path, template, monkeypatch):
+def test_training_has_the_losses_of_the_plain_reader(tmp_path, template, monkeypatch):
     backbone = FrozenBackbone.load(tiny_backbone_folder(tmp_path, "llama"), device="cpu")
     dataset = load_shipped("goodbooks", users=20)
     fast = reader_for(backbone, dataset, template, dataset.users)
     reader = PlainReader(fast.reader)
     slow = ReaderData(reader, fast.task, fast.train, fast.validation)
     actual, expected = losses(fast, backbone), losses(slow, backbone)
-    assert len(actual[0]) == STEPS and actual[0][-10:].mean() < actual[0][:10].mean()
+    assert len(actual[0]) == STEPS and actual[0][-5:].mean() < actual[0][:5].mean()
     torch.testing.assert_close(actual[0], expected[0], atol=1e-4, rtol=0)
     for name, weights in actual[1].items():
         torch.testing.assert_close(weights, expected[1][name], atol=1e-3, rtol=0)

@@ -23,7 +23,7 @@ TINY = Recipe(steps=3, batch_size=8, validation_rows=8, validation_share=0.2, pa
 
 @pytest.fixture(scope="module")
 def corpus():
-    return load_foundation(users=30)
+    return load_foundation(users=12)
 
 
 @pytest.fixture(scope="module", params=["qwen2-small", "gemma3-small", "phi3-small"])
@@ -56,7 +56,7 @@ def test_only_vectors_of_users_in_the_batch_change(module):
 
 
 def test_a_build_writes_a_model_that_loads_with_a_true_card(tmp_path):
-    build_model("phi3-small", out=tmp_path, recipe=TINY, device="cpu", users=30)
+    build_model("phi3-small", out=tmp_path, recipe=TINY, device="cpu", users=12)
     folder = tmp_path / "phi3-small"
     assert [path.name for path in tmp_path.iterdir()] == ["phi3-small"]
     card = json.loads((folder / "card.json").read_text())
@@ -76,7 +76,7 @@ def test_a_build_writes_a_model_that_loads_with_a_true_card(tmp_path):
 
 def test_the_same_recipe_gives_the_same_weights_and_the_next_build_replaces_them(tmp_path):
     first, again = (
-        build_model("llama-small", recipe=TINY, out=tmp_path, device="cpu", users=30)
+        build_model("llama-small", recipe=TINY, out=tmp_path, device="cpu", users=12)
         for _ in range(2)
     )
     assert first["sha256"] == again["sha256"]
@@ -92,7 +92,7 @@ def test_a_cancelled_build_does_not_change_the_existing_folder(tmp_path):
             out=tmp_path,
             recipe=TINY,
             device="cpu",
-            users=30,
+            users=12,
             should_cancel=lambda: True,
         )
     assert [path.name for path in (tmp_path / "llama-small").iterdir()] == ["mine"]

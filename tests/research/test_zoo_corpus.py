@@ -28,7 +28,7 @@ RECIPE = Recipe(steps=8, batch_size=64, user_vectors_share=0.2, slot_tokens=120)
 
 @pytest.fixture(scope="module")
 def loaded():
-    return load_foundation(users=50)
+    return load_foundation(users=20)
 
 
 @pytest.fixture(scope="module", params=["phi3-small", "qwen2-small"])
@@ -59,7 +59,7 @@ def test_no_product_user_is_in_the_corpus(loaded, name):
 
 def test_a_corpus_holds_every_outcome_of_every_split(loaded):
     for name, source in zip(FOUNDATION, loaded[0].sources, strict=True):
-        data = load_shipped(name, population="foundation", users=50)
+        data = load_shipped(name, population="foundation", users=20)
         assert len(source) == len(data.interactions)
         task = get_task(source.task)
         said = sorted(
@@ -146,7 +146,7 @@ def test_sequences_without_pairs_have_the_tokens_of_the_engine(loaded, tokenizer
 
 
 def test_a_history_equals_that_of_the_data_set(loaded):
-    data = load_shipped("goodbooks-to-read", population="foundation", users=50)
+    data = load_shipped("goodbooks-to-read", population="foundation", users=20)
     texts = dict(zip(data.items["item_id"], data.items["text"], strict=True))
     source = loaded[0].sources[list(FOUNDATION).index("goodbooks-to-read")]
     shown = {

@@ -20,7 +20,7 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def titles():
-    _, books, movies = load_foundation(users=40)
+    _, books, movies = load_foundation(users=20)
     return books, movies
 
 

@@ -26,6 +26,14 @@ from research.zoo.recipe import Recipe
 ONE_STEP = Recipe(steps=1, batch_size=4, validation_rows=2, validation_share=0.2, pairs=4)
 
 
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory):
+    """A source and a target that train in little time: how well they learn is not asked."""
+    folder = tmp_path_factory.mktemp("models")
+    families = {"source": "llama", "target": "qwen2"}
+    return {role: str(tiny_backbone_folder(folder, family)) for role, family in families.items()}
+
+
 def named(study, options):
     return {cell.name: cell for cell in STUDIES[study].cells(options)}
 
@@ -81,13 +89,9 @@ def test_fixed_orders_are_fitted_without_candidates():
     assert len(trained) == 5 * len(ORDERS)
 
 
-def test_the_fixed_study_of_templates_compares_all_orders(tmp_path):
+def test_the_fixed_study_of_templates_compares_all_orders(tmp_path, tiny_models):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    models = {
-        "source": str(tiny_backbone_folder(tmp_path, "llama")),
-        "target": str(tiny_backbone_folder(tmp_path, "qwen2")),
-    }
-    options = Options(datasets=("movietweetings",), seeds=(0,), users=10, fixed=True, **models)
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=10, fixed=True, **tiny_models)
     cells = short_cells("templates", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
@@ -161,9 +165,11 @@ def sizes_on_few(tmp_path):
     return ws, cells, run_cells(ws, cells, device="cpu")
 
 
-def test_the_mixed_study_refines_equally_many_users_at_risk_and_at_random(tmp_path):
+def test_the_mixed_study_refines_equally_many_users_at_risk_and_at_random(tmp_path, tiny_models):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    options = Options(datasets=("movietweetings",), seeds=(0,), users=12, shares=(0.25,))
+    options = Options(
+        datasets=("movietweetings",), seeds=(0,), users=12, shares=(0.25,), **tiny_models
+    )
     cells = short_cells("mixed", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
@@ -178,9 +184,9 @@ def test_the_mixed_study_refines_equally_many_users_at_risk_and_at_random(tmp_pa
     assert "selection" not in refined[2].inputs
 
 
-def test_the_study_of_item_prompts_migrates_or_refits_them(tmp_path):
+def test_the_study_of_item_prompts_migrates_or_refits_them(tmp_path, tiny_models):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, **tiny_models)
     cells = short_cells("items", options)
     outcome = run_cells(ws, cells, device="cpu")
     assert not outcome.failed and not outcome.missing
@@ -198,9 +204,11 @@ def test_the_study_of_item_prompts_migrates_or_refits_them(tmp_path):
         assert start.summary.get("item_tokens", 0) == tokens[method]
 
 
-def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path):
+def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path, tiny_models):
     ws = Workspace.open(tmp_path / "ws", create=True)
-    options = Options(datasets=("goodbooks-to-read",), seeds=(0,), users=12)
+    options = Options(
+        datasets=("goodbooks-to-read",), seeds=(0,), users=12, source=tiny_models["source"]
+    )
     cells = [
         cell
         for cell in short_cells("norms", options)
@@ -218,8 +226,8 @@ def test_bounded_and_unbounded_prompts_differ_in_the_bound_only(tmp_path):
     assert line["method"] == "bounded" and line["target"] == "phi3-small"
 
 
-def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_path):
-    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, target="llama-small")
+def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_path, tiny_models):
+    options = Options(datasets=("movietweetings",), seeds=(0,), users=8, **tiny_models)
     chosen = ("default", "averaged weights")
     cells = [
         cell

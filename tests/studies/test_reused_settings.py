@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
+from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
 
 from puma_engine.cli import app
@@ -55,8 +56,14 @@ def test_reused_settings_remove_cells_that_only_served_the_choice():
 
 def test_settings_of_the_best_source_over_two_seeds_are_reused(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
+    source = str(tiny_backbone_folder(tmp_path))
     options = Options(
-        datasets=("movietweetings",), seeds=(0, 1, 2), users=12, quick=True, target="llama-small"
+        datasets=("movietweetings",),
+        seeds=(0, 1, 2),
+        users=12,
+        quick=True,
+        source=source,
+        target="llama-small",
     )
     build = Builder(options, "movietweetings")
     short = {"training": {"epochs": 1, "batch_size": 64}}
@@ -77,10 +84,10 @@ def test_settings_of_the_best_source_over_two_seeds_are_reused(tmp_path):
     value = {key: run.summary["best_validation"] for key, run in moved.items()}
     assert value[0, 0] != value[0, 1]
     won = min((0, 1), key=lambda number: value[number, 0] + value[number, 1])
-    source = outcome.runs[f"movietweetings/source 0 candidate {won}"]
-    assert outcome.runs[best] == source == moved[won, 0].inputs["source_0"]
-    again = ws.run(outcome.runs["movietweetings/source llama-small 2"])
-    assert again.config["training"] == ws.run(source).config["training"] | {"seed": 2}
+    chosen = outcome.runs[f"movietweetings/source 0 candidate {won}"]
+    assert outcome.runs[best] == chosen == moved[won, 0].inputs["source_0"]
+    again = ws.run(outcome.runs[f"movietweetings/source {source} 2"])
+    assert again.config["training"] == ws.run(chosen).config["training"] | {"seed": 2}
 
 
 def test_candidates_are_ranked_by_the_mean_over_their_runs(tmp_path):
