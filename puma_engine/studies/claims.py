@@ -402,8 +402,8 @@ def assess_chains(report: Report, dataset: str) -> ClaimVerdict | None:
     "equal-cost",
     "At equal cost a migration is better than retraining (Table 3).",
     "table3",
-    f"PUMA at the budget nearest {FEW} against the retraining, stopped early or "
-    "not, that takes the fewest seconds of those that take at least as many. Reproduced if "
+    f"PUMA at the budget nearest {FEW} against the retraining, stopped early or not, that costs the least of those "
+    "that cost at least as much: in arithmetic, or in seconds in reports that count no arithmetic. Reproduced if "
     f"the migration is better; not reproduced if it is worse. {NO_INTERVAL}",
     ranking=True,
 )
@@ -412,10 +412,21 @@ def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     def of_kind(kind: str) -> list[tuple[dict, PairedDifference]]:
         return find_differences(report, dataset, lambda line: line["kind"] == kind)
 
-    def seconds(method: str) -> float:
-        by_seed = scores_by_seed(report, {"dataset": dataset, "method": method}, "seconds")
+    def mean(name: str, method: str) -> float:
+        by_seed = scores_by_seed(report, {"dataset": dataset, "method": method}, name)
         return sum(by_seed.values()) / len(by_seed)
 
+    def told(method: str) -> str:
+        """Return the costs of a method as text."""
+        time = f"in {mean('seconds', method):.1f} s"
+        return (
+            f"{method} for {mean('flops', method) / 1e12:.3g} TFLOP {time}"
+            if counted
+            else f"{method} {time}"
+        )
+
+    trained = [row for row in report["rows"] if row["kind"] in ("migrated", "retrained")]
+    counted = all(row.get("flops") for row in trained if row["dataset"] == dataset)
     budgets = [
         (_distance(int(match[1]) / 100), line, pair)
         for line, pair in of_kind("migrated")
@@ -428,8 +439,9 @@ def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     differences |= {
         other["method"]: indirect_difference(migrated, pair) for other, pair in of_kind("retrained")
     }
-    needed = seconds(line["method"])
-    costs = {name: seconds(name) for name in differences}
+    unit = "flops" if counted else "seconds"
+    needed = mean(unit, line["method"])
+    costs = {name: mean(unit, name) for name in differences}
     affordable = [name for name in differences if costs[name] >= needed]
     if not affordable:
         return None
@@ -437,7 +449,7 @@ def assess_equal_cost(report: Report, dataset: str) -> ClaimVerdict | None:
     difference = differences[name]
     if difference is None:
         return None
-    details = f"{line['method']} in {needed:.1f} s, {name} in {costs[name]:.1f} s"
+    details = f"{told(line['method'])}, {told(name)}"
     return _verdict(difference, decide(difference.loss_intervals), name, details)
 
 
