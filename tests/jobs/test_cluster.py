@@ -1,7 +1,6 @@
 """Runs computed on a Ray cluster: the same as here, also when nodes, drivers and stores fail."""
 
 import functools
-import gc
 import importlib.metadata
 import os
 import signal
@@ -9,11 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cluster_worlds import assert_same, cluster_world, execute
+from cluster_worlds import assert_same, cluster_world, execute, execute_here
 from job_helpers import wait_for
 from ray_clusters import TOKEN
 from small_runs import QUICK, SMALL
@@ -44,8 +42,14 @@ LONG = {"epochs": 24, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two workspaces with the same data and models: runs of the one are computed here, of the other on nodes."""
-    with cluster_world(tmp_path_factory.mktemp("world"), nodes=2) as world:
+    """Two workspaces with the same data and models: runs of the one are computed here, of the other on nodes.
+
+    Nodes stop behind a checkpoint of MANY steps, which only a long fit has.
+    """
+    folder = tmp_path_factory.mktemp("world")
+    with cluster_world(folder, nodes=2, cpus=2) as world:
+        world.patch.setattr(clusters, "NodeWorker", WaitingWorker)
+        world.patch.setattr(clusters, "CHECKPOINT_SHARE", 1e6)
         yield world
 
 
@@ -119,38 +123,18 @@ def test_a_run_that_exists_is_not_computed_again(world, source):
     assert reports == []
 
 
-@pytest.fixture(scope="module")
-def long_run(world):
-    """A long fit, computed here."""
-    return pipeline.run_fit(world.here, long_fit(world), pipeline.Execution())
+def long_fit(world, seed):
+    """A fit of LONG that no other test has."""
+    return FitRequest(dataset=world.data.name, backbone=str(world.small), training=LONG, seed=seed)
 
 
-@pytest.fixture
-def waiting(world, monkeypatch):
-    """Nodes that stop behind a checkpoint of the long run, which an earlier test made there: forget that one."""
-    monkeypatch.setattr(clusters, "NodeWorker", WaitingWorker)
-    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(clusters, "CHECKPOINT_SHARE", 1e6)
-    for run in world.there.runs(kind="prompts"):
-        if run.config["training"]["epochs"] == LONG["epochs"]:
-            world.there.delete(run.id)
-    # The actors that have it, too.
-    world.cluster.end_idle()
-    yield
-    world.cluster.end_idle()
-
-
-def long_fit(world):
-    return FitRequest(dataset=world.data.name, backbone=str(world.small), training=LONG)
-
-
-def test_a_cancelled_run_goes_on_from_its_checkpoint(world, waiting, long_run):
-    steps = [0]
+def test_a_cancelled_run_goes_on_from_its_checkpoint(world):
+    request, steps = long_fit(world, seed=31), [0]
+    here = execute_here(world, "fit_prompts", request)
 
     def progress(report):
         steps.append(report.step)
 
-    request = long_fit(world)
     with pytest.raises(Cancelled, match="at step"):
         execute(
             world,
@@ -159,22 +143,22 @@ def test_a_cancelled_run_goes_on_from_its_checkpoint(world, waiting, long_run):
             progress=progress,
             should_cancel=lambda: max(steps) >= MANY,
         )
-    assert world.there.run(long_run.id).status == "interrupted"
-    stopped = clusters._saved_at(world.there.work(long_run.id))[0]
+    assert world.there.run(here.id).status == "interrupted"
+    stopped = clusters._saved_at(world.there.work(here.id))[0]
     assert stopped >= max(steps)
     steps.clear()
     there = execute(world, "fit_prompts", request, progress=progress)
     assert min(filter(None, steps)) >= stopped
-    assert_same(world, there, long_run)
+    assert_same(world, there, here)
 
 
-def test_a_node_whose_run_goes_on_there_gets_no_other(world, waiting):
+def test_a_node_whose_run_goes_on_there_gets_no_other(world):
     def fail(report):
         if report.step:
             raise StoreError("no room")
 
     with pytest.raises(StoreError, match="no room"):
-        execute(world, "fit_prompts", long_fit(world), progress=fail)
+        execute(world, "fit_prompts", long_fit(world, seed=32), progress=fail)
     assert world.cluster._idle == []
 
 
@@ -184,8 +168,11 @@ def saved(ws, job_id):
     return job.progress.get("saved_step", 0) >= MANY and job
 
 
-def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, waiting, long_run):
-    ws, arguments = world.there, long_fit(world).to_dict() | {"on": world.ray.address}
+def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, monkeypatch):
+    monkeypatch.setattr(worker_loop, "POLL_SECONDS", 0.1)
+    ws, request = world.there, long_fit(world, seed=33)
+    here = execute_here(world, "fit_prompts", request)
+    arguments = request.to_dict() | {"on": world.ray.address}
     job = jobs.enqueue(ws, "fit_prompts", arguments, title="Long")
     serving = {"devices": ["cpu"], "once": True, "runner": job_command}
     worker = threading.Thread(target=jobs.worker, args=(ws,), kwargs=serving)
@@ -196,7 +183,7 @@ def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, waitin
     worker.join()
     done = jobs.job(ws, job.id)
     assert (done.status, done.attempt, done.error) == ("finished", 2, None)
-    assert_same(world, ws.run(done.run_id), long_run)
+    assert_same(world, ws.run(done.run_id), here)
     steps = [step for trace in done.progress["trace"].values() for step, _ in trace]
     assert all(step >= MANY for step in steps)
     assert f"{running.progress['node']}: CPU" in jobs.read_log(ws, job.id)
@@ -205,29 +192,6 @@ def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, waitin
     # Another process reads the files: closing the database's file here would end SQLite's locks on it.
     assert subprocess.run(["grep", "-rqF", done.run_id, ws.root]).returncode == 0
     assert subprocess.run(["grep", "-rqF", TOKEN, ws.root]).returncode == 1
-
-
-def test_two_at_once_and_the_same_twice(world, source):
-    requests = [
-        FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=seed)
-        for seed in (4, 5, 5)
-    ]
-    nodes = set()
-    with ThreadPoolExecutor(3) as pool:
-        runs = list(
-            pool.map(
-                lambda request: execute(
-                    world, "fit_prompts", request, progress=lambda report: nodes.add(report.node)
-                ),
-                requests,
-            )
-        )
-    assert len({run.id for run in runs}) == 2 and runs[1].id == runs[2].id
-    for run, request in zip(runs, requests, strict=True):
-        assert_same(world, run, pipeline.run_fit(world.here, request, pipeline.Execution()))
-    # What kept the two from computing the same run is forgotten.
-    gc.collect()
-    assert len(world.cluster._at_work) == 0
 
 
 def test_a_full_object_store_holds_nothing_up(world):
@@ -284,10 +248,13 @@ def test_other_versions_are_refused(world, monkeypatch):
         "version",
         lambda name: "4.0.0" if name == "transformers" else version(name),
     )
-    world.cluster.end_idle()
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=8)
-    with pytest.raises(JobError, match=r"other versions .*transformers .* there and 4\.0\.0 here"):
-        execute(world, "fit_prompts", request)
+    # An actor that runs was asked before.
+    with (
+        Cluster(world.ray.address) as another,
+        pytest.raises(JobError, match=r"other versions .*transformers .* there and 4\.0\.0 here"),
+    ):
+        another.run(world.there, "fit_prompts", request.to_dict())
 
 
 def test_a_gpu_that_the_cluster_lacks_is_refused(world):
@@ -352,7 +319,6 @@ def test_nothing_imports_ray_unless_asked():
 
 def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(world, source):
     ws = world.there
-    world.cluster.end_idle()
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=9)
     bench = Workbench(ws.root, on=world.ray.address)
     there = bench.fit_prompts(world.data, world.small, training=QUICK, seed=9)
@@ -388,7 +354,6 @@ def test_a_study_runs_its_cells_at_the_same_time_and_makes_the_same_runs(world):
         Cell("scored", "evaluate", {}, {"subject": "best"}),
         Cell("mean", "evaluate", {"subject": "global_mean"}, on),
     ]
-    world.cluster.end_idle()
     there = run_cells(world.there, cells, on=world.ray.address)
     here = run_cells(world.here, cells)
     assert there.runs == here.runs and set(there.runs) == {cell.name for cell in cells} - {"bad"}

@@ -1,5 +1,6 @@
 """Three nodes: runs are those of one machine, work is spread, and a node that dies in the middle of one is replaced."""
 
+import gc
 import json
 import socket
 import subprocess
@@ -54,7 +55,6 @@ def losing(world, actors, monkeypatch):
     It returns the list of all calls: the id of the node, the method and its arguments ("lost" and what `note`
     returned where the node was killed).
     """
-    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
     call, calls = world.cluster.call, []
 
     def lose_after(last, note=lambda: None):
@@ -103,18 +103,24 @@ def training(world, source, command, **more):
     )
 
 
-def test_three_runs_at_once_are_on_three_nodes_and_those_of_one_machine(world, actors):
+def test_runs_at_once_are_on_three_nodes_and_those_of_one_machine_and_each_is_made_once(
+    world, actors
+):
     world.cluster.end_idle()
     actors.clear()
     assert world.cluster.capacity() == NODES
-    requests = [fit(world, seed=seed) for seed in range(1, NODES + 1)]
-    with ThreadPoolExecutor(NODES) as pool:
+    requests = [fit(world, seed=seed) for seed in (*range(1, NODES + 1), NODES)]
+    with ThreadPoolExecutor(len(requests)) as pool:
         runs = list(pool.map(lambda request: execute(world, "fit_prompts", request), requests))
+    assert len({run.id for run in runs}) == NODES and runs[-1].id == runs[-2].id
     for run, request in zip(runs, requests, strict=True):
         assert_same(world, run, execute_here(world, "fit_prompts", request))
     # A node has one CPU, so that each gave it to one run.
     used = Counter(node.id for node in actors)
     assert used == Counter(node.node_id for node in world.ray.worker_nodes)
+    # What kept the two from computing the same run is forgotten.
+    gc.collect()
+    assert len(world.cluster._at_work) == 0
 
 
 @pytest.mark.parametrize("command", ["fit_prompts", "migrate"])
@@ -146,7 +152,7 @@ def test_an_evaluation_whose_node_dies_is_made_by_another(world, source, losing)
 
 
 def test_a_killed_driver_that_is_started_again_goes_on_and_commits_each_run_once(
-    world, source, actors, monkeypatch
+    world, source, actors
 ):
     # Its nodes stop behind a checkpoint, or as soon as they evaluate.
     requests = {
@@ -170,7 +176,6 @@ def test_a_killed_driver_that_is_started_again_goes_on_and_commits_each_run_once
     saved = clusters._saved_at(ws.work(here["migrate"].id))[0]
     assert saved >= waiting_nodes.MANY
     assert not {ws.run(run.id).status for run in here.values()} & {"finished", "failed"}
-    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
     for name, request in requests.items():
         steps = []
         there = execute(

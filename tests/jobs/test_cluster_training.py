@@ -42,9 +42,8 @@ def source(world):
 
 
 @pytest.fixture
-def migration(world, source, monkeypatch):
+def migration(world, source):
     """A migration of some two hundred steps, and its run as one process here makes it."""
-    monkeypatch.setattr(clusters, "POLL_SECONDS", 0.05)
     request = MigrationRequest(
         sources=(source.id,), target=str(world.large), training=LONG, adapter=ADAPTER
     )

@@ -3,11 +3,13 @@
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import pytest
 from ray_clusters import ray_cluster
 from small_runs import write_ratings
 from tiny import tiny_backbone_folder
 
 from puma_engine import pipeline
+from puma_engine.jobs import cluster as clusters
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.store import Workspace
 
@@ -16,8 +18,11 @@ SECONDS = ("seconds", "training_seconds")
 
 
 @contextmanager
-def cluster_world(folder, nodes):
-    """Yield a cluster, a connection to it, and the workspaces `here` and `there` (computed on nodes)."""
+def cluster_world(folder, nodes, cpus=1):
+    """Yield a cluster, a connection to it, and the workspaces `here` and `there` (computed on nodes).
+
+    Nodes are looked at often.
+    """
     table = write_ratings(folder / "ratings.csv")
     small = tiny_backbone_folder(folder / "models", "llama")
     large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
@@ -25,7 +30,12 @@ def cluster_world(folder, nodes):
     there = Workspace.open(folder / "there", create=True)
     for ws in (here, there):
         data = pipeline.import_dataset(ws, "table", path=table, task="rating")
-    with ray_cluster(nodes=nodes) as ray, Cluster(ray.address) as cluster:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ray_cluster(nodes, cpus) as ray,
+        Cluster(ray.address) as cluster,
+    ):
+        patch.setattr(clusters, "POLL_SECONDS", 0.05)
         yield SimpleNamespace(**locals())
 
 

@@ -1,6 +1,9 @@
 """Training groups one of whose processes fails alone, while the first one waits for its gradients."""
 
+from puma_engine.jobs import training_group
 from puma_engine.jobs.training_group import TrainingGroup
+
+training_group.ALONE_SECONDS = 1.0
 
 
 class FailingGroup(TrainingGroup):

@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0f6e3a5b" * 8
 # What the clusters inherit: no statistics are sent, and each node computes with one thread. A node is
 # lost when it answers no connection five times, and neither a full memory nor a slow answer ends one.
-# Nodes compete with other tests on equal terms, and start no process before one is needed.
+# Nodes compete with other tests on equal terms, and start no process before one is needed. Ray Train looks for
+# lost processes often, does not wait long for the others, and watches no cloud that announces the end of a node.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -20,6 +21,9 @@ ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_health_check_period_ms": "200",
     "RAY_health_check_timeout_ms": "60000",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "1",
     "RAY_memory_monitor_refresh_ms": "0",
     "OMP_NUM_THREADS": "1",
 }

@@ -24,7 +24,7 @@ EVALUATING = "evaluating"
 class WaitingWorker(NodeWorker):
     """Computes as any node does, and stops behind a checkpoint of MANY steps until the run is cancelled.
 
-    A run that goes on from a checkpoint does not stop. An evaluation stops when it begins.
+    A run that goes on from a checkpoint does not stop.
     """
 
     def start(self, task):
@@ -33,8 +33,20 @@ class WaitingWorker(NodeWorker):
 
     def _take_report(self, progress):
         super()._take_report(progress)
-        if self._anew and (progress.saved_step >= MANY or progress.stage.startswith(EVALUATING)):
+        if self._anew and self.is_in_the_middle(progress):
             self._cancelled.wait()
+
+    @staticmethod
+    def is_in_the_middle(progress):
+        return progress.saved_step >= MANY
+
+
+class WaitingEvaluator(WaitingWorker):
+    """A node that also stops when an evaluation begins."""
+
+    @staticmethod
+    def is_in_the_middle(progress):
+        return progress.saved_step >= MANY or progress.stage.startswith(EVALUATING)
 
 
 def job_command(ws, job):
@@ -46,21 +58,22 @@ def compute(root, address, requests):
 
     def run(command, arguments):
         def progress(report):
-            if report.saved_step >= MANY or report.stage.startswith(EVALUATING):
+            if WaitingEvaluator.is_in_the_middle(report):
                 (Path(root) / f"reached-{command}").touch()
 
         return on.run(ws, command, arguments, progress=progress)
 
-    cluster.CHECKPOINT_SHARE = 1e6
     with cluster.Cluster(address) as on, ThreadPoolExecutor(len(requests)) as pool:
         list(pool.map(run, requests, requests.values()))
 
 
 if __name__ == "__main__":
-    # Nodes know the class by the name of this module.
-    from waiting_nodes import WaitingWorker
+    # Nodes know the classes by the name of this module.
+    import waiting_nodes
 
-    cluster.NodeWorker = WaitingWorker
+    cluster.POLL_SECONDS, cluster.CHECKPOINT_SHARE, runner.POLL_SECONDS = 0.05, 1e6, 0.1
     if sys.argv[3].isdecimal():
+        cluster.NodeWorker = waiting_nodes.WaitingWorker
         sys.exit(runner.main())
+    cluster.NodeWorker = waiting_nodes.WaitingEvaluator
     compute(*sys.argv[1:3], json.loads(sys.argv[3]))
