@@ -56,9 +56,9 @@ def run_command(
     refused if `on` is given). workers: processes that train one run together there, see
     `cluster.Cluster`. Raises JobError, ConfigError, and what the command raises.
     """
-    # Loaded late: a page that queues a job needs no pipeline.
-    pipeline = importlib.import_module("puma_engine.pipeline")
-    commands = pipeline.COMMANDS if commands is None else commands
+    if commands is None:
+        # Loaded late: a page that queues a job needs no pipeline.
+        commands = importlib.import_module("puma_engine.pipeline").COMMANDS
     if command not in commands:
         raise JobError(f"There is no command {command!r}; there are {', '.join(sorted(commands))}.")
     if on is not None and command not in CLUSTER_REQUESTS:

@@ -1,6 +1,7 @@
 """Stages joined with the workspace, on tiny real models: reuse, resume, lineage, controls."""
 
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -404,10 +405,11 @@ def test_threads_that_add_the_same_model_at_once_get_one_run(world, tmp_path):
     assert {run.status for run in runs} == {"finished"}
 
 
-@pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])
-def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(world, tmp_path, how):
-    ws = Workspace.open(tmp_path / "workspace", create=True)
-    data = pipeline.import_dataset(ws, "table", path=world["folder"] / "ratings.csv", task="rating")
+@pytest.fixture(scope="module")
+def killed_adding(world):
+    """A workspace with a data set in which a process that added a model was killed."""
+    ws = Workspace.open(world["folder"] / "killed", create=True)
+    pipeline.import_dataset(ws, "table", path=world["folder"] / "ratings.csv", task="rating")
     killed = start_process(
         "import puma_engine.backbone as backbone\n"
         "from puma_engine import pipeline\n"
@@ -416,6 +418,14 @@ def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(world, tmp
         ws.root,
     )
     assert killed.wait(120) == -9
+    ws.close()
+    return ws.root
+
+
+@pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])
+def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(killed_adding, tmp_path, how):
+    ws = Workspace.open(shutil.copytree(killed_adding, tmp_path / "workspace"))
+    (data,) = ws.runs(kind="dataset")
     (stopped,) = ws.runs(kind="backbone")
     assert stopped.status == "interrupted"
     if how == "as a job":
