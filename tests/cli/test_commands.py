@@ -117,20 +117,6 @@ def test_common_options_may_stand_anywhere(given, wanted):
     assert hoist(given) == wanted
 
 
-@pytest.mark.parametrize("words", [["--help"], ["runs", "list"]])
-def test_commands_that_only_print_load_no_heavy_modules(words, tmp_path):
-    Workspace.open(tmp_path, create=True)
-    code = (
-        "import sys; from puma_engine.cli import main\n"
-        f"try: main({['--workspace', str(tmp_path), *words]!r})\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'sklearn', 'streamlit'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_import_again_returns_the_same_run(puma, table):
     words = ["data", "import", "table", table, "--task", "rating", *COLUMNS, "--name", "mine"]
     first, second = puma(*words), puma(*words)

@@ -1,7 +1,5 @@
 """The Plan page, and running a plan: costs from measurements, launch, progress, comparison."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -474,13 +472,3 @@ def test_losses_of_a_job_have_one_row_per_step():
         losses, pd.DataFrame({"stage": ["a", "b"], "step": [1, 1], "loss": [0.5, 0.25]})
     )
     assert plan_figures.losses_of({}).empty
-
-
-def test_the_page_loads_without_torch():
-    code = (
-        "import sys, dashboard.views.plan; print({'torch', 'umap', 'sklearn'} & set(sys.modules))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "set()"

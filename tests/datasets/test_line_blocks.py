@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +89,3 @@ def test_blocks_of_any_size_hold_every_line_once(
 )
 def test_decode_line_reads_utf_8_and_windows_1252(line: bytes, text: str, fine: bool) -> None:
     assert decode_line(line) == (text, fine)
-
-
-def test_importing_data_sets_loads_no_torch() -> None:
-    code = "import sys, puma_engine.datasets; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
