@@ -21,7 +21,6 @@ FIRST = (
     "test_types.py",
     "jobs/test_cluster.py",
     "serving/test_cluster_bulk.py",
-    "jobs/test_cluster_training.py",
     "jobs/test_cluster_nodes.py",
     "benchmarks/test_reliability.py",
 )

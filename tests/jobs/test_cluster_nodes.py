@@ -1,23 +1,34 @@
-"""Three nodes: runs are those of one machine, work is spread, and a node that dies in the middle of one is replaced."""
+"""Three nodes: runs are those of one machine, work is spread, and nodes, drivers and processes that die are replaced.
+
+Trainings that two processes on two nodes share have the results of one process.
+"""
 
 import gc
 import json
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import waiting_nodes
 from cluster_worlds import assert_same, cluster_world, execute, execute_here
 from dashboard_pages import add_job, open_page, report, texts
+from failing_groups import FailingGroup
 from job_helpers import wait_for
 from small_runs import QUICK, SMALL
 
+from puma_engine import pipeline
+from puma_engine.errors import Cancelled, ConfigError
 from puma_engine.jobs import cluster as clusters
-from puma_engine.jobs import cluster_nodes
-from puma_engine.jobs.cluster import NodeLost
+from puma_engine.jobs import cluster_nodes, dispatch
+from puma_engine.jobs.cluster import Cluster, NodeLost
 from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store.records import now
 
@@ -25,6 +36,10 @@ NODES = 3
 # Some two hundred steps, so that a checkpoint comes back before the last one.
 LONG = {"epochs": 16, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 LONG |= {"checkpoint_seconds": 0.1}
+# An adapter whose results do not depend on the number of processes.
+ADAPTER = {"hidden": 16, "dropout": 0.0, "noise": 0.0}
+# What the log says of each process that takes part: its number, its id, and that of its node.
+PROCESS = re.compile(r"process ([12]) of 2 is (\d+) on \S+ \((\w+)\)")
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +149,10 @@ def test_a_training_whose_node_dies_goes_on_from_its_checkpoint(world, source, l
         world, command, request, progress=lambda report: steps.append((report.step, len(calls)))
     )
     lost = replaced(calls)
-    (task,) = (values[0] for _, method, *values in calls[lost:] if method == "start")
-    assert clusters.CHECKPOINT in task["checkpoint"]
-    assert min(step for step, at in steps if at > lost and step) >= calls[lost][2] > 1
+    (begun,) = (n for n, call in enumerate(calls) if n > lost and call[1] == "start")
+    assert clusters.CHECKPOINT in calls[begun][2]["checkpoint"]
+    # Before, there may be a report that is older than the checkpoint.
+    assert min(step for step, at in steps if at > begun and step) >= calls[lost][2] > 1
     assert_same(world, there, here)
     assert_committed_once(world, there)
 
@@ -238,3 +254,95 @@ def test_the_dashboard_shows_nodes_and_what_runs_where(world, actors, monkeypatc
     shown = texts(open_page("jobs", ws.root, monkeypatch))
     assert "There is a Ray cluster at" in shown and "Nothing answers." in shown
     assert "Jobs run on this machine" in shown
+
+
+@pytest.fixture
+def group(world, actors):
+    """The world with a connection whose trainings are shared by two processes, and all nodes free for them."""
+    world.cluster.end_idle()
+    return SimpleNamespace(**vars(world) | {"cluster": Cluster(world.ray.address, workers=2)})
+
+
+@pytest.fixture
+def processes(caplog):
+    """A function that returns the processes that took part so far, as the log names them."""
+    caplog.set_level("INFO", logger="puma_engine")
+    return lambda: [(int(n), int(pid), node) for n, pid, node in PROCESS.findall(caplog.text)]
+
+
+def saved_step(world, run):
+    """Return the step of the checkpoint that the driver has of a run."""
+    return clusters._saved_at(world.there.work(run.id))[0]
+
+
+def test_a_training_of_two_nodes_is_cancelled_loses_a_process_and_ends_like_that_of_one(
+    group, source, processes, monkeypatch
+):
+    request = MigrationRequest(
+        sources=(source[0].id,), target=str(group.large), training=LONG, adapter=ADAPTER
+    )
+    alone = execute_here(group, "migrate", request)
+    with pytest.raises(Cancelled, match="at step"):
+        execute(group, "migrate", request, should_cancel=lambda: saved_step(group, alone) > 0)
+    assert group.there.run(alone.id).status == "interrupted"
+    assert [number for number, *_ in sorted(processes())] == [1, 2]
+    assert len({node for *_, node in processes()}) == 2
+    stopped = saved_step(group, alone)
+    steps, lost, call = [], [], group.cluster.call
+
+    def calling(actor, method, *arguments):
+        result = call(actor, method, *arguments)
+        # The driver, and so the group, has a checkpoint that this attempt has made.
+        if method == "discard" and not lost and saved_step(group, alone) > stopped:
+            lost.append(saved_step(group, alone))
+            _, pid, _ = processes()[-1]
+            os.kill(pid, signal.SIGKILL)
+        return result
+
+    monkeypatch.setattr(group.cluster, "call", calling)
+    there = execute(
+        group,
+        "migrate",
+        request,
+        progress=lambda report: steps.append((len(processes()), report.step)),
+    )
+    assert [number for number, *_ in sorted(processes())] == [1, 1, 1, 2, 2, 2]
+    assert min(step for _, step in steps if step) >= stopped
+    assert min(step for begun, step in steps if step and begun == 6) >= lost[0]
+    assert_close(group, there, alone)
+
+
+def test_a_process_that_fails_alone_ends_the_others(group, source, processes, monkeypatch):
+    monkeypatch.setattr(clusters, "TrainingGroup", FailingGroup)
+    request = MigrationRequest(sources=(source[0].id,), target=str(group.large), adapter=ADAPTER)
+    with pytest.raises(ConfigError) as error:
+        execute(group, "migrate", request)
+    # Nothing began again.
+    assert [number for number, *_ in sorted(processes())] == [1, 2]
+    words = r"The device 'cuda' is not here; .* \(process 2 of 2, on \S+\)"
+    assert re.fullmatch(words, str(error.value))
+    (run,) = (run for run in group.there.runs(kind="migration") if run.status == "failed")
+    assert run.error == str(error.value)
+
+
+def assert_close(world, run, other):
+    """The run of two processes has the id of the one of one process, its losses, and close tensors."""
+    assert (run.id, run.status, run.config) == (other.id, "finished", other.config)
+    first, second = (
+        [[epoch[key] for key in ("train_loss", "validation")] for epoch in one.summary["history"]]
+        for one in (run, other)
+    )
+    # Sums in fp32 differ in their last digits.
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    tables = [pipeline.load_prompts(ws, run).vectors for ws in (world.there, world.here)]
+    np.testing.assert_allclose(*tables, atol=1e-5)
+    assert world.there.verify() == []
+
+
+def test_several_workers_without_a_cluster_or_with_layers_on_all_gpus_are_refused(world):
+    with pytest.raises(ConfigError, match="name it with --on"):
+        dispatch.run_command(world.there, "migrate", workers=2, sources=["x"], target="y")
+    with pytest.raises(ConfigError, match="leave out --device auto or --workers"):
+        Cluster(world.ray.address, device="auto", workers=2)
+    with pytest.raises(ConfigError, match="1 or more"):
+        Cluster(world.ray.address, workers=0)
