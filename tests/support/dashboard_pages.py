@@ -1,14 +1,22 @@
 """Opening one page of the dashboard under test, in workspaces that tests fill."""
 
+import functools
 import json
 import os
 
 import pandas as pd
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from puma_engine import jobs
 from puma_engine.jobs.processes import identity
 from puma_engine.store.records import now
+
+# Each AppTest looks for components in the metadata of all installed packages, which takes longer than most
+# pages do; a server looks once.
+manifest_scanner.scan_component_manifests = functools.cache(
+    manifest_scanner.scan_component_manifests
+)
 
 
 def open_page(name, root, monkeypatch, **query):
