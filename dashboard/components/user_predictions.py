@@ -17,9 +17,9 @@ from dashboard.engine import METRICS, comparisons, user_details
 from dashboard.engine.user_details import Method, UserContext
 
 BIAS = "User + item bias"
-ROW_PIXELS = 30
+ROW_PIXELS, TITLE_PIXELS = 40, 18  # from row to row, and from a row up to its title
 LEGEND_PIXELS = 16
-MAX_DRAWN = 30
+MAX_DRAWN, MAX_TITLE = 30, 48  # items, and characters of a title
 
 
 def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: str | None) -> None:
@@ -209,7 +209,7 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method], task: str) -> g
         y=positions,
         mode="markers",
         name="Actual",
-        marker={"symbol": "line-ns", "size": 20, "line": {"width": 4, "color": NEUTRAL}},
+        marker={"symbol": "line-ns", "size": 14, "line": {"width": 4, "color": NEUTRAL}},
         hovertemplate="Actual: %{x:.3g}<extra></extra>",
     )
     kinds: Counter[str] = Counter()
@@ -226,10 +226,20 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method], task: str) -> g
             marker=look,
             hovertemplate=f"{plotly_text(method.label)}: %{{x:.2f}}<extra></extra>",
         )
-    names = [plotly_text(item, 44) for item in rows["Item"]]
-    figure.update_yaxes(
-        tickvals=positions, ticktext=names, autorange="reversed", showgrid=False, zeroline=False
-    )
+    # Above the rows, since titles beside them leave little of a narrow window to the marks.
+    for position, item in zip(positions, rows["Item"], strict=True):
+        figure.add_annotation(
+            xref="x domain",
+            x=0,
+            xanchor="left",
+            y=position,
+            yshift=TITLE_PIXELS,
+            text=plotly_text(item, MAX_TITLE),
+            font={"size": 12},
+            borderpad=0,
+            showarrow=False,
+        )
+    figure.update_yaxes(range=[len(rows) - 0.5, -0.8], visible=False)
     if task == "rating":
         figure.update_xaxes(range=[0.8, 5.2], tickvals=[1, 2, 3, 4, 5], zeroline=False)
     else:

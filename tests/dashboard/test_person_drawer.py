@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from whatif_processes import kill
 
 from dashboard import engine
 from dashboard.components import person_story, user_predictions
+from dashboard.components.formatting import short
 from dashboard.engine import user_details
 from puma_engine import pipeline
 from puma_engine.errors import DataError
@@ -116,6 +118,12 @@ def test_held_out_items_with_every_prediction_and_the_truth(world, show):
     assert methods[0] == "Old model" and methods[-1] == "User + item bias" and len(methods) == 4
     spec = json.loads(app.get("plotly_chart")[0].proto.spec)
     assert spec["layout"]["xaxis"]["range"] == [0.8, 5.2]  # the whole scale, for everybody
+    # Titles stand above their rows, and no axis takes room from the marks.
+    named = {note["y"]: note["text"] for note in spec["layout"]["annotations"]}
+    assert [named[row] for row in range(len(items))] == [
+        escape(short(item, user_predictions.MAX_TITLE), quote=False) for item in items["Item"]
+    ]
+    assert spec["layout"]["yaxis"]["visible"] is False
     titles = pipeline.load_dataset(world["ws"], world["data"]).items.set_index("item_id")["text"]
     expected = pipeline.read_predictions(world["ws"], world["evaluations"][1])
     expected = expected[expected["user_id"] == "001"]
