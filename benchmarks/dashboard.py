@@ -153,7 +153,7 @@ def first_paint_summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float
     summary = {}
     for server in ("cold", "warm"):
         visits = [row for row in rows if row["server"] == server]
-        summary[server] = {"visits": float(len(visits))} | {
+        summary[server] = {"visits": len(visits)} | {
             f"{name}_{kind}": of([row[name] for row in visits])
             for name in ("contents_ms", "title_ms", "maps_ms")
             for kind, of in (("median", statistics.median), ("worst", max))
