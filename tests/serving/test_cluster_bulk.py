@@ -113,19 +113,21 @@ def killed(ray, world):
         )
 
     wait_for(in_the_middle)
-    assert len(actors()) == len(COMMANDS)
+    assert len(actors(ray)) == len(COMMANDS)
     running.send_signal(signal.SIGKILL)
     running.wait()
     # They end with it.
-    wait_for(lambda: not actors())
+    wait_for(lambda: not actors(ray))
 
 
-def actors():
-    """Return the processes that work on shards."""
+def actors(ray):
+    """Return the processes that work on shards on this cluster."""
+    nodes = {node.all_processes["raylet"][0].process.pid for node in ray.worker_nodes}
     return [
         process
-        for process in psutil.process_iter(["cmdline"])
+        for process in psutil.process_iter(["cmdline", "ppid"])
         if (process.info["cmdline"] or [""])[0].startswith("ray::MapWorker")
+        and process.info["ppid"] in nodes
     ]
 
 
