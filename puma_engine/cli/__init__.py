@@ -16,11 +16,11 @@ __all__ = ["app", "main"]
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; ends the process with 0, 1 (it failed) or 2 (wrong usage).
 
-    Of several processes that train together, the first alone speaks.
+    Of several processes that train together, only the first prints.
     """
     words = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a title must not end the command that lists it.
+        # A title that the terminal cannot show must not end the command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

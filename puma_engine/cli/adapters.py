@@ -1,4 +1,4 @@
-"""puma adapters: the networks that migrations trained, as folders and on the hub."""
+"""puma adapters: adapters of migrations as folders and on the hub."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def export(migration: str, out: Path, licence: str | None = None) -> None:
     public="Make a new repository public (default: private).",
 )
 def push(folder: Path, repo: str, public: bool = False) -> None:
-    """Put an adapter's folder on the hub; the token is HF_TOKEN or that of `hf auth login`."""
+    """Upload an adapter's folder to the hub; the token is HF_TOKEN or that of `hf auth login`."""
     from puma_engine.exchange.adapter_folders import push_to_hub
 
     session.show({"commit": push_to_hub(folder, repo, private=not public)})
@@ -40,7 +40,7 @@ def push(folder: Path, repo: str, public: bool = False) -> None:
 @app.command()
 @with_options("adapter", adapter="Folder, or owner/name of the hub.")
 def show(adapter: str, revision: str | None = None) -> None:
-    """Fetch an adapter where it is on the hub, and show what it maps from and to."""
+    """Show the models that an adapter maps from and to; fetch it if it is on the hub."""
     from puma_engine.exchange.adapter_folders import read_adapter
 
     content = read_adapter(adapter, revision)

@@ -1,4 +1,4 @@
-"""The command tree, the common options, and how errors are printed."""
+"""The command tree, the common options, and the printing of errors."""
 
 import json
 import os
@@ -55,7 +55,7 @@ class PumaGroup(TyperGroup):
 
 
 def hoist(arguments: list[str]) -> list[str]:
-    """Move the common options, wherever they stand, to the front."""
+    """Move the common options from anywhere to the front."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -82,7 +82,7 @@ app = typer.Typer(
 
 
 def show_version(requested: bool) -> None:
-    """Print the version and end, if it was asked for."""
+    """Print the version and exit, if it was requested."""
     if requested:
         print(f"puma {__version__}")
         raise typer.Exit

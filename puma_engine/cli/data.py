@@ -1,4 +1,4 @@
-"""puma data: bring interactions into the workspace."""
+"""puma data: import interactions into the workspace."""
 
 import sys
 from pathlib import Path
@@ -135,7 +135,7 @@ def _show_import(run: Any) -> None:
 
 
 def with_columns(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with their FIELD=COLUMN options as the dictionaries that stages take."""
+    """Return settings with FIELD=COLUMN options converted to dictionaries."""
     for option in ("column", "item_column"):
         pairs = [text.partition("=") for text in settings.pop(option, [])]
         wrong = [field for field, sign, column in pairs if not (field and sign and column)]
@@ -157,7 +157,7 @@ def with_columns(settings: dict[str, Any]) -> dict[str, Any]:
 def check(
     path: Path, users: int | None = None, max_bad_share: float | None = None, **settings: Any
 ) -> None:
-    """Check a table without importing it: what would be imported, and what is wrong.
+    """Check a table without importing it: what would be imported, and which problems it has.
 
     Exits with 1 if an import with these options would be refused.
     """

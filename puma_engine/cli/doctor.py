@@ -38,7 +38,7 @@ def doctor(
 
 
 def rebuilt_rows() -> list[dict[str, str]]:
-    """Rebuild the database, and return what was done as rows of check, status and detail."""
+    """Rebuild the database, and return the result as rows of check, status and detail."""
     from puma_engine.store.rebuilding import rebuild
 
     result = rebuild(session.path)

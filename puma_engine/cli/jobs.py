@@ -13,7 +13,7 @@ JobId = Annotated[str, typer.Argument(help="Job id.")]
 
 @app.command("list")
 def list_() -> None:
-    """List jobs, with how far each is."""
+    """List jobs with their progress."""
     from puma_engine.jobs import jobs
 
     items = jobs(session.open())
@@ -59,7 +59,7 @@ def log(
 
 @app.command("cancel")
 def cancel(job: JobId) -> None:
-    """Ask a job to stop; a training stops at a checkpoint and can be retried from there."""
+    """Ask a job to stop; a training stops at a checkpoint and can continue from there."""
     from puma_engine.jobs import cancel as ask
 
     session.show(ask(session.open(), job))
@@ -67,7 +67,7 @@ def cancel(job: JobId) -> None:
 
 @app.command("retry")
 def retry(job: JobId) -> None:
-    """Queue a failed, cancelled or interrupted job again; it goes on where it stopped."""
+    """Queue a failed, cancelled or interrupted job again; it continues where it stopped."""
     from puma_engine.jobs import retry as again
 
     session.show(again(session.open(), job))
@@ -90,7 +90,7 @@ def worker(
         typer.Option("--at-once", help="Jobs on the cluster at the same time (default: 4).", min=1),
     ] = None,
 ) -> None:
-    """Run queued jobs as detached processes, one a device, until stopped."""
+    """Run queued jobs as detached processes, one for each device, until stopped."""
     import logging
     import os
 
@@ -102,7 +102,7 @@ def worker(
     if on is None and at_once is not None:
         raise ConfigError("--at-once counts jobs on a cluster; name it with --on.")
     if on is not None:
-        # Jobs are processes of their own, which inherit it.
+        # Jobs are separate processes, which inherit it.
         os.environ[dispatch.VARIABLE] = dispatch.checked_address(on)
         device = worker_loop.cluster_slots(at_once or worker_loop.CLUSTER_JOBS)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

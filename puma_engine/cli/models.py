@@ -91,7 +91,7 @@ def convert(
     round_to: str | None = None,
     revision: str | None = None,
 ) -> None:
-    """Write a model as a folder of safetensors: a GGUF file dequantised, or weights rounded like one.
+    """Write a model as a folder of safetensors: dequantised from GGUF, or with rounded weights.
 
     Records nothing; `puma models add` takes the folder.
     """
@@ -111,7 +111,7 @@ def list_() -> None:
 
 @zoo.command("list")
 def list_zoo() -> None:
-    """List the zoo's backbones and whether their weights are here."""
+    """List the zoo's backbones and whether their weights are present."""
     from puma_engine.pipeline import list_zoo as read_zoo
 
     rows = read_zoo()
@@ -129,7 +129,7 @@ def list_zoo() -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def build_zoo() -> None:
-    """Say where the command that built the zoo went."""
+    """Name the command that replaces this one."""
     raise ConfigError(
         "`puma zoo build` is gone; in a checkout, `python -m research.zoo --only NAME` builds a model."
     )

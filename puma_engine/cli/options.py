@@ -1,4 +1,4 @@
-"""Options of commands, built from the fields of requests and settings and one table of help texts."""
+"""Build options of commands from the fields of requests and settings, and one table of help texts."""
 
 import inspect
 import typing
@@ -19,7 +19,7 @@ Text = str | dict[str, Any] | None
 # The type and the help text of each option of a group, by name.
 Group = Mapping[str, tuple[Any, Text]]
 
-# Help texts of what several commands take. The options of a request stand in this order.
+# Help texts of options that several commands have. The options of a request stand in this order.
 HELP: dict[str, Text] = {
     "sources": "Run with prompts or vectors, or migration, to start from; repeat it for an aggregation.",
     "source": "Run with prompts or vectors, or migration, to start from.",
@@ -108,7 +108,7 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
     },
 }
 SETTINGS = {"training": TrainingConfig, "prompt": PromptConfig, "adapter": AdapterConfig}
-# Options of earlier versions, which help does not show, and what has replaced them.
+# Options of earlier versions, which help does not show, and their replacements.
 OLD_OPTIONS = {
     **RENAMED,
     **{old: name for name, old in STORED_NAMES.items()},
@@ -126,7 +126,7 @@ def with_options(
 
     arguments: the parameters that are positional. texts: help texts that differ from HELP. A
     parameter `request` becomes an option for each field of its class that has a help text, and a
-    panel of options for each of its settings. `**settings` takes what is given of groups of options.
+    panel of options for each of its settings. `**settings` gets the given options of `groups`.
     """
 
     def decorate(command: Command) -> Command:
@@ -138,7 +138,7 @@ def with_options(
         panels = {name: settings_group(SETTINGS[name]) for name in fields if name in SETTINGS}
         panels |= groups or {}
         if "training" in panels:
-            fields.pop("seed", None)  # It is one of the settings of the training.
+            fields.pop("seed", None)  # The seed is one of the settings of the training.
         described = {name: text for name, text in (HELP | texts).items() if text is not None}
         fields = {name: fields[name] for name in described if name in fields}
         all_parameters = fields | declared
@@ -187,9 +187,9 @@ def stage(
 ) -> Callable[[Callable[..., str]], Command]:
     """Build the command of a stage from a function that takes its options and returns its title.
 
-    The options are those of `with_options`, then --device, if the stage takes one, --on, if a cluster
-    can compute its runs, --workers, if those are trained, and --queue. show: prints the run that the
-    stage made, if that is not its record.
+    The options are those of `with_options`, then --device, if the stage has one, --on, if a cluster
+    can compute its runs, --workers, if these are trained, and --queue. show: prints the resulting
+    run (default: its record).
     """
 
     places: dict[str, Any] = {"device": str | None} if device else {}
@@ -218,7 +218,7 @@ def stage(
 
 
 def settings_group(kind: type) -> Group:
-    """Return the options of a settings class; one with a stored name may be given under it, too."""
+    """Return the options of a settings class; stored names are accepted as hidden options, too."""
     group: dict[str, tuple[Any, Text]] = {}
     hints = typing.get_type_hints(kind)
     for name, text in SETTINGS_HELP[kind].items():
@@ -232,7 +232,7 @@ def settings_group(kind: type) -> Group:
 def _parameter(
     parameter: inspect.Parameter, arguments: tuple[str, ...], texts: Mapping[str, Text]
 ) -> inspect.Parameter:
-    """Describe a parameter; a field of several values is an option in the singular, repeated."""
+    """Return a parameter with its option; a field with several values is a repeated option in the singular."""
     name, hint = parameter.name, parameter.annotation
     if typing.get_origin(hint) is Annotated:
         return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)

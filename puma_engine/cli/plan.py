@@ -1,4 +1,4 @@
-"""puma plan: what a migration would cost, measuring it, and executing it whole."""
+"""puma plan: predict the cost of a migration, measure it, and run the whole migration."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ app = typer.Typer(
 
 
 def show_result(run: Any) -> None:
-    """Print the run that a plan made: its comparison and the verdict, or its evaluation."""
+    """Print the result of a plan: its comparison and the verdict, or its evaluation."""
     if session.as_json:
         session.show(run)
     elif run.kind == "comparison":
@@ -41,7 +41,7 @@ def run(request: PlanRequest) -> str:
     name=None, retrain=None, device="cpu or a GPU's name (default: that of the newest training)."
 )
 def costs(request: PlanRequest, device: str | None = None) -> None:
-    """Predict what a migration and full retraining would take, from trainings measured here."""
+    """Predict the time of a migration and of full retraining from trainings measured here."""
     from puma_engine.pipeline import predict_costs
 
     predicted = predict_costs(session.open(), request, device)

@@ -1,4 +1,4 @@
-"""Progress bars with an ETA, and Ctrl-C that stops at a checkpoint."""
+"""Progress bars with an ETA, and Ctrl-C, which stops at a checkpoint."""
 
 import logging
 import signal
@@ -20,11 +20,11 @@ QUIET_SECONDS = 2.0
 def watched(
     title: str, *, quiet: bool = False
 ) -> Iterator[tuple[Callable[[Any], None], Callable[[], bool]]]:
-    """Yield a progress callback and a cancel check.
+    """Context manager: yield a progress callback and a cancel check.
 
-    A terminal shows bars on standard error; otherwise a line is printed every LINE_SECONDS;
-    quiet prints nothing. The first Ctrl-C stops the work at its next checkpoint, the second at
-    once. What libraries print meanwhile goes to standard error: standard output is for results.
+    A terminal shows bars on standard error; otherwise a line is printed every LINE_SECONDS; quiet
+    prints nothing. The first Ctrl-C stops the work at its next checkpoint, the second immediately.
+    Output of libraries goes to standard error, since standard output is for results.
     """
     with (
         redirect_stdout(sys.stderr),
@@ -41,7 +41,7 @@ def watched(
 
 
 class _StandardError(logging.Handler):
-    """Prints to the standard error of the moment, which progress bars replace while they are shown."""
+    """Prints to the current standard error, which progress bars replace while they are shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(record.getMessage(), file=sys.stderr)
@@ -49,7 +49,7 @@ class _StandardError(logging.Handler):
 
 @contextmanager
 def _log_lines(*, quiet: bool) -> Iterator[None]:
-    """Print what the engine logs meanwhile, such as the threads that it uses; quiet: warnings alone."""
+    """Context manager: print log lines of the engine, such as the number of threads; quiet: only warnings."""
     logger, handler = logging.getLogger("puma_engine"), _StandardError()
     before = logger.level
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -149,9 +149,9 @@ def time_left(seconds: tuple[float, float] | None) -> str:
 
 
 def _lines(title: str) -> Callable[[Any], None]:
-    """Progress for logs: a line when a stage begins, and every LINE_SECONDS while it runs.
+    """Context manager: progress as lines, when a stage begins and every LINE_SECONDS.
 
-    Work of less than QUIET_SECONDS prints nothing.
+    Work that takes less than QUIET_SECONDS prints nothing.
     """
     started, printed, left = time.monotonic(), 0.0, TimeLeft()
     stage: str | None = None

@@ -1,4 +1,4 @@
-"""puma prompts: tables of soft prompts, one row a user."""
+"""puma prompts: tables of soft prompts, one row for each user."""
 
 import shlex
 import sys
@@ -10,7 +10,7 @@ from puma_engine.cli.options import stage, with_options
 from puma_engine.cli.session import run_row, session
 from puma_engine.requests import FitRequest, RefineRequest
 
-app = typer.Typer(name="prompts", help="Tables of soft prompts, one row a user.")
+app = typer.Typer(name="prompts", help="Tables of soft prompts, one row for each user.")
 DATASET = "Data set: id, prefix or name."
 TEMPLATE = "Prompt template: a name, or a file with your own (default: prompt last for ratings, item first for clicks)."
 PROMPTS = "Prompts or migration run: id, prefix or name."
@@ -19,7 +19,7 @@ PROMPTS = "Prompts or migration run: id, prefix or name."
 @app.command()
 @stage("fit_prompts", dataset=DATASET, template=TEMPLATE)
 def fit(request: FitRequest) -> str:
-    """Fit one soft prompt a user: what a migration starts from, or the full retraining."""
+    """Fit one soft prompt for each user: the start of a migration, or the full retraining."""
     return f"fitting {request.role} prompts on {request.backbone}"
 
 
@@ -159,7 +159,7 @@ def embed(
     precision: str = "auto",
     device: str | None = None,
 ) -> None:
-    """Write whole prompts about items as embeddings, as vLLM's --enable-prompt-embeds takes them."""
+    """Write whole prompts about items as embeddings, in the format of vLLM's --enable-prompt-embeds."""
     from puma_engine.exchange.pairs import read_pairs
     from puma_engine.pipeline import embed_prompts
 

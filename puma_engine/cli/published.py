@@ -21,11 +21,11 @@ def publish(
         float, typer.Option("--max-mib", min=0.1, help="Largest size of the archive in MiB.")
     ] = PUBLISHED_MIB,
 ) -> None:
-    """Write a comparison and all runs that it rests on to one archive, prompts in 16 bits.
+    """Write a comparison and all runs that it was made from to one archive, prompts in 16 bits.
 
-    puma published add opens it in another workspace. It holds the rows and ids of the data's users.
-    Adapters are left out, and prompt tables that exceed the size: all but one of each kind first,
-    then those of the controls.
+    `puma published add` adds it to another workspace. It contains the rows and ids of the data's
+    users. Adapters are left out, and prompt tables that exceed the size: all but one of each kind
+    first, then those of the controls.
     """
     from puma_engine.pipeline import publish as write
 
@@ -39,7 +39,7 @@ def add(
         float, typer.Option("--max-mib", min=0.1, help="MiB that the archive may unpack to.")
     ] = ADDED_MIB,
 ) -> None:
-    """Add a published comparison, which can be viewed, compared and exported, marked as published."""
+    """Add a published comparison, to view, compare and export it; it is marked as published."""
     from puma_engine.pipeline import add_published
 
     ws = session.open(create=True)
@@ -76,7 +76,7 @@ def remove(
     comparison: Annotated[str, typer.Argument(help="Published comparison: id, prefix or name.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a published comparison with its runs; those that own runs were made from stay."""
+    """Delete a published comparison with its runs, except those from which own runs were made."""
     from puma_engine.pipeline import remove_published
 
     ws = session.open()

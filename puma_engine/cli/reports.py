@@ -48,7 +48,7 @@ def report(
 def table(run: str, name: str, out: Path, spreadsheet: bool = False) -> None:
     """Write one table of a run to a CSV or Parquet file.
 
-    Values are written as they are stored, so that ids can be joined. A warning says how many texts a
+    Values are written unchanged, so that ids can be joined. A warning counts texts that a
     spreadsheet would run as formulas.
     """
     from puma_engine.pipeline.reporting import export_table, read_table

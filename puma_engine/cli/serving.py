@@ -231,7 +231,7 @@ def evaluate_stream(
 def _over_shards(
     title: str, on: str | None, device: str | None, actors: int | None
 ) -> Iterator[tuple[Execution, Cluster | None]]:
-    """Show the progress of work over shards; give how to report it, and the cluster that does it, if one does."""
+    """Context manager: show the progress of work over shards; yield its execution, and the cluster or None."""
     from puma_engine.cli.progress_bars import watched
     from puma_engine.jobs.dispatch import open_cluster
     from puma_engine.pipeline.stage import Execution

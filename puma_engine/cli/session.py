@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One invocation of the command line: the workspace's folder, and whether to print JSON."""
+    """An invocation of the command line: the workspace's folder, and whether to print JSON."""
 
     path: Path | None = None
     as_json = False
 
     def open(self, *, create: bool = False, together: bool = False) -> Workspace:
-        """Open the workspace; create it first where asked to. Raises ConfigError, StoreError.
+        """Open the workspace; create it if requested. Raises ConfigError, StoreError.
 
         together: whether several processes of a launcher may share the work.
         """
@@ -51,8 +51,8 @@ class Session:
     ) -> None:
         """Execute a stage now, with a progress bar, or queue it as a job; then show the result.
 
-        on: where it runs, see `puma_engine.jobs.dispatch`. show: prints the result, if that is not
-        its record. Paths are made absolute for the queue.
+        on: where it runs, see `puma_engine.jobs.dispatch`. show: prints the result (default: its
+        record). Paths are made absolute for the queue.
         """
         from puma_engine.cli.progress_bars import watched
         from puma_engine.jobs import dispatch
@@ -72,7 +72,7 @@ class Session:
             from puma_engine.pipeline.publishing import check_models
 
             check_models(ws, command, arguments)
-            # A job's title names runs that the arguments hold by id.
+            # The title of a job names the runs whose ids are arguments.
             for value in arguments.values():
                 if isinstance(value, str) and value in title.split():
                     with contextlib.suppress(StoreError):
@@ -108,7 +108,7 @@ class Session:
         self.table(rows, raw=runs)
 
     def show(self, value: Any) -> None:
-        """Print a record: JSON, or one line a field."""
+        """Print a record: JSON, or one line for each field."""
         if self.as_json:
             self.json(value)
             return
@@ -116,7 +116,7 @@ class Session:
             print(f"{name}: {text_of(field)}")
 
     def table(self, rows: Sequence[Mapping[Any, Any]], *, raw: Any = None) -> None:
-        """Print rows as JSON (raw instead, if given) or as a table."""
+        """Print rows as a table, or as JSON (raw instead of rows, if given)."""
         if self.as_json:
             self.json(raw if raw is not None else list(rows))
             return
@@ -140,7 +140,7 @@ class Session:
         print(json.dumps(plain(value), indent=1, ensure_ascii=not utf))
 
 
-# The session of this process, which the common options set up.
+# The session of this process; the common options set it.
 session = Session()
 
 

@@ -32,7 +32,7 @@ def select(request: SelectionRequest) -> str:
 
 @stage("migrate", "source", "target", sources=HELP["source"], missing=None)
 def migrate(request: MigrationRequest) -> str:
-    """Move prompts to another backbone: train an adapter on some users, map everybody."""
+    """Move prompts to another backbone: train an adapter on some users, map all users."""
     return f"migrating {request.sources[0]} to {request.target}"
 
 
@@ -57,7 +57,7 @@ def aggregate(request: MigrationRequest) -> str:
     targets="Backbones in order: runs, zoo names, folders, GGUF files or hub ids.",
 )
 def chain(request: ChainRequest) -> str:
-    """Migrate hop after hop, each hop from the prompts that the last one made."""
+    """Migrate over several backbones, each hop from the prompts of the last one."""
     return f"migrating {request.source} over {len(request.targets)} backbones"
 
 
@@ -80,7 +80,7 @@ def predict_regressions(migration: str, share: float, name: str | None = None) -
     template="Prompt template: a name, or a file with your own (default: the run's).",
 )
 def evaluate(request: EvaluationRequest) -> str:
-    """Predict a split and score it: pooled metrics with 95 % intervals, and metrics a user."""
+    """Predict a split and score it: pooled metrics with 95 % intervals, and metrics of each user."""
     return f"evaluating {request.subject}"
 
 
@@ -112,7 +112,7 @@ def compare(
     name: str | None = None,
     queue: bool = False,
 ) -> None:
-    """Compare evaluations, and say what follows: migrate, retrain, or refine some users."""
+    """Compare evaluations, and print the verdict: migrate, retrain, or refine some users."""
     from puma_engine.evaluation.verdict import check_margin
 
     if margin is not None:
@@ -136,7 +136,7 @@ def compare(
 
 
 def show_comparison(run: Any, margin: float = MARGIN) -> None:
-    """Print a comparison: a row a method, then the verdict; JSON holds every metric and the run."""
+    """Print a comparison: a row for each method, then the verdict; JSON has every metric and the run."""
     from puma_engine.evaluation.formatting import format_interval
     from puma_engine.evaluation.metrics import PRIMARY_METRIC, RANKING_METRIC
     from puma_engine.pipeline import comparison_scores, comparison_shares, judge_comparison
@@ -190,7 +190,7 @@ def show_comparison(run: Any, margin: float = MARGIN) -> None:
 def predict(
     run: str, user: str, title: str, template: str | None = None, device: str | None = None
 ) -> None:
-    """Predict what a user would think of a title: rating or click, and each answer's probability."""
+    """Predict a user's rating or click for a title, and the probability of each answer."""
     from puma_engine.pipeline import predict_title
 
     session.show(predict_title(session.open(), run, user, title, template=template, device=device))
@@ -227,7 +227,7 @@ def project(
     real="Migrate to SmolLM2, a pre-trained language model; the log says first how many minutes it takes.",
 )
 def demo(users: int | None = None, real: bool = False, device: str | None = None) -> None:
-    """Run a whole migration on shipped data; runs that exist are reused.
+    """Run a whole migration on shipped data; existing runs are reused.
 
     Source prompts on the small model, migrations to the larger one trained on 1 % to all of the
     users, refining, full retraining, random prompts, the shuffled control, baselines, and their
@@ -248,7 +248,7 @@ def demo(users: int | None = None, real: bool = False, device: str | None = None
 
 
 def _queue_umap(users: int) -> None:
-    """Queue the demo's maps by UMAP, and start a worker, unless there are some or they wait."""
+    """Queue the demo's maps by UMAP and start a worker, unless they exist or are queued."""
     from puma_engine.jobs import enqueue, ensure_worker, jobs
 
     ws = session.open()

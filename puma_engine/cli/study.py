@@ -1,4 +1,4 @@
-"""puma study and puma claims: declared experiments, and what of the paper their reports reproduce."""
+"""puma study and puma claims: declared experiments, and the claims of the paper that they reproduce."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def study(
     workers: int | None = None,
     precision: str | None = None,
 ) -> None:
-    """Run a declared experiment; runs that the workspace has already are not made again.
+    """Run a declared experiment; existing runs of the workspace are reused.
 
-    Every cell of a study is a run of the workspace. A study that was stopped therefore continues,
-    and the dashboard shows it. Results are written while the study runs.
+    Every cell of a study is a run of the workspace. So a stopped study continues, and the dashboard
+    shows it. Results are written while the study runs.
     """
     given = _given(locals())
     from puma_engine import studies
@@ -155,9 +155,9 @@ def _run(
     out: Path,
     **execution: Any,
 ) -> None:
-    """Run the cells of a study, and write its report meanwhile and in the end.
+    """Run the cells of a study, and write its report from time to time and in the end.
 
-    reused: tuned settings of an earlier report. execution: where and how cells run, as for
+    reused: tuned settings of an earlier report. execution: arguments of
     `puma_engine.studies.run_cells`. Raises StudyError where cells failed.
     """
     from puma_engine import studies
@@ -177,7 +177,7 @@ def _run(
         outcome = studies.run_cells(
             ws, cells, progress=progress, should_cancel=should_cancel, save=save, **execution
         )
-    # Intervals over users need all predictions.
+    # Intervals over users need the predictions of all cells.
     save(outcome, over_users=True)
     _render(selected, out)
     if outcome.failed:
@@ -196,7 +196,7 @@ def _report_of(
     outcome: Outcome,
     results: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the report of a study: how it was made, what came out, and what is missing.
+    """Return the report of a study: its options and versions, results, and missing cells.
 
     reused: tuned settings of an earlier report. results: of `puma_engine.studies.collect`.
     """
@@ -217,9 +217,9 @@ def _report_of(
 
 
 def default_processes(quick: bool, device: str | None, on: str | None = None) -> int | None:
-    """Return 2 for a quick study on two or more CPU cores, where a training fills one, else 1.
+    """Return 2 for a quick study on two or more CPU cores, where a training uses one; otherwise 1.
 
-    None on a cluster, which computes as many cells as have room.
+    None on a cluster, which computes as many cells as it has room for.
     """
     from puma_engine.jobs.dispatch import cluster_address
     from puma_engine.training.device import resolve_device
@@ -230,7 +230,7 @@ def default_processes(quick: bool, device: str | None, on: str | None = None) ->
 
 
 def _tuned_settings(selected: Study, report: Path | None) -> dict[str, Any]:
-    """Return the settings that a report's candidates chose, by the cell that chose them."""
+    """Return the tuned settings in a report, by the "best" cell that chose them."""
     if report is None:
         return {}
     from puma_engine.studies import load_report
@@ -262,7 +262,7 @@ def _render(selected: Study, out: Path) -> None:
 def claims(
     results: Path | None = None, workspace_reports: bool = False, markdown: Path | None = None
 ) -> None:
-    """Say for each claim of the paper whether it is reproduced, on each data set.
+    """Print for each claim of the paper whether it is reproduced, on each data set.
 
     The evidence is the published reports, those of a folder, or those of the workspace.
     """

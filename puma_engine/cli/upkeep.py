@@ -1,4 +1,4 @@
-"""puma gc, backup, restore and users: keeping a workspace tidy and safe, and erasing a user."""
+"""puma gc, backup, restore and users: tidy and back up a workspace, and erase a user."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ def gc(
 ) -> None:
     """Remove old jobs and logs, uploads and leftovers that nothing needs; compact the database.
 
-    Runs and their results stay (puma runs delete removes those).
+    Runs and their results are kept; `puma runs delete` removes them.
     """
     from puma_engine.jobs.tidying import leftovers, tidy
 
@@ -50,8 +50,8 @@ def erase(
 ) -> None:
     """Erase a user: data, prompts, metrics, predictions, maps, uploads, logs and database pages.
 
-    What was trained on the user (adapters, heads) is named and stays, as do pooled metrics. A line
-    in the audit table stays, without the user's id. No job may wait or run.
+    Adapters and heads that were trained on the user are listed and kept, and so are pooled metrics.
+    The audit table gets a line without the user's id. No job may be queued or running.
     """
     from puma_engine.pipeline.erasing import erase_user
 
@@ -78,7 +78,7 @@ def backup(
 def restore(
     source: Annotated[Path, typer.Argument(help="Folder that puma backup made.")],
 ) -> None:
-    """Copy a backup to the workspace's place, where nothing may be yet, and check it."""
+    """Copy a backup to the path of the workspace, which must not exist, and check it."""
     from puma_engine.store.backups import restore as copy
 
     _show_copy(copy(source, session.path))

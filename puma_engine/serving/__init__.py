@@ -1,1 +1,1 @@
-"""An adapter at work: migrating prompts on demand over HTTP, and in bulk over shards."""
+"""Serving an adapter: migrate prompts on demand over HTTP, and in bulk over shards."""

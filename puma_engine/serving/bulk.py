@@ -1,4 +1,4 @@
-"""Mapping and selection over folders of shards, for more users than fit in memory, outside any workspace."""
+"""Map prompts and select users in folders of shards, with bounded memory and without a workspace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from puma_engine.serving.mapper import Mapper
 
 LOG = logging.getLogger(__name__)
-# The metadata key under which a mapped shard names its adapter and its input.
+# Metadata key of a mapped shard with its adapter and its input.
 ORIGIN = "puma_stream"
 DTYPES = ("float32", "float16")
 
@@ -59,7 +59,7 @@ DTYPES = ("float32", "float16")
 class ShardTask:
     """A shard to map. source, target: the folders' locations; origin: metadata of the mapped shard.
 
-    chunk_rows: prompts in memory; dtype: of the made prompts.
+    chunk_rows: number of prompts in memory; dtype: of the mapped prompts.
     """
 
     source: str
@@ -70,7 +70,7 @@ class ShardTask:
     dtype: str
 
 
-# Maps shards and yields the name of each, and its number of prompts, when it is finished.
+# Maps shards, and yields the name and number of prompts of each finished shard.
 MapShards = Callable[[Sequence[ShardTask]], Iterator[tuple[str, int]]]
 
 
@@ -88,12 +88,12 @@ def migrate_stream(
     """Map the prompts of every shard of a folder into a shard of the same name and kind.
 
     source, target: folders, or URLs of storage that fsspec reaches; shards as in `exchange.shards`.
-    At most `chunk_rows` prompts are in memory. A shard gets its name when it is complete; one that
-    is there already, from the same input and adapter, is skipped. Metadata (user ids), other
-    columns and index.parquet are copied, so the result can be imported. User ids are checked first,
-    see `exchange.shard_ids`; shards that name no users are mapped all the same, and their prompts
-    counted. dtype: float32, or float16 for half the bytes. report: called with a shard's name, the
-    number of finished shards, and of all. map_shards: maps shards elsewhere, such as
+    At most `chunk_rows` prompts are in memory. A shard gets its name when it is complete; an
+    existing one with the same input and adapter is skipped. Metadata (user ids), other columns and
+    index.parquet are copied, so that the result can be imported. User ids are checked first, see
+    `exchange.shard_ids`; shards without user ids are mapped, too, and their prompts are counted.
+    dtype: float32, or float16 for half the bytes. report: called with a shard's name, the number of
+    finished shards, and of all. map_shards: maps shards elsewhere, such as
     `serving.cluster_bulk.ShardsOnCluster`. Returns counts and seconds. Raises ConfigError,
     MigrationError, DataError, StoreError, Cancelled.
     """
@@ -141,7 +141,7 @@ def migrate_stream(
 
 
 def _checked_ids(folder: Folder, shards: Sequence[str], begin: Callable[[str], None]) -> CheckedIds:
-    """Check user ids, and warn of what remains. Raises MigrationError, StoreError."""
+    """Check user ids, and log warnings. Raises MigrationError, StoreError."""
     try:
         checked = check_user_ids(folder, shards, begin=begin)
     except DataError as error:
@@ -170,11 +170,11 @@ def _unfinished(
     chunk_rows: int,
     dtype: str,
 ) -> list[ShardTask]:
-    """Return what is to be done; raise MigrationError for a shard that another adapter made."""
+    """Return the tasks of unfinished shards. Raises MigrationError for a shard that another adapter made."""
     tasks, existing = [], target.entries()
     for name, entry in shards.items():
         origin = f"{mapper.identity}:{entry.version}"
-        # Files that earlier versions made have float32, and say nothing of it.
+        # Files of earlier versions have float32, without an entry.
         origin += "" if dtype == DTYPES[0] else f":{dtype}"
         stored = metadata_of(target, name).get(ORIGIN, "") if name in existing else ""
         if stored and stored.split(":")[0] != mapper.identity:
@@ -197,7 +197,7 @@ def _map_here(
 
 
 def _complete(mapper: Mapper, source: Folder, target: Folder) -> None:
-    """Write what makes mapped shards a packed table, if the source is one."""
+    """Write the index and description of a packed table, if the source is one."""
     if INDEX not in source.entries():
         return
     with source.fetched(INDEX) as index:
@@ -209,7 +209,7 @@ def _complete(mapper: Mapper, source: Folder, target: Folder) -> None:
 
 
 def _about(mapper: Mapper) -> dict[str, Any]:
-    """Return what an import needs to know of mapped prompts."""
+    """Return the metadata that an import of mapped prompts needs."""
     metadata = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
     metadata["adapter"] = mapper.identity
     if end := mapper.config.get("target"):
@@ -260,15 +260,15 @@ def select_stream(
     groups: int | None = None,
     open_prompts: Callable[[Folder], PromptShards] = PromptShards,
 ) -> dict[str, Any]:
-    """Select users of a folder of shards, and write the prompts of the selected as a folder.
+    """Select users in a folder of shards, and write their prompts to another folder.
 
-    source, target: folders, or URLs of storage that fsspec reaches; the folder to write must be
-    new. signals: a Parquet file with user_id and the columns that the strategy reads beside the
-    prompts (variance, loss, ...). The folder to write is a packed table that can be imported, with
-    selection.parquet: each user's cluster, stratum and whether selected. Returns counts and the
-    report of the strategy. groups: deprecated name of strata. open_prompts: opens the folder to
-    read, such as `serving.cluster_bulk.PromptsOnCluster`. Raises ConfigError, SelectionError,
-    DataError, StoreError.
+    source, target: folders, or URLs of storage that fsspec reaches; the target must be new.
+    signals: a Parquet file with user_id and the columns that the strategy reads besides the prompts
+    (variance, loss, ...). The target is a packed table that can be imported, with
+    selection.parquet: cluster and stratum of each user, and whether the user was selected. Returns
+    counts and the report of the strategy. groups: deprecated name of strata. open_prompts: opens
+    the folder to read, such as `serving.cluster_bulk.PromptsOnCluster`. Raises ConfigError,
+    SelectionError, DataError, StoreError.
     """
     started = time.perf_counter()
     allowed = [name for name, plan in STRATEGIES.items() if plan.space in (None, "pca")]
@@ -317,7 +317,7 @@ def select_stream(
 
 
 def _write_selected(source: Folder, folder: Path, table: PromptTable, users: pd.DataFrame) -> None:
-    """Write a packed table, with what its source says of all prompts, and how users were chosen."""
+    """Write a packed table with the metadata of its source, and the table of the selection."""
     names, meta = source.entries(), {}
     if ABOUT in names:
         with source.fetched(ABOUT) as metadata_file:

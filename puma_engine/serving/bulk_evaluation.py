@@ -1,4 +1,4 @@
-"""Evaluation of the users of a folder of shards, for more users than fit in memory, outside of runs."""
+"""Evaluate the users of a folder of shards with bounded memory, without making runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from puma_engine.pipeline.stored_prompts import (
 from puma_engine.prompts.table import PromptTable
 from puma_engine.store import Workspace, scratch
 
-# The metadata key under which scores name what made them, and that of their sums.
+# Metadata keys of a table of scores: its settings, and its sums.
 ORIGIN, SUMS = "puma_scores", "puma_sums"
 ROWS, ITEMS, SUMMARY = "rows.parquet", "items.parquet", "summary.json"
 PREFIX = "scores-"
@@ -47,7 +47,7 @@ DoPieces = Callable[[type, Sequence[Any], Sequence[Mapping[str, Any]]], Iterator
 
 @dataclass(frozen=True)
 class ScoredAs:
-    """The scoring of prompts: the model that reads them, its template, the head, and the rows by their data set's run."""
+    """Settings of scoring prompts: the model that reads them, its template, the head, and the data set's run."""
 
     spec: str
     revision: str | None
@@ -80,7 +80,7 @@ class ShardEvaluation:
 
     @cached_property
     def backbone(self) -> Any:
-        """The model, if its files are those of the process that asked. Raises JobError."""
+        """The model. Raises JobError if its files differ from those of the calling process."""
         from puma_engine.backbone import FrozenBackbone
 
         scored = self.scored
@@ -99,7 +99,7 @@ class ShardEvaluation:
 
     @cached_property
     def items(self) -> pd.DataFrame:
-        """The items' texts."""
+        """The texts of items."""
         with self.target.open(ITEMS) as file:
             return pq.read_table(file).to_pandas()
 
@@ -152,11 +152,11 @@ def evaluate_stream(
     """Score the prompts of every shard of a folder on the rows of a data set's split.
 
     source, target: folders, or URLs of storage that fsspec reaches; shards name their users, as
-    those of `migrate_stream`. like: a migration or prompts run, whose model, template and head read
-    the prompts; dataset: default its own. The target gets a table of users' metrics for each shard
-    that has rows, the rows, the items, and summary.json: every metric that users' values make up
-    (not the pooled AUC), with a 95 % interval. One shard's prompts are in memory, and the data
-    set's rows. A shard whose scores are there is skipped. do_pieces: scores shards elsewhere.
+    those of `migrate_stream`. like: a migration or prompts run whose model, template and head read
+    the prompts; dataset: default: that of the run. The target gets a table of users' metrics for
+    each shard with rows, the rows, the items, and summary.json: every metric that follows from
+    users' values (not the pooled AUC), with a 95 % interval. The prompts of one shard and the data
+    set's rows are in memory. Shards with scores are skipped. do_pieces: scores shards elsewhere.
     Returns the summary. Raises NotFoundError, ConfigError, DataError, MigrationError, StoreError,
     Cancelled.
     """
@@ -214,9 +214,9 @@ def evaluate_stream(
 def rows_by_shard(
     dataset: Dataset, split: str, folder: Folder
 ) -> tuple[dict[str, pd.DataFrame], int]:
-    """Return the rows of a split by the shard that has their user's prompt, and the number of rows of no shard.
+    """Return the rows of a split by the shard with their user's prompt, and the number of rows without one.
 
-    Raises DataError for a user who is in two shards, and where no user has rows.
+    Raises DataError for a user in two shards, and if no user has rows.
     """
     shard_of = np.full(len(dataset.users), -1)
     names = list(shards_of(folder))
@@ -252,7 +252,7 @@ def scores_of(shard: str) -> str:
 def _finished(
     scored: ScoredAs, source: Folder, target: Folder, rows: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the sums of shards whose scores are there, by name, and the pieces of the others."""
+    """Return the sums of scored shards by name, and the pieces of the others."""
     finished, waiting, existing = {}, [], target.entries()
     versions = shards_of(source)
     for group, name in enumerate(rows):
@@ -271,7 +271,7 @@ def _finished(
 
 
 def _write_rows(dataset: Dataset, rows: Mapping[str, pd.DataFrame], target: Folder) -> None:
-    """Write the rows, a group of a Parquet file for each shard, and the items."""
+    """Write the items, and the rows as a Parquet file with a row group for each shard."""
     first = next(iter(rows.values()))
     columns = [name for name in (*_COLUMNS, "split", "history") if name in first]
 

@@ -1,7 +1,7 @@
-"""The connections of a server: how many, how long a request may take to arrive, and what is logged.
+"""Limits of a server: number of connections, time for a request to arrive, and log lines.
 
-uvicorn has no deadline for a request that never ends, and its own limit of connections answers
-everybody with 503 while idle ones use it up.
+uvicorn has no deadline for a request that never ends, and its limit of connections answers all
+requests with 503 while idle connections use it up.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# The application answers a late body with 408; only then is its connection closed.
+# The application answers a late body with 408 before its connection is closed.
 GRACE_SECONDS = 5.0
 SHUTDOWN_SECONDS = 30
 _BUSY = (
@@ -30,10 +30,10 @@ _BUSY = (
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How many connections a server holds, and the seconds that each step may take.
+    """Limits of a server's connections.
 
-    request_seconds: for the headers of a request, and again for its body; write_seconds: for a client
-    to take the next part of a response.
+    request_seconds: for the headers of a request, and again for its body; write_seconds: for a
+    client to read the next part of a response.
     """
 
     connections: int = 256
@@ -42,10 +42,10 @@ class ConnectionLimits:
 
 
 class LimitedConnection(H11Protocol):
-    """A connection with deadlines. A new one beyond the limit closes the oldest that makes others wait.
+    """A connection with deadlines. A new one beyond the limit closes the oldest slow connection.
 
-    That is one whose request has not arrived whole, or whose client does not take its response. If
-    every connection has a request in work, the new one gets 503.
+    A connection is slow if its request has not arrived completely, or if its client does not read
+    the response. If there is none, the new connection gets 503.
     """
 
     limits: ClassVar[ConnectionLimits]
@@ -86,7 +86,7 @@ class LimitedConnection(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        """Finish a response. The rest of a body that nobody reads has a deadline, too."""
+        """Finish a response. The rest of an unread body has a deadline, too."""
         self._watched = None
         _cancel(self._request_timer)
         super().on_response_complete()
@@ -94,7 +94,7 @@ class LimitedConnection(H11Protocol):
             self._watch()
 
     def pause_writing(self) -> None:
-        """Start the deadline for a client that does not take its response."""
+        """Start the deadline for a client that does not read its response."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(self.limits.write_seconds, self._drop)
 
@@ -110,7 +110,7 @@ class LimitedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def is_slow(self) -> bool:
-        """Return whether its client makes it wait: for a request, or for taking a response."""
+        """Return whether the connection waits for its client: for a request, or to read a response."""
         return self.flow.write_paused or self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
     def _watch(self) -> None:
@@ -156,7 +156,7 @@ def server_config(
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         **options,
     )
-    # Whoever can send requests can make a server log, so that each logger has a limit of its own.
+    # Clients can cause log lines, so each logger has a limit.
     for name in ("uvicorn.error", "asyncio", "puma_engine.serving"):
         limit_log(logging.getLogger(name))
     return config
@@ -184,7 +184,7 @@ class LogLimit(logging.Filter):
 
 
 def limit_log(logger: logging.Logger) -> None:
-    """Give a logger a LogLimit, unless it has one."""
+    """Add a LogLimit to a logger, unless it has one."""
     if not any(isinstance(existing, LogLimit) for existing in logger.filters):
         logger.addFilter(LogLimit())
 

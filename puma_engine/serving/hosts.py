@@ -1,7 +1,7 @@
-"""Which names a server answers to, and from which pages it takes requests.
+"""The host names that a server answers to, and the web pages from which it accepts requests.
 
-A page of another site can make its own name point to this machine (DNS rebinding); the browser then
-sends the page's name as Host. Requests of a page carry its address as Origin.
+A page of another site can make its name point to this machine (DNS rebinding); the browser then
+sends that name as Host. Requests of a page have its address as Origin.
 """
 
 import ipaddress
@@ -30,10 +30,10 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 class AllowedHosts:
     """Names that a server answers to.
 
-    address: where it listens. A server that listens beyond this machine answers to its addresses,
-    which no page can take over, and to this machine's name. added: further names, each with or
-    without a port, such as puma.example, *.puma.example or puma.example:8443; * allows every name.
-    Raises ConfigError.
+    address: the address it listens on. A server that is reachable from other machines answers to
+    its addresses, which no page can take over, and to this machine's name. added: further names,
+    each with or without a port, such as puma.example, *.puma.example or puma.example:8443; * allows
+    every name. Raises ConfigError.
     """
 
     def __init__(self, address: str, added: Iterable[str] = ()) -> None:
@@ -154,7 +154,7 @@ def _host_and_port(host: str | None) -> tuple[str, int | None] | None:
     if host is None or not re.fullmatch(r"[^\s/@?#\\]+", host):
         return None
     if host.count(":") > 1 and not host.startswith("["):
-        host = f"[{host}]"  # an address of an option; a Host header has brackets
+        host = f"[{host}]"  # an IPv6 address of an option; a Host header has brackets
     try:
         split = urlsplit(f"//{host}")
         name, port = split.hostname, split.port

@@ -1,4 +1,4 @@
-"""The HTTP service of an adapter: prompts in, mapped prompts out, with limits, a token and metrics."""
+"""The HTTP service of an adapter: maps the prompts of a request, with limits, a token and metrics."""
 
 import asyncio
 import contextlib
@@ -37,8 +37,8 @@ _log = logging.getLogger("puma_engine.serving")
 class Limits:
     """Limits of one request (users, body_bytes, tokens over all users) and of all (waiting).
 
-    body_seconds: how long a body may take to arrive. waiting: requests that have arrived and are not
-    answered yet; together, bodies that are arriving hold at most as many bytes as so many.
+    body_seconds: time for a body to arrive. waiting: number of requests that have arrived and are
+    not answered yet; arriving bodies together may have at most `waiting` times body_bytes.
     """
 
     users: int = 4096
@@ -52,8 +52,7 @@ class Limits:
 class ServerMetrics:
     """Counters for /metrics. answers: responses by status; seconds: time spent mapping.
 
-    dropped: connections closed because they were too slow; arriving: bytes of bodies that are not
-    whole.
+    dropped: connections closed because they were too slow; arriving: bytes of incomplete bodies.
     """
 
     answers: Counter[int] = field(default_factory=Counter)
@@ -106,7 +105,7 @@ class ErrorBoundary:
             await self.app(scope, receive, counted)
         except ClientDisconnect:
             self.answers[CLIENT_CLOSED] += 1
-        except Exception:  # one request that fails must not end the process
+        except Exception:  # a failed request must not end the process
             _log.exception("A request failed unexpectedly.")
             if not started:
                 text = "The server failed unexpectedly; its log has the reason."
@@ -114,9 +113,9 @@ class ErrorBoundary:
 
 
 def new_app(title: str, answers: Counter[int], hosts: AllowedHosts | None = None) -> FastAPI:
-    """Return an app without pages of its own that counts the statuses of its responses.
+    """Return an app without documentation pages that counts the statuses of its responses.
 
-    hosts: the names that it answers to (default: all, for a socket that no browser reaches).
+    hosts: the names that it answers to (default: all, for a socket that no browser can reach).
     """
     # FastAPI's documentation pages fetch scripts from other hosts.
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
@@ -134,8 +133,8 @@ def new_app(title: str, answers: Counter[int], hosts: AllowedHosts | None = None
 async def read_body(request: Request, limits: Limits, counters: ServerMetrics) -> bytes:
     """Return a request's body.
 
-    Raises RequestError: 413 before more than body_bytes are held, 408 after body_seconds, 503 where the
-    bodies that are arriving hold too many bytes together.
+    Raises RequestError: 413 before more than body_bytes are in memory, 408 after body_seconds, 503
+    if arriving bodies together have too many bytes.
     """
     too_large = RequestError(
         413, f"A body may have {limits.body_bytes:,} bytes; send a smaller one.", CLOSE
@@ -185,8 +184,8 @@ def build_app(
 ) -> FastAPI:
     """Return the service: POST /v1/migrate, GET /healthz, GET /metrics.
 
-    token: what `Authorization: Bearer` must carry (default: no token is needed). hosts: the names that
-    it answers to (default: those of this machine's own browser).
+    token: the required `Authorization: Bearer` token (default: none is required). hosts: the names
+    that it answers to (default: those of this machine's own browser).
     """
     limits, counters, mapping = limits or Limits(), counters or ServerMetrics(), asyncio.Lock()
     app = new_app("PUMA adapter", counters.answers, hosts or AllowedHosts("localhost"))
@@ -235,7 +234,7 @@ def _media_type(request: Request) -> str:
 def _answer(
     body: bytes, media: str, mapper: Mapper, limits: Limits, counters: ServerMetrics
 ) -> Response:
-    """Map the prompts of a body, and return them in the type that they came in."""
+    """Map the prompts of a body, and return them in the media type of the request."""
     try:
         batch = _read_json(body) if media == JSON else _read_safetensors(body)
         vectors = mapper.check(batch.vectors)
@@ -275,7 +274,7 @@ class _Batch:
     media: str
 
     def response(self, mapped: np.ndarray) -> Response:
-        """Return mapped prompts in the type that the request came in."""
+        """Return mapped prompts in the media type of the request."""
         if self.media == JSON:
             ids = {} if self.users is None else {"user_ids": self.users}
             return JSONResponse(ids | {"vectors": mapped.tolist()})
@@ -308,7 +307,7 @@ def _read_safetensors(body: bytes) -> _Batch:
     tensors = load(body)
     if "vectors" not in tensors:
         raise ValueError("it has no tensor named vectors")
-    # The library has checked the header, but gives metadata of files only.
+    # The library has checked the header, but returns metadata only for files.
     length = int.from_bytes(body[:8], "little")
     metadata = parse_json(body[8 : 8 + length]).get("__metadata__")
     return _Batch(tensors["vectors"], None, metadata, SAFETENSORS[0])

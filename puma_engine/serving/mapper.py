@@ -1,4 +1,4 @@
-"""One adapter, loaded once, that maps prompts."""
+"""An adapter that is loaded once and maps prompts."""
 
 import hashlib
 from pathlib import Path
@@ -28,7 +28,7 @@ class Mapper:
         self.identity = digest.hexdigest()[:16]
 
     def check(self, vectors: np.ndarray) -> np.ndarray:
-        """Return prompts as [n, l, d_in] float32, or raise MigrationError."""
+        """Return prompts as [n, l, d_in] float32. Raises MigrationError for unsuitable ones."""
         if vectors.dtype.kind != "f" or vectors.ndim not in (2, 3):
             raise MigrationError(
                 f"Prompts came as {vectors.dtype} of shape {vectors.shape}; they must be floats of "
@@ -54,7 +54,7 @@ class Mapper:
 def adapter_of(ws: Workspace | None, spec: str, revision: str | None = None) -> AdapterFile:
     """Return the adapter of a folder, a migration run of a workspace, or the hub.
 
-    Raises what `read_adapter` does; NotFoundError; BackboneError for a revision of a run.
+    Raises what `read_adapter` raises; NotFoundError; BackboneError for a revision of a run.
     """
     if ws is not None and not Path(spec).expanduser().is_dir() and "/" not in spec:
         from puma_engine.pipeline import find, load_adapter, load_prompts

@@ -1,4 +1,7 @@
-"""What-if predictions from a process that keeps models loaded, started when needed. Loads no torch."""
+"""What-if predictions from a process with loaded models, which is started when needed.
+
+This module does not load torch.
+"""
 
 import contextlib
 import http.client
@@ -24,12 +27,12 @@ LOG = "whatif.log"
 IDLE_SECONDS = 600.0
 START_SECONDS = 120.0
 ANSWER_SECONDS = 180.0
-# Systems allow 104 to 108 bytes for the address of a Unix socket.
+# Systems limit the address of a Unix socket to 104 to 108 bytes.
 MAX_ADDRESS_BYTES = 100
 
 
 def socket_path(ws: Workspace) -> Path:
-    """Return the socket on which the process serves HTTP; only the owner may enter its folder."""
+    """Return the path of the HTTP socket; only the owner has access to its folder."""
     return ws.root / FOLDER / "socket"
 
 
@@ -40,7 +43,7 @@ def lock_path(ws: Workspace) -> Path:
 
 @contextlib.contextmanager
 def socket_address(path: Path) -> Iterator[str]:
-    """Yield an address of a socket that the system takes, however long its path is.
+    """Context manager: yield an address of a socket that the system accepts, for a path of any length.
 
     Raises JobError for a long path on a system without /proc.
     """
@@ -77,7 +80,7 @@ def predict(
     question = {"run": run.id, "user": user, "title": title}
     if template is not None:
         question["template"] = get_template(template).spec
-    # The process may reach its idle limit between connection and answer: try a second one.
+    # If the process reaches its idle limit between connection and answer, a second one is tried.
     for attempt in (1, 2):
         connection = _connect_or_start(ws, question)
         try:
@@ -104,7 +107,7 @@ def predict(
 
 
 def preload(ws: Workspace, prompts: Sequence[str]) -> None:
-    """Let the process load runs, by id, without waiting; start it if it does not live."""
+    """Make the process load runs, by id, without waiting; start it if necessary."""
     connection = _send(ws, "/v1/load", {"runs": list(prompts)})
     if connection is None:
         _start(ws, prompts)

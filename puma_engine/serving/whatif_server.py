@@ -43,7 +43,7 @@ _log = logging.getLogger("puma_engine.serving")
 
 
 class PredictorCache:
-    """The predictors that were used last, at most `max_runs`."""
+    """The most recently used predictors, at most `max_runs`."""
 
     def __init__(self, ws: Workspace, max_runs: int = MAX_RUNS) -> None:
         self.ws, self.max_runs = ws, max_runs
@@ -52,7 +52,7 @@ class PredictorCache:
     def predictor(self, run_id: str, template: str | None = None) -> Predictor:
         """Return the predictor of a run and a template, loaded if needed. Raises PumaError."""
         run = find(self.ws, run_id, *PROMPT_KINDS)
-        # A run that was deleted and done again has the same id and another time.
+        # A run that was deleted and made again has the same id and another time.
         key = (run.id, run.finished, template)
         if key not in self._predictors:
             while len(self._predictors) >= self.max_runs:
@@ -64,12 +64,12 @@ class PredictorCache:
         return self._predictors[key]
 
     def clear(self) -> None:
-        """Drop all predictors, as after a lack of memory."""
+        """Drop all predictors, for example after running out of memory."""
         self._predictors.clear()
 
 
 class WhatIfService:
-    """The routes of the process, and the time since it was used."""
+    """The routes of the process, and the time since its last use."""
 
     def __init__(self, ws: Workspace) -> None:
         self.predictors = PredictorCache(ws)
@@ -99,12 +99,12 @@ class WhatIfService:
         return {}
 
     async def load_runs(self, runs: Sequence[str]) -> None:
-        """Load runs, at most as many as are held."""
+        """Load runs, at most as many as the cache holds."""
         for run in runs[:MAX_RUNS]:
             await self._call(functools.partial(self.predictors.predictor, run))
 
     def idle_seconds(self) -> float:
-        """Return the seconds since the last use; 0 while a request is in work."""
+        """Return the seconds since the last use; 0 during a request."""
         return 0.0 if self._lock.locked() else time.monotonic() - self._last_use
 
     async def _json_object(self, request: Request) -> dict[str, Any]:
@@ -117,13 +117,13 @@ class WhatIfService:
         return body
 
     async def _call(self, function: Callable[[], Any]) -> Any:
-        """Call a function in a thread, one at a time; turn what it raises into a RequestError."""
+        """Call a function in a thread, one at a time; turn its errors into a RequestError."""
         try:
             async with self._lock:
                 return await asyncio.to_thread(function)
         except PumaError as error:
             raise RequestError(422, str(error), type=type(error).__name__) from error
-        except Exception as error:  # one request that fails must not end the process
+        except Exception as error:  # a failed request must not end the process
             self.predictors.clear()
             _log.exception("A prediction failed.")
             text = f"The prediction failed ({type(error).__name__}: {error}); read the log."
@@ -145,7 +145,7 @@ def _texts(values: Any) -> list[str]:
 
 
 def serve(ws: Workspace, *, idle_seconds: float, runs: Sequence[str] = ()) -> bool:
-    """Serve until no request came for idle_seconds; False if another process already serves.
+    """Serve until there was no request for idle_seconds; return False if another process serves already.
 
     runs: ids to load before the first request.
     """
@@ -181,7 +181,7 @@ async def _serve(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a workspace until idle for long, or told to end."""
+    """Serve a workspace until it is idle for long, or terminated."""
     root, idle, *runs = arguments if arguments is not None else sys.argv[1:]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if not serve(Workspace.open(root), idle_seconds=float(idle), runs=runs):
