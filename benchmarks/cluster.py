@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--shape", type=int, nargs=2, default=[2048, 3072])
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--shard", type=int, default=5_000, help="users a shard")
+    parser.add_argument("--shard", type=int, default=5_000, help="users in a shard")
     parser.add_argument("--distinct", type=int, default=100, help="shards that are no links")
     parser.add_argument("--compared", type=int, default=500_000, help="users for every comparison")
     parser.add_argument("--minutes", type=float, default=60, help="the most a mapping may take")

@@ -253,7 +253,7 @@ class AdapterRequest(Request):
     def check(self) -> None:
         if self.from_predictions < 0:
             raise ConfigError(
-                "from_predictions is a number of random items a user, or 0 to learn from records, not "
+                "from_predictions is a number of random items of each user, or 0 to learn from records, not "
                 f"{self.from_predictions}."
             )
         if self.strategy is not None:

@@ -153,7 +153,7 @@ def _write_parquet(folder: Path) -> None:
 def _reference_parquet(folder: Path) -> Any:
     table = pq.read_table(folder / "prompts.parquet")
     vectors = np.array(table["vector"].to_pylist(), dtype=np.float32)
-    # A table without our metadata is another program's, of one token a user.
+    # A table without our metadata is another program's, with one token for each user.
     metadata = json.loads((table.schema.metadata or {}).get(b"puma", b'{"tokens": 1}'))
     return _by_user(table["user_id"].to_pylist(), vectors, metadata["tokens"])
 

@@ -40,7 +40,7 @@ HELP: dict[str, Text] = {
     "template": "Prompt template: a name, or a file with your own (default: the source's).",
     "chat_template": "Put the chat template of an instruct model around the text.",
     "from_predictions": {
-        "help": "Learn from the source model's predictions of this number of random items a user, and read no "
+        "help": "Learn from the source model's predictions of this number of random items of each user, and read no "
         f"record ({PAIRS_PER_USER} is a good number; 0: learn from records).",
         "min": 0,
     },
@@ -85,7 +85,7 @@ SETTINGS_HELP: dict[type, dict[str, str]] = {
         "kept; 0: no average.",
     },
     PromptConfig: {
-        "tokens": "Soft tokens a user.",
+        "tokens": "Soft tokens of each user.",
         "init_scale": "Bound of the uniform start.",
         "start": "text: the embedding of the token in front of the prompt slot plus each user's "
         "difference; mean, word, shared: the same from the mean token embedding, a word's, or a drawn "

@@ -43,7 +43,7 @@ def refine(request: RefineRequest) -> str:
     dataset=DATASET,
     backbone="Backbone of the prompts (default: none; they are vectors of another origin).",
     users="File with the user id of each row, if the table has none.",
-    tokens="Soft tokens a user, where rows are flat.",
+    tokens="Soft tokens of each user, where rows are flat.",
     items="Table with vectors of items, beside users' vectors.",
     item_ids="File with the item id of each row of --items, if the table has none.",
     vector_columns="Columns of a table that are numbers of the vectors, separated by commas; * stands for any "

@@ -132,7 +132,7 @@ def checked(
         tokens = tokens or 1
         if tokens < 1 or vectors.shape[1] % tokens:
             raise DataError(
-                f"The prompts of {path} have {vectors.shape[1]} numbers a user, which do not make "
+                f"The prompts of {path} have {vectors.shape[1]} numbers for each user, which do not make "
                 f"{tokens} soft tokens; give another --tokens."
             )
         vectors = vectors.reshape(len(vectors), tokens, -1)

@@ -123,7 +123,7 @@ class ParquetShard:
                 numbers = 0 if first is None else _matrix(first.column(VECTOR), label).shape[1]
             if not isinstance(tokens, int) or tokens < 1 or numbers % tokens:
                 raise DataError(
-                    f"The shard {label} has {numbers} numbers a user, which do not make {tokens!r} tokens."
+                    f"The shard {label} has {numbers} numbers for each user, which do not make {tokens!r} tokens."
                 )
             self.shape = (tokens, numbers // tokens)
 

@@ -31,7 +31,7 @@ def draw_pairs(
     users, n_held_out = np.union1d(trained, held_out), held_out_pairs(pairs)
     if pairs + n_held_out > len(item_ids):
         raise MigrationError(
-            f"{pairs} pairs a user and {n_held_out} held-out ones need {pairs + n_held_out} items with a text, but "
+            f"{pairs} pairs of each user and {n_held_out} held-out ones need {pairs + n_held_out} items with a text, but "
             f"the data set has {len(item_ids)}; ask for fewer pairs or give a data set with more items."
         )
     item_rows = np.empty((len(users), pairs + n_held_out), np.int64)

@@ -1,20 +1,20 @@
 """Comparisons as runs: several evaluations with paired differences and costs.
 
 Tables of a comparison run:
-- "methods", one row a method: method (its label), kind (source, migrated, retrained, random,
+- "methods", one row for each method: method (its label), kind (source, migrated, retrained, random,
   shuffled or baseline), evaluation, run, users_trained, seconds, seed, device, is_baseline
   (whether it is the reference).
-- "comparison", one row a method and metric: method, kind, metric, value, low, high, difference,
+- "comparison", one row for each method and metric: method, kind, metric, value, low, high, difference,
   difference_low, difference_high (this method minus the reference, paired over users; NaN for
   the reference), n_users and draws (bootstrap draws of the intervals; absent in older runs).
-- "shares_kept", one row a method, reference and aspect (level or ranking), where the differences are
+- "shares_kept", one row for each method, reference and aspect (level or ranking), where the differences are
   from full retraining and there are random prompts on its backbone or the item mean: what the method
   keeps of the gain of full retraining (see `puma_engine.evaluation.shares_kept`). Older runs do not
   store it, nor pair accuracy: `comparison_scores` and `comparison_shares` compute them.
-- "source_changes", one row a source, method and metric, where there are source prompts: the
+- "source_changes", one row for each source, method and metric, where there are source prompts: the
   difference of the method from them (see `puma_engine.evaluation.source_changes`). Older runs do not
   store it: `comparison_changes` computes it.
-- "users", one row a user: user_id, n (compared rows), train_rows, variance (of the train
+- "users", one row for each user: user_id, n (compared rows), train_rows, variance (of the train
   outcomes), and per evaluation loss_<id>, sd_<id> and half_<id>, the last two of the differences
   from the reference (see `puma_engine.evaluation.user_effects.per_user_losses`).
 - what is derived from "users": see `puma_engine.pipeline.user_impact`.
@@ -306,7 +306,7 @@ def _share_references(
 
 
 def comparison_scores(ws: Workspace, comparison: stage.Reference) -> pd.DataFrame:
-    """Return the table "comparison", one row a method and metric.
+    """Return the table "comparison", one row for each method and metric.
 
     Metrics that an older comparison does not store are computed from its predictions, and left out
     if these are missing.

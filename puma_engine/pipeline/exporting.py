@@ -110,7 +110,7 @@ def export_prompts(
             chosen = table.user_ids.tolist()
             if len(chosen) > MAX_PEFT_FOLDERS:
                 raise ConfigError(
-                    f"PEFT needs a folder a user, and these are {len(chosen):,} users; name at most "
+                    f"PEFT needs a folder for each user, and these are {len(chosen):,} users; name at most "
                     f"{MAX_PEFT_FOLDERS} with --user, or choose the format packed."
                 )
             backbone = load_backbone(ws, model, device=device)

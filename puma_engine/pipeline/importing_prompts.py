@@ -57,7 +57,7 @@ def import_prompts(
     backbone: the model that the prompts were fitted on, in the same version. None for vectors that no
     language model made, see `import_vectors`; items and item_ids belong to those. Prompts must hold
     every user of the data set; other users are left out. users: a file that names the user of each
-    row, where the table does not. tokens: soft tokens a user, where rows are flat. vector_columns:
+    row, where the table does not. tokens: soft tokens of each user, where rows are flat. vector_columns:
     which columns of a table are numbers of the vectors, see `exchange.prompt_formats.read_prompts`.
     head: "auto" keeps the head of a file that `export_prompts` wrote; prompts of another program have
     none that fits, so one is trained on the data set's train rows while the prompts stay fixed. "none"

@@ -134,7 +134,7 @@ def vectors_from_baseline(
         if validation.empty:
             raise DataError(
                 f"The data set {data.name!r} has no validation rows, which choose the factorisation's "
-                "settings; import it with more rows a user."
+                "settings; import it with more rows of each user."
             )
         clock.restart()
         model = MatrixFactorisation(factors, seed).fit(train, validation)

@@ -1,6 +1,6 @@
 """Projections as runs: maps of users before and after a migration.
 
-A projection run stores the table "map" with one row a user: user_id, cluster, variance (of the
+A projection run stores the table "map" with one row for each user: user_id, cluster, variance (of the
 train outcomes), source_x, source_y, migrated_x, migrated_y; and the tensor "space", the principal
 components [users, k] of the source prompts, keyed by user id. If there are more users than the
 sample, the table "places" has the same columns for every user; those outside the sample are placed

@@ -75,7 +75,7 @@ def check_sources(
     needed, items = pairs + held_out_pairs(pairs), int(data.summary["items"])
     if needed > items:
         raise MigrationError(
-            f"{pairs} pairs a user and {held_out_pairs(pairs)} held-out ones need {needed} items, but the "
+            f"{pairs} pairs of each user and {held_out_pairs(pairs)} held-out ones need {needed} items, but the "
             f"data set {data.name!r} has {items}; ask for fewer pairs."
         )
     for source in sources:

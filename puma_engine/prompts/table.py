@@ -1,4 +1,4 @@
-"""Tables of soft prompts, one row a user."""
+"""Tables of soft prompts, one row for each user."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -86,7 +86,9 @@ class Metrics(Runs):
                 f"these have {', '.join(map(str, names))}."
             )
         if frame["user_id"].duplicated().any():
-            raise StoreError("Metrics of users need one row a user; some users came twice.")
+            raise StoreError(
+                "Metrics of users need one row for each user; some users are repeated."
+            )
         columns = [frame[name].astype(str) if name == "user_id" else frame[name] for name in names]
         return names, zip(*(plain(column.tolist(), "metric") for column in columns), strict=True)
 

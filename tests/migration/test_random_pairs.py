@@ -38,5 +38,5 @@ def test_items_without_a_text_are_not_drawn():
     items = ITEMS.assign(text=["", " \x00 ", *["A title"] * 38])
     pairs = draw_pairs(USERS, USERS, items, 32, seed=0)
     assert set(pairs["item_id"]) == set(ITEMS["item_id"][2:])
-    with pytest.raises(MigrationError, match="36 pairs a user and 4 held-out ones .* has 38"):
+    with pytest.raises(MigrationError, match="36 pairs of each user and 4 held-out ones .* has 38"):
         draw_pairs(USERS, USERS, items, 36, seed=0)

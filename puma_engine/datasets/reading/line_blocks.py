@@ -67,7 +67,7 @@ def read_blocks(
                 if len(partial) > MAX_LINE_BYTES:
                     raise DataError(
                         f"{path} has a line of more than {MAX_LINE_BYTES >> 20} MiB (line "
-                        f"{number:,}); check that it is a text file with one record a line."
+                        f"{number:,}); check that it is a text file with one record on each line."
                     )
                 if end:
                     yield Block(data[:end], number)
