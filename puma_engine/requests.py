@@ -291,7 +291,7 @@ class MigrationRequest(AdapterRequest):
         super().check()
         if not self.sources:
             raise MigrationError(
-                "A migration needs at least one run with source prompts; none came."
+                "A migration needs at least one run with source prompts; none is given."
             )
         if self.selection is not None and self.strategy is not None:
             raise ConfigError("Give a selection or a strategy, not both.")
@@ -322,7 +322,7 @@ class ChainRequest(AdapterRequest):
     def check(self) -> None:
         super().check()
         if not self.targets:
-            raise MigrationError("A chain needs at least one target backbone; none came.")
+            raise MigrationError("A chain needs at least one target backbone; none is given.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ def problems(plan: Plan) -> list[str]:
     first = vectors and vectors[0].id == plan.sources[0] and plan.strategy in engine.STRATEGIES
     if first and asks_model(plan.strategy):
         sentences.append(
-            f"The strategy {plan.strategy} asks the source's model, and {vectors[0].name} has none; "
+            f"The strategy {plan.strategy} needs the source's model, and {vectors[0].name} has none; "
             "choose another."
         )
     data = {sources[id_].inputs["dataset"] for id_ in plan.sources} if not sentences else set()

@@ -234,10 +234,9 @@ def _check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file():
         # transformers would add the adapter to weights that may hold it already.
         raise BackboneError(
-            f"The folder {folder} holds an adapter (adapter_config.json) as well as a model or none, "
-            "so what its weights are is not clear. If they have the adapter merged in, remove the "
-            "adapter's files; if not, merge it (PEFT: merge_and_unload) and save the model to a "
-            "folder of its own."
+            f"The folder {folder} holds an adapter (adapter_config.json), so it is not clear whether "
+            "its weights contain the adapter. If they do, remove the adapter's files; otherwise merge "
+            "it (PEFT: merge_and_unload) and save the model to a folder of its own."
         )
     config = folder / "config.json"
     if not config.is_file():

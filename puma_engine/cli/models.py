@@ -131,5 +131,5 @@ def list_zoo() -> None:
 def build_zoo() -> None:
     """Name the command that replaces this one."""
     raise ConfigError(
-        "`puma zoo build` is gone; in a checkout, `python -m research.zoo --only NAME` builds a model."
+        "`puma zoo build` was removed; in a checkout, `python -m research.zoo --only NAME` builds a model."
     )

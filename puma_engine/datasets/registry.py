@@ -168,7 +168,7 @@ def import_folder(
     source, path = get_source(name), Path(path)
     if users is not None and users < 1:
         raise DataError(
-            f"{users} users were asked of {name!r}; ask for 1 or more, or leave it out."
+            f"{users} users were requested of {name!r}; ask for 1 or more, or leave it out."
         )
     if source.settings is None:
         if settings or items_path is not None:

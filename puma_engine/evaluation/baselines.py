@@ -41,7 +41,7 @@ class UserItemBias:
         Raises DataError without train rows.
         """
         if train.empty:
-            raise DataError("A baseline needs train rows; none came.")
+            raise DataError("A baseline needs train rows; there are none.")
         y = train["outcome"].to_numpy(np.float64)
         clicks = y.min() >= 0 and y.max() <= 1
         self.range = (0.001, 0.999) if clicks else (1.0, 5.0)

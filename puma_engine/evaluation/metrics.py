@@ -221,7 +221,7 @@ class _UserRows:
         """Check predictions, and return them in the order of the sorted rows."""
         p = np.asarray(p, np.float64)
         if len(p) != len(self.y):
-            raise DataError(f"{len(p)} predictions came for {len(self.y)} outcomes.")
+            raise DataError(f"There are {len(p)} predictions for {len(self.y)} outcomes.")
         if not np.isfinite(p).all():
             raise DataError("Some predictions are NaN or infinite; they cannot be scored.")
         return p[self.order]

@@ -119,7 +119,7 @@ class PromptShards:
         duplicated = pd.Index(self.user_ids).duplicated()
         if duplicated.any():
             raise DataError(
-                f"The user {str(self.user_ids[duplicated][0])!r} is twice in {folder}; each user has "
+                f"The user {str(self.user_ids[duplicated][0])!r} occurs twice in {folder}; each user has "
                 "one prompt."
             )
 

@@ -140,18 +140,20 @@ def checked(
         raise DataError(f"The prompts of {path} have {vectors.shape[1]} tokens, not {tokens}.")
     if user_ids is None:
         raise DataError(
-            f"The file {path} says nothing of {owner}s; give their ids, in row order, with {_ID_OPTIONS[owner]}."
+            f"The file {path} has no {owner} ids; give them, in row order, with {_ID_OPTIONS[owner]}."
         )
     ids = checked_ids(path, user_ids, owner)
     if len(ids) != len(vectors):
         raise DataError(
-            f"The file {path} has {len(vectors):,} rows, but {len(ids):,} {owner} ids came; they must "
-            "belong to each other."
+            f"The file {path} has {len(vectors):,} rows, but {len(ids):,} {owner} ids were given; give one "
+            "for each row."
         )
     if len(set(ids)) != len(ids):
         twice = Counter(ids).most_common(1)[0][0]
         noun = "prompt" if owner == "user" else "vector"
-        raise DataError(f"The {owner} {twice!r} is twice in {path}; each {owner} has one {noun}.")
+        raise DataError(
+            f"The {owner} {twice!r} occurs twice in {path}; each {owner} has one {noun}."
+        )
     vectors = as_float32(path, vectors)
     for name, value in (head or {}).items():
         if not np.isfinite(value).all():

@@ -96,7 +96,7 @@ def check_user_ids(
             ids = checked_ids(f"{folder}/{name}", users)
             if part == 0 and len(set(ids)) < len(ids):
                 twice = pd.Index(ids)[pd.Index(ids).duplicated()][0]
-                raise DataError(f"The user {twice!r} is twice in {folder}/{name}; {_TWICE}")
+                raise DataError(f"The user {twice!r} occurs twice in {folder}/{name}; {_TWICE}")
             hashes.add(ids)
             while part == 0 and len(hashes) > max_hashes:
                 hashes.split()

@@ -171,7 +171,7 @@ def join_sources(
     and if no user is in all of them.
     """
     if not sources:
-        raise MigrationError("A migration needs at least one source prompt table; none came.")
+        raise MigrationError("A migration needs at least one source prompt table; none is given.")
     lengths = {source.tokens for source in sources}
     if len(lengths) > 1:
         raise MigrationError(

@@ -191,7 +191,7 @@ def check_backbone(ws: Workspace, reference: stage.Reference) -> Run:
         raise BackboneError(
             f"The published comparison {run.published.get('name')!r} was measured with the model "
             f"{run.config['spec']}, which is not on this machine{_how_to_get(run)}; without it the "
-            "published runs can be looked at, compared and exported, and no more."
+            "published runs can only be viewed, compared and exported."
         )
     if not is_unchanged(ws, run):
         remedy = "Restore them, or add it again (puma models add)."

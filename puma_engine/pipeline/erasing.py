@@ -125,7 +125,9 @@ def erase_user(
     if ws.query("SELECT 1 FROM jobs WHERE status IN ('queued', 'running', 'interrupted')") or any(
         locks.is_held(lock) for lock in (ws.root / "locks").glob("*.lock")
     ):
-        raise StoreError("Jobs wait or run; cancel them, or wait for them to end, and try again.")
+        raise StoreError(
+            "Jobs are queued or running; cancel them, or wait for them to end, and try again."
+        )
     damaged = ws.runs(status="damaged")
     damaged += [run for run in finished if not ws.results_are_intact(run.id)]
     if damaged:

@@ -127,7 +127,7 @@ class _Steps:
             )
             if retrained is None:
                 raise StoreError(
-                    "The full retraining to compare with is gone, or was made on other files of the "
+                    "The full retraining to compare with was deleted, or was made on other files of the "
                     "model; run the plan again with retrain (--retrain)."
                 )
             subjects += [*self.scored, retrained.id]

@@ -115,7 +115,7 @@ class Predictor:
         tensors = self.prompts.head()
         if tensors is None:
             raise DataError(
-                f"The prompts of the run {self.run.name!r} came without the head that turns answers "
+                f"The prompts of the run {self.run.name!r} have no head, which turns answers "
                 "into a prediction; import them with it, or fit them here."
             )
         head = self.task.head(0.0, torch.Generator().manual_seed(0))

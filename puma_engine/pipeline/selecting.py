@@ -67,7 +67,7 @@ def run_selection(ws: Workspace, request: SelectionRequest, execution: stage.Exe
     strategy = request.strategy or DEFAULT_STRATEGIES[task_of(ws, source)]
     if not has_model(source) and asks_model(strategy):
         raise SelectionError(
-            f"The strategy {strategy!r} asks the source's language model, and the vectors of "
+            f"The strategy {strategy!r} needs the source's language model, and the vectors of "
             f"{source.name!r} have none; choose another strategy."
         )
     sizes = {"clusters": request.clusters, "min_cluster": request.min_cluster}

@@ -81,7 +81,7 @@ def check_sources(
     for source in sources:
         if not has_model(source):
             raise ConfigError(
-                f"A migration from predictions asks the source's language model, and the vectors of "
+                f"A migration from predictions needs the source's language model, and the vectors of "
                 f"{source.name!r} have none; migrate them from records."
             )
         try:

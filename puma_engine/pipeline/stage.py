@@ -227,7 +227,7 @@ def look_up(ws: Workspace, reference: Reference, *kinds: str) -> Run:
         if len(several) > 1:
             ids = ", ".join(match.id for match in several)
             raise StoreError(
-                f"{len(several)} runs answer to {reference!r} ({ids}); give an id instead."
+                f"{len(several)} runs match {reference!r} ({ids}); give an id instead."
             )
         run = several[0] if several else ws.run(reference)
     if kinds and run.kind not in kinds:

@@ -228,7 +228,9 @@ def rows_by_shard(
         place = np.searchsorted(dataset.users, ids).clip(max=len(dataset.users) - 1)
         place = place[dataset.users[place] == ids]
         if len(np.unique(place)) < len(place) or (shard_of[place] >= 0).any():
-            raise DataError(f"A user of {folder}/{name} is twice in {folder}; each has one prompt.")
+            raise DataError(
+                f"A user of {folder}/{name} occurs twice in {folder}; each has one prompt."
+            )
         shard_of[place] = number
     chosen = dataset.rows(split)
     in_split = (dataset.interactions["split"] == split).to_numpy()

@@ -254,7 +254,8 @@ def _answer(
         )
     if batch.users is not None and len(batch.users) != len(vectors):
         raise RequestError(
-            422, f"{len(batch.users)} user ids came for {len(vectors)} prompts; send as many."
+            422,
+            f"{len(batch.users)} user ids were sent for {len(vectors)} prompts; send one for each.",
         )
     started = time.perf_counter()
     try:

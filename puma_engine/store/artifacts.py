@@ -113,7 +113,7 @@ class Artifacts(Runs):
             if not any(array.ndim and len(array) == rows for array in arrays.values()):
                 shapes = ", ".join(f"{key} {tuple(array.shape)}" for key, array in arrays.items())
                 raise StoreError(
-                    f"{rows} ids came for {name}, but no array has as many rows: {shapes}."
+                    f"{rows} ids were given for {name}, but no array has as many rows: {shapes}."
                 )
         header = {"ids": users, "meta": plain(meta, "metadata")}
         self._put(
@@ -190,7 +190,7 @@ class Artifacts(Runs):
         )
         if not rows and name in (run.published or {}).get("left_out", ()):
             raise NotFoundError(
-                f"The published run {run.name!r} ({run.id}) came without its {name}, which its archive "
+                f"The published run {run.name!r} ({run.id}) has no {name}, which its archive "
                 "leaves out; repeat the run here to have it (puma runs show says how it was made)."
             )
         if not rows:

@@ -121,7 +121,7 @@ def checked_file_name(name: str) -> str:
 def checked_name(name: str) -> str:
     """Return the name of a run; raise StoreError if it is invalid."""
     if not isinstance(name, str) or not name.strip():
-        raise StoreError("A run needs a name; none came.")
+        raise StoreError("A run needs a name; none is given.")
     if len(name) > MAX_NAME or not name.isprintable():
         raise StoreError(
             f"A run's name has at most {MAX_NAME} printable characters; choose another name."

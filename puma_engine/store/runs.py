@@ -192,7 +192,7 @@ class Runs(RunRecords):
             runs = preferred_runs(runs, reference)
         if len(runs) > 1:
             ids = ", ".join(f"{run.id} {run.status}" for run in runs)
-            raise StoreError(f"{len(runs)} runs answer to {reference!r} ({ids}); give an id.")
+            raise StoreError(f"{len(runs)} runs match {reference!r} ({ids}); give an id.")
         if not runs:
             raise NotFoundError(
                 f"There is no run {reference!r} in {self.root}; `puma runs list` shows what there is."
@@ -205,7 +205,7 @@ class Runs(RunRecords):
         Raises NotFoundError if the reference is empty or no text.
         """
         if not isinstance(reference, str) or not reference:
-            raise NotFoundError("A run needs an id or a name; none came.")
+            raise NotFoundError("A run needs an id or a name; none is given.")
         rows = self.query(f"{_SELECT} WHERE id = ?", [reference])
         if not rows:
             prefix = reference if len(reference) >= MIN_PREFIX else None
@@ -331,7 +331,7 @@ class Runs(RunRecords):
         for run in runs:
             _refuse_published(run)
             if run.status == "running":
-                raise StoreError(f"The run {run.name!r} is being worked on; cancel it first.")
+                raise StoreError(f"The run {run.name!r} is being computed; cancel it first.")
         for run in reversed(runs):
             self.delete(run.id)
         return runs
@@ -352,7 +352,7 @@ class Runs(RunRecords):
                     f"The run {run.name!r} is used by {len(users)} runs: {names}; delete them first."
                 )
             if run.status == "running":
-                raise StoreError(f"The run {run.name!r} is being worked on; cancel it first.")
+                raise StoreError(f"The run {run.name!r} is being computed; cancel it first.")
             db.execute("DELETE FROM runs WHERE id = ?", [run.id])
         shutil.rmtree(self.folder(run.id), ignore_errors=True)
         shutil.rmtree(self.root / "work" / run.id, ignore_errors=True)

@@ -61,7 +61,7 @@ def resolve_device(device: str | None) -> str:
         kind = ""
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise ConfigError(
-            f"The device {device!r} is not here; use cpu, or cuda where there is a GPU."
+            f"The device {device!r} is not available; use cpu, or cuda where there is a GPU."
         )
     return distributed.local_device(str(device))
 

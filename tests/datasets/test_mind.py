@@ -236,9 +236,9 @@ def test_the_seed_chooses_the_same_users_for_any_batch_size(
     assert read(folder, users=3).content_hash == three.content_hash
     other = read(folder, seed=1)
     assert other.content_hash != clean.content_hash
-    with pytest.raises(DataError, match="9 users were asked of 'mind', which has 8 usable"):
+    with pytest.raises(DataError, match="9 users were requested of 'mind', which has 8 usable"):
         read(folder, users=9)
-    with pytest.raises(DataError, match="0 users were asked of 'mind'"):
+    with pytest.raises(DataError, match="0 users were requested of 'mind'"):
         read(folder, users=0)
 
 

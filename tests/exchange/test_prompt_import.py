@@ -620,7 +620,7 @@ def test_user_ids_that_do_not_fit_are_refused(tmp_path, name, content, words):
 def test_a_repeated_user_is_refused(tmp_path, world):
     (tmp_path / "u.txt").write_text("\n".join(USERS[:23] + USERS[:1]))
     np.save(tmp_path / "t.npy", world["vectors"])
-    with pytest.raises(DataError, match="'000' is twice"):
+    with pytest.raises(DataError, match="'000' occurs twice"):
         read_prompts(tmp_path / "t.npy", users=tmp_path / "u.txt")
 
 

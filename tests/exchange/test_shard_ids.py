@@ -38,7 +38,7 @@ BOUNDS = pytest.mark.parametrize("bound", [{}, {"max_hashes": 5}])
 @pytest.mark.parametrize(
     ("shards", "words"),
     [
-        ([["a", "b"], ["c", "d", "c"]], "'c' is twice in .*p-1"),
+        ([["a", "b"], ["c", "d", "c"]], "'c' occurs twice in .*p-1"),
         ([["a", "b"], ["c"], ["d", "b"]], "'b' is in the shards p-0.* and p-2"),
         ([["a", ""]], "1 rows without a usable user id"),
         ([["a", "b\x07"]], "1 rows without a usable user id"),

@@ -319,7 +319,7 @@ def test_a_process_that_fails_alone_ends_the_others(group, source, processes, mo
         execute(group, "migrate", request)
     # Nothing began again.
     assert [number for number, *_ in sorted(processes())] == [1, 2]
-    words = r"The device 'cuda' is not here; .* \(process 2 of 2, on \S+\)"
+    words = r"The device 'cuda' is not available; .* \(process 2 of 2, on \S+\)"
     assert re.fullmatch(words, str(error.value))
     (run,) = (run for run in group.there.runs(kind="migration") if run.status == "failed")
     assert run.error == str(error.value)

@@ -248,7 +248,7 @@ def test_a_short_id_does_not_take_other_numbers_with_it(ws):
 
 def test_a_user_is_not_erased_under_a_job(ws):
     job = jobs.enqueue(ws, "demo", {}, title="Waits")
-    with pytest.raises(StoreError, match="Jobs wait or run"):
+    with pytest.raises(StoreError, match="Jobs are queued or running"):
         erase_user(ws, "003")
     jobs.cancel(ws, job.id)
 

@@ -139,7 +139,7 @@ def test_prompts_are_left_out_from_the_controls_on(origin, tmp_path):
     assert less.left_out == {few.id: ["adapter"], random.id: ["prompts"]}
     other = Workspace.open(tmp_path / "other", create=True)
     pipeline.add_published(other, less.file)
-    with pytest.raises(NotFoundError, match="came without its prompts"):
+    with pytest.raises(NotFoundError, match="has no prompts"):
         pipeline.load_prompts(other, random.id)
     assert pipeline.load_prompts(other, source.id).tokens == 1
     with pytest.raises(StoreError, match="more than the 0.001 allowed"):
@@ -191,7 +191,7 @@ def test_a_missing_model_is_one_sentence_before_and_in_a_job(origin, opened):
         with pytest.raises(BackboneError, match="not on this machine"):
             check_models(opened, command, args)
     check_models(opened, "compare", {"evaluations": list(opened.run("real").inputs.values())})
-    with pytest.raises(BackboneError, match="looked at, compared and exported"):
+    with pytest.raises(BackboneError, match="viewed, compared and exported"):
         pipeline.predict_title(opened, few.id, "007", "Dune")
     with pytest.raises(BackboneError, match="not on this machine"):
         pipeline.evaluate(opened, few.id, split="validation")
@@ -358,7 +358,7 @@ def test_an_archive_that_is_published_again_says_how_it_was_measured(origin, ope
     pipeline.add_published(other, again.file)
     before, after = (ws.run("real").published for ws in (opened, other))
     assert after == before
-    with pytest.raises(NotFoundError, match="came without its adapter"):
+    with pytest.raises(NotFoundError, match="has no adapter"):
         other.get_tensors(few.id, "adapter")
 
 

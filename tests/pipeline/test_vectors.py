@@ -137,7 +137,7 @@ def test_every_interface_makes_the_same_runs(world, vectors, monkeypatch):
     assert refused == ["vectors holds vectors, and no model that could predict; use records."]
     asking = plans.problems(dataclasses.replace(plan, strategy="kmeans-loss", budget=5))
     assert asking == [
-        "The strategy kmeans-loss asks the source's model, and vectors has none; choose another."
+        "The strategy kmeans-loss needs the source's model, and vectors has none; choose another."
     ]
     assert plans.problems(dataclasses.replace(plan, strategy="facility", budget=5)) == []
     request = plan.request()
@@ -278,7 +278,7 @@ def test_what_needs_a_model_says_that_vectors_have_none(world, vectors, tmp_path
 
 def test_a_strategy_that_asks_the_model_is_refused(world, vectors):
     bench, _ = world
-    with pytest.raises(SelectionError, match="'kmeans-loss' asks the source's language model"):
+    with pytest.raises(SelectionError, match="'kmeans-loss' needs the source's language model"):
         bench.select(vectors, strategy="kmeans-loss", budget=6)
 
 
@@ -295,7 +295,7 @@ def write(path, text):
         ("user_id,a,b\n001,1,2\n002,2,\n", "column 'b' of .* is not a number|NaN"),
         ("user_id,a\n001,1\n002,2\n", "have 1 numbers each"),
         ("user_id,a,b\n001,1,2\n002,1,2\n", "tell no users apart"),
-        ("user_id,a,b\n001,1,2\n001,2,1\n", "'001' is twice"),
+        ("user_id,a,b\n001,1,2\n001,2,1\n", "'001' occurs twice"),
         ("name,a,b\n001,1,2\n", "user_id"),
         ("user_id,a,b\n001,1,inf\n002,1,2\n", "NaN or infinite"),
     ],

@@ -147,7 +147,7 @@ def test_impossible_streams_are_refused_and_leave_no_files(tmp_path):
     with pytest.raises(SelectionError, match="from 1 to the 40 users"):
         select_stream(source, target, budget=41, strategy="random")
     save_tensors(source / "p-2.safetensors", {"vectors": vectors[:1, None]}, {"user_ids": ["u3"]})
-    with pytest.raises(DataError, match="'u3' is twice"):
+    with pytest.raises(DataError, match="'u3' occurs twice"):
         select_stream(source, target, budget=5, strategy="random")
     save_tensors(source / "p-2.safetensors", {"vectors": vectors[:1, None]})
     with pytest.raises(DataError, match="does not name the user of each row"):

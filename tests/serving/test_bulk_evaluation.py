@@ -84,7 +84,7 @@ def test_rows_without_a_prompt_are_counted_and_other_folders_refused(world, tmp_
     with pytest.raises(MigrationError, match="is of another evaluation"):
         evaluate_stream(world.ws, few, tmp_path / "out", "moved", split="train", device="cpu")
     (few / "again.safetensors").write_bytes(first.read_bytes())
-    with pytest.raises(DataError, match="is twice in"):
+    with pytest.raises(DataError, match="occurs twice in"):
         evaluate_stream(world.ws, few, tmp_path / "two", "moved", device="cpu")
     others = dataclasses.replace(
         world.prompts, user_ids=np.char.add("new-", world.prompts.user_ids.astype(str))

@@ -112,7 +112,7 @@ def test_bit_rot_that_leaves_the_time_is_noticed_by_the_next_process(ws):
 
 def test_delete_removes_files(ws):
     run = started(ws)
-    with pytest.raises(StoreError, match="worked on"):
+    with pytest.raises(StoreError, match="being computed"):
         ws.delete(run.id)
     ws.put_table(run.id, "t", FRAME)
     ws.work(run.id)

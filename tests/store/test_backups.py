@@ -78,6 +78,6 @@ def test_a_run_is_deleted_with_what_was_made_from_it(ws):
 def test_nothing_is_deleted_while_one_of_them_is_worked_on(ws):
     data = ws.run("dataset")
     ws.begin("evaluation", name="busy", config={}, inputs={"prompts": ws.run("prompts").id})
-    with pytest.raises(StoreError, match="'busy' is being worked on"):
+    with pytest.raises(StoreError, match="'busy' is being computed"):
         ws.delete_all(data.id)
     assert len(ws.descendants(data.id)) == 2

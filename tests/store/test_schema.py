@@ -125,7 +125,7 @@ def test_one_process_at_a_time_works_on_a_run(ws):
     assert ws.runs(status="running") and not ws.runs(status="interrupted")
     with pytest.raises(StoreError, match="Another process works"):
         ws.begin("dataset", name="x", config={}, inputs={})
-    with pytest.raises(StoreError, match="worked on"):
+    with pytest.raises(StoreError, match="being computed"):
         ws.delete(run_id)
     other.kill()
     other.communicate()

@@ -140,7 +140,7 @@ def test_stored_metrics_are_read_back(ws):
     assert len(ws.metrics()) == 2 and ws.metrics().iloc[0]["run_id"] == run.id
     with pytest.raises(StoreError, match="precision"):
         ws.put_user_metrics(run.id, users.assign(precision=1.0))
-    with pytest.raises(StoreError, match="twice"):
+    with pytest.raises(StoreError, match="repeated"):
         ws.put_user_metrics(run.id, pd.concat([users, users]))
     with pytest.raises(StoreError, match="split, metric and value"):
         ws.put_metrics(run.id, [{"metric": "rmse", "value": 1.0}])
@@ -173,7 +173,7 @@ def test_runs_are_found_by_id_name_and_prefix(ws):
     assert ws.runs(limit=1) == [second] and ws.runs(kind="prompts") == []
     assert ws.runs(kind="dataset", status="finished") == [second, first]
     ws.rename(second.id, "books")
-    with pytest.raises(StoreError, match="2 runs answer to 'books'"):
+    with pytest.raises(StoreError, match="2 runs match 'books'"):
         ws.run("books")
     for unknown in ("nothing", first.id[:2], "", "%"):
         with pytest.raises(NotFoundError):
@@ -192,18 +192,18 @@ def test_failed_runs_give_their_names_to_later_ones(ws):
     later = started(ws, "books", file="another")
     assert ws.run("books") == good
     # What is deleted or renamed must be one run alone.
-    with pytest.raises(StoreError, match=f"4 runs answer to 'books' .*{failed[0].id} failed"):
+    with pytest.raises(StoreError, match=f"4 runs match 'books' .*{failed[0].id} failed"):
         ws.run("books", alone=True)
     assert ws.run(later.id[:8], alone=True).id == later.id
     done(ws, name="books", config={"file": "second"})
-    with pytest.raises(StoreError, match="2 runs answer to 'books'"):
+    with pytest.raises(StoreError, match="2 runs match 'books'"):
         ws.run("books")
 
 
 def test_a_name_that_begins_another_id_is_refused(ws):
     first, second = done(ws, name="books", users=1), done(ws, name="films", config={"x": 1})
     ws.rename(second.id, first.id[:6])
-    with pytest.raises(StoreError, match="2 runs answer to") as refused:
+    with pytest.raises(StoreError, match="2 runs match") as refused:
         ws.run(first.id[:6])
     assert first.id in str(refused.value) and second.id in str(refused.value)
     ws.rename(second.id, first.id)
@@ -244,7 +244,7 @@ def test_bad_runs_are_refused_with_the_reason(ws):
     run = started(ws)
     with pytest.raises(StoreError, match="1 repeat"):
         ws.put_tensors(run.id, "p", {"v": np.zeros((2, 1))}, ids=["1", 1])
-    with pytest.raises(StoreError, match="3 ids came"):
+    with pytest.raises(StoreError, match="3 ids were given"):
         ws.put_tensors(run.id, "p", {"v": np.zeros((2, 1))}, ids=["1", "2", "3"])
     with pytest.raises(StoreError, match="cannot be written"):
         ws.put_table(run.id, "t", pd.DataFrame({"x": [{"a": 1}, 3]}))

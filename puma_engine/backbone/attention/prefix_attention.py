@@ -117,7 +117,7 @@ def prefix_attention(
     in_place: InPlace | None = getattr(module, PREFIX_ATTRIBUTE, None)
     if in_place is not None:
         if softcap is not None:
-            raise NotImplementedError("Attention in place knows no softcap.")
+            raise NotImplementedError("Attention to prefixes in the cache supports no softcap.")
         out, _ = attend_in_place(
             query, key, value, in_place.layer, in_place.tiles, in_place.one_block, scale
         )

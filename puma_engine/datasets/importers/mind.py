@@ -469,7 +469,7 @@ def _read_rows(
         )
     if request.users is not None and count < request.users:
         raise DataError(
-            f"{request.users} users were asked of 'mind', which has {count} usable users; ask for "
+            f"{request.users} users were requested of 'mind', which has {count} usable users; ask for "
             f"1 to {count}."
         )
     unusable = {NO_LABEL: sum(no_label), UNKNOWN_NEWS: sum(unknown_news)}

@@ -254,7 +254,7 @@ def seeded_users(
     """
     if not 1 <= users <= len(present):
         raise DataError(
-            f"{users} users were asked of {label}, which has {len(present)} {kind} users; ask for 1 "
+            f"{users} users were requested of {label}, which has {len(present)} {kind} users; ask for 1 "
             f"to {len(present)}."
         )
     keys = mix(seed_key(seed, "users"), text_keys(rows.user_ids[present]))
