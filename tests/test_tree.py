@@ -142,15 +142,17 @@ def test_no_dangerous_calls_are_used(path):
 @pytest.mark.parametrize(
     ("code", "slow"),
     [
-        ("from puma_engine.cli import main\nmain(['--help'])", {"sklearn", "streamlit"}),
+        ("from puma_engine.cli import main\nmain(['--help'])", {"ray", "sklearn", "streamlit"}),
         (
             "from puma_engine.cli import main\nmain(['runs', 'list', '-w', sys.argv[1]])",
             {"sklearn", "streamlit"},
         ),
         (
             "import puma_engine, puma_engine.pipeline, puma_engine.jobs, dashboard.engine\n"
+            # Actors of a cluster that read shards load it, too.
+            "import puma_engine.jobs.cluster, puma_engine.serving.cluster_bulk\n"
             f"import {', '.join(f'dashboard.views.{page}' for page in PAGES)}",
-            {"sklearn"},
+            {"ray", "sklearn"},
         ),
     ],
     ids=["help", "runs", "pages"],

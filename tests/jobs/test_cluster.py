@@ -312,11 +312,6 @@ def test_an_address_at_which_nothing_answers_is_refused_at_once(tmp_path):
     assert TOKEN not in ended.stderr
 
 
-def test_nothing_imports_ray_unless_asked():
-    code = "import sys, puma_engine.cli, puma_engine.pipeline, puma_engine.jobs.cluster; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(world, source):
     ws = world.there
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=9)
