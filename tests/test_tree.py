@@ -151,6 +151,7 @@ def test_no_dangerous_calls_are_used(path):
             "import puma_engine, puma_engine.pipeline, puma_engine.jobs, dashboard.engine\n"
             # Actors of a cluster that read shards load it, too.
             "import puma_engine.jobs.cluster, puma_engine.serving.cluster_bulk\n"
+            "import puma_engine.serving.whatif_server\n"
             f"import {', '.join(f'dashboard.views.{page}' for page in PAGES)}",
             {"ray", "sklearn"},
         ),

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -22,7 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from puma_engine.errors import MigrationError
 from puma_engine.files import parse_json
 from puma_engine.serving.hosts import AllowedHosts, HostGuard
-from puma_engine.serving.mapper import Mapper
+
+if TYPE_CHECKING:
+    # It loads torch, which the what-if process does without until it loads a model.
+    from puma_engine.serving.mapper import Mapper
 
 SAFETENSORS = ("application/vnd.safetensors", "application/octet-stream")
 JSON = "application/json"
@@ -175,7 +178,7 @@ def waiting(limits: Limits, counters: ServerMetrics) -> Iterator[None]:
 
 
 def build_app(
-    mapper: Mapper,
+    mapper: "Mapper",
     *,
     token: str | None = None,
     limits: Limits | None = None,
@@ -232,7 +235,7 @@ def _media_type(request: Request) -> str:
 
 
 def _answer(
-    body: bytes, media: str, mapper: Mapper, limits: Limits, counters: ServerMetrics
+    body: bytes, media: str, mapper: "Mapper", limits: Limits, counters: ServerMetrics
 ) -> Response:
     """Map the prompts of a body, and return them in the media type of the request."""
     try:
