@@ -66,6 +66,14 @@ def container(tmp_path_factory):
         process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("There is no chromium on this machine.")
+    with chromium() as chromium_browser:
+        yield chromium_browser
+
+
 def answer(base, path, **headers):
     request = urllib.request.Request(base + path, headers=headers)
     try:
@@ -156,33 +164,27 @@ def test_a_container_answers_to_its_addresses_and_to_added_names(container):
     assert handshake(container, "evil.example", "http://evil.example") == 403
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
-def test_the_pages_log_no_error_and_keep_to_the_content_security_policy(base):
-    with chromium() as browser:
-        page = opened(browser, base)
-        logged = []
-        page.on("console", lambda message: logged.append((message.type, message.text)))
-        for name in pages.PAGES:
-            page.goto(f"{base}/{name}")
-            page.wait_for_selector("h1")
-        assert [text for _, text in logged if "Content Security Policy" in text] == []
-        assert [text for kind, text in logged if kind == "error"] == []
+def test_the_pages_log_no_error_and_keep_to_the_content_security_policy(base, browser):
+    page = opened(browser, base)
+    logged = []
+    page.on("console", lambda message: logged.append((message.type, message.text)))
+    for name in pages.PAGES:
+        page.goto(f"{base}/{name}")
+        page.wait_for_selector("h1")
+    assert [text for _, text in logged if "Content Security Policy" in text] == []
+    assert [text for kind, text in logged if kind == "error"] == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
-def test_names_of_icons_are_not_read_out(base):
-    with chromium() as browser:
-        page = opened(browser, f"{base}/trade-off")
-        heading = page.get_by_role("heading", name="Nothing to compare yet", exact=True)
-        heading.wait_for()
-        assert heading.locator("[role=img]").count() == 1  # drawn, for those who see it
-        assert page.get_by_role("img", name="icon").count() == 0
+def test_names_of_icons_are_not_read_out(base, browser):
+    page = opened(browser, f"{base}/trade-off")
+    heading = page.get_by_role("heading", name="Nothing to compare yet", exact=True)
+    heading.wait_for()
+    assert heading.locator("[role=img]").count() == 1  # drawn, for those who see it
+    assert page.get_by_role("img", name="icon").count() == 0
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="There is no chromium on this machine.")
-def test_addresses_in_names_are_no_links(base):
-    with chromium() as browser:
-        page = opened(browser, f"{base}/jobs")
-        # The table has the title, too, in cells that are drawn.
-        page.get_by_role("heading", name="See https:").wait_for()
-        assert page.locator("a[href*='evil.example']").count() == 0
+def test_addresses_in_names_are_no_links(base, browser):
+    page = opened(browser, f"{base}/jobs")
+    # The table has the title, too, in cells that are drawn.
+    page.get_by_role("heading", name="See https:").wait_for()
+    assert page.locator("a[href*='evil.example']").count() == 0
