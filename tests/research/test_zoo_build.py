@@ -55,11 +55,23 @@ def test_only_vectors_of_users_in_the_batch_change(module):
     assert sorted(moved.tolist()) == sorted(set(batch.people.tolist()))
 
 
-def test_a_build_writes_a_model_that_loads_with_a_true_card(tmp_path):
-    build_model("phi3-small", out=tmp_path, recipe=TINY, device="cpu", users=12)
-    folder = tmp_path / "phi3-small"
-    assert [path.name for path in tmp_path.iterdir()] == ["phi3-small"]
+def build(zoo):
+    return build_model("phi3-small", out=zoo, recipe=TINY, device="cpu", users=12)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A zoo of one model that was built, and what the build returned."""
+    zoo = tmp_path_factory.mktemp("zoo")
+    return zoo, build(zoo)
+
+
+def test_a_build_writes_a_model_that_loads_with_a_true_card(built):
+    zoo, returned = built
+    folder = zoo / "phi3-small"
+    assert [path.name for path in zoo.iterdir()] == ["phi3-small"]
     card = json.loads((folder / "card.json").read_text())
+    assert card == returned
     shipped = json.loads((zoo_folder("phi3-small") / "card.json").read_text())
     assert set(card) == set(shipped) and set(card["recipe"]) == set(shipped["recipe"])
     assert card["sequences"] == 24 and card["tokens"] > 24 * 40
@@ -74,13 +86,12 @@ def test_a_build_writes_a_model_that_loads_with_a_true_card(tmp_path):
         assert torch.isfinite(model.float()(ids).logits).all()
 
 
-def test_the_same_recipe_gives_the_same_weights_and_the_next_build_replaces_them(tmp_path):
-    first, again = (
-        build_model("llama-small", recipe=TINY, out=tmp_path, device="cpu", users=12)
-        for _ in range(2)
-    )
-    assert first["sha256"] == again["sha256"]
-    assert [path.name for path in tmp_path.iterdir()] == ["llama-small"]
+def test_the_same_recipe_gives_the_same_weights_and_the_next_build_replaces_them(built):
+    zoo, first = built
+    (zoo / "phi3-small" / "older").touch()
+    assert build(zoo)["sha256"] == first["sha256"]
+    assert [path.name for path in zoo.iterdir()] == ["phi3-small"]
+    assert not (zoo / "phi3-small" / "older").exists()
 
 
 def test_a_cancelled_build_does_not_change_the_existing_folder(tmp_path):
