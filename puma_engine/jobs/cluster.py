@@ -31,6 +31,7 @@ from puma_engine.files import atomic_write, parse_json, sha256_file
 from puma_engine.jobs.cluster_nodes import record_nodes
 from puma_engine.jobs.node_worker import (
     BLOCK,
+    CHECKPOINT,
     NodeWorker,
     error_of,
     last_line,
@@ -57,7 +58,6 @@ CONNECT_SECONDS = 10.0
 UNDER_WAY = 4
 # Bringing checkpoints back takes at most this share of the time.
 CHECKPOINT_SHARE = 0.1
-CHECKPOINT = "checkpoint.json"
 
 _log = logging.getLogger("puma_engine.jobs")
 
@@ -521,7 +521,7 @@ class RemoteRun:
             )
 
     def _bring_checkpoint(self) -> bool:
-        """Bring the node's checkpoint here, its record last; False if it changed meanwhile."""
+        """Bring the node's checkpoint here, its record last; False if it is incomplete or changed meanwhile."""
         offered = self._call("checkpoint")
         if offered is None:
             return False

@@ -31,6 +31,8 @@ from puma_engine.training import distributed
 from puma_engine.version import __version__
 
 PACKAGES = ("torch", "transformers", "ray")
+# The record of a checkpoint, which names its other file and is written after it.
+CHECKPOINT = "checkpoint.json"
 MAX_LINES = 1000
 # Bytes of a message with a part of a file.
 BLOCK = 8 << 20
@@ -184,8 +186,14 @@ class NodeWorker:
         }
 
     def checkpoint(self) -> list[tuple[str, str, int]] | None:
-        """Return the files of the checkpoint, to be read; None if they changed meanwhile."""
+        """Return the files of the checkpoint, to be read; None if they changed meanwhile or lack the record.
+
+        Files without a record are those of a first checkpoint that is being written, or of one that is
+        being removed.
+        """
         before = self._checkpoint_state()
+        if all(name != CHECKPOINT for name, *_ in before):
+            return None
         try:
             files = [self._snapshot(self.ws.work(self._run_id) / name) for name, *_ in before]
         except FileNotFoundError:

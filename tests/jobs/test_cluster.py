@@ -287,6 +287,17 @@ def test_a_scratch_folder_that_another_user_could_point_elsewhere_is_refused(tmp
     assert kept.is_dir()
 
 
+def test_a_checkpoint_without_its_record_is_not_offered(tmp_path, monkeypatch):
+    monkeypatch.setenv(scratch.VARIABLE, str(tmp_path))
+    worker = node_worker.NodeWorker()
+    worker._run_id = "a" * 16
+    folder = worker.ws.work(worker._run_id)
+    (folder / "checkpoint-14.safetensors").write_bytes(b"numbers")
+    assert worker.checkpoint() is None
+    (folder / node_worker.CHECKPOINT).write_text("{}", encoding="utf-8")
+    assert {name for name, *_ in worker.checkpoint()} == {file.name for file in folder.iterdir()}
+
+
 def test_several_processes_of_a_launcher_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="without a launcher"):

@@ -27,7 +27,7 @@ from small_runs import QUICK, SMALL
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, ConfigError
 from puma_engine.jobs import cluster as clusters
-from puma_engine.jobs import cluster_nodes, dispatch
+from puma_engine.jobs import cluster_nodes, dispatch, node_worker
 from puma_engine.jobs.cluster import Cluster, NodeLost
 from puma_engine.requests import EvaluationRequest, FitRequest, MigrationRequest
 from puma_engine.store.records import now
@@ -150,7 +150,7 @@ def test_a_training_whose_node_dies_goes_on_from_its_checkpoint(world, source, l
     )
     lost = replaced(calls)
     (begun,) = (n for n, call in enumerate(calls) if n > lost and call[1] == "start")
-    assert clusters.CHECKPOINT in calls[begun][2]["checkpoint"]
+    assert node_worker.CHECKPOINT in calls[begun][2]["checkpoint"]
     # Before, there may be a report that is older than the checkpoint.
     assert min(step for step, at in steps if at > begun and step) >= calls[lost][2] > 1
     assert_same(world, there, here)
