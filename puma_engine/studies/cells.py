@@ -23,7 +23,8 @@ TUNED_SETTINGS = ("training", "prompt", "adapter")
 # Suffixes of template names by the order of a template.
 ORDERS = {"prompt-first": "", "item-first": "-item-first", "prompt-last": "-prompt-last"}
 Inputs = Mapping[str, "str | list[str]"]
-# Options that some studies ignore, each with two values; a study uses an option if its cells differ.
+# Options that some studies ignore, each with two values; a study uses an option if its cells differ from
+# those with one of the values.
 _TRIED: dict[str, tuple[Any, Any]] = {
     "shares": ((0.41,), (0.43,)),
     "strategies": (("loss",), ("variance",)),
@@ -120,14 +121,13 @@ class Study:
     def check_used(self, options: Options) -> None:
         """Raise ConfigError for an option with another value than its default that the study does not use."""
         default = Options()
-        for name, (first, second) in _TRIED.items():
-            if getattr(options, name) == getattr(default, name):
+        for name, tried in _TRIED.items():
+            value = getattr(options, name)
+            if value == getattr(default, name):
                 continue
-            if self.cells(replace(options, **{name: first})) == self.cells(
-                replace(options, **{name: second})
-            ):
+            cells = self.cells(options)
+            if all(self.cells(replace(options, **{name: other})) == cells for other in tried):
                 flag = _FLAGS.get(name, name)
                 raise ConfigError(
-                    f"The study {self.name} has no {flag} to set, so --{flag} would change nothing; leave it "
-                    "out."
+                    f"That --{flag} would change nothing in the study {self.name}; leave it out."
                 )

@@ -239,8 +239,14 @@ REQUESTS = [
         ["prompts", "export", "source", "--out", "x.npz", "--format", "numpy", "--licence", "MIT"],
         "numpy has no card",
     ),
-    (["study", "figure4", "--target", "phi3-small"], "The study figure4 has no target to set"),
-    (["study", "table2", "--strategy", "random"], "The study table2 has no strategy to set"),
+    (
+        ["study", "figure4", "--target", "phi3-small"],
+        "That --target would change nothing in the study figure4",
+    ),
+    (
+        ["study", "table2", "--strategy", "random"],
+        "That --strategy would change nothing in the study table2",
+    ),
     (["evaluate", "source", "--dataset", "more"], "4 test rows", "first: 'u12'"),
     (["evaluate", "nobody"], "There is no run 'nobody'", "item_mean"),
     (["evaluate", "source", "--precision", "fp99"], "There is no precision 'fp99'"),

@@ -1,17 +1,19 @@
 """Cells of the studies of the paper's tables."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from puma_engine.cli.study import default_processes
 from puma_engine.defaults import PAIRS_PER_USER
+from puma_engine.errors import ConfigError
 from puma_engine.jobs.dispatch import VARIABLE
 from puma_engine.studies import Options, get_study
 from puma_engine.studies.builder import ALL_USERS, BLENDED, WITHOUT_RECORDS, few_users
 from puma_engine.studies.grids import CLICKS, OTHER_MODELS, RATINGS
-from puma_engine.studies.paper import FROM_FACTORS, FROM_ITEMS_TOO
+from puma_engine.studies.paper import FAMILIES, FROM_FACTORS, FROM_ITEMS_TOO
 
 
 @pytest.mark.parametrize(
@@ -146,3 +148,18 @@ def test_candidates_for_clicks_have_no_early_stopping():
     tried = [cell for cell in cells if " candidate " in cell.name and "training" in cell.settings]
     assert {cell.stage for cell in tried} == {"fit_prompts", "migrate", "refine"}
     assert {cell.settings["training"]["patience"] for cell in tried} == {0}
+
+
+def test_chains_end_at_a_target_that_belongs_to_no_family():
+    options = Options(datasets=("goodbooks",), target="smollm2", seeds=(0,))
+    figure5 = get_study("figure5")
+    figure5.check_used(options)
+    cells = {cell.name: cell for cell in figure5.cells(options)}
+    last = cells["goodbooks/hop 2 0"]
+    assert last.settings["target"] == "smollm2"
+    assert last.inputs == {"sources": "goodbooks/direct qwen2-small 0"}
+    assert cells["goodbooks/direct smollm2 0"].inputs == {
+        "sources": "goodbooks/source llama-medium 0"
+    }
+    with pytest.raises(ConfigError, match="--target would change nothing"):
+        figure5.check_used(replace(options, target=FAMILIES[-1]))
