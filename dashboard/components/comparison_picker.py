@@ -28,7 +28,7 @@ class ComparisonRequest:
 
 def pick() -> Run | None:
     """Draw the controls; return the finished comparison to show, or None after saying why not."""
-    runs = engine.runs("comparison", status=None)
+    runs = comparisons.own_first(engine.runs("comparison", status=None))
     splits = comparisons.splits()
     if not runs and not splits:
         page_states.empty(

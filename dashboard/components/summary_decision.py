@@ -57,14 +57,13 @@ def switch(runs: list[Run]) -> Run:
     runs: finished comparisons, the newest first. By default the newest of this workspace is shown; a
     published one, which was measured elsewhere, is chosen.
     """
-    local = [run for run in runs if run.published is None]
-    published = [run for run in runs if run.published is not None]
-    ordered = [*local, *published]
+    ordered = comparisons.own_first(runs)
     if len(ordered) == 1:
         return ordered[0]
     by_id = {run.id: run for run in ordered}
     labels = {
-        run.id: f"{'Published' if run in published else 'This workspace'}: {short(run.name, 60)}"
+        run.id: f"{'This workspace' if run.published is None else 'Published'}: "
+        f"{short(run.name, 60)}"
         for run in ordered
     }
     chosen = query_params.choose(

@@ -67,6 +67,23 @@ def splits() -> list[DataSplit]:
     return list(evaluated.values())
 
 
+def own_first(runs: list[Run]) -> list[Run]:
+    """Return comparisons with this workspace's own before published ones; pages open with the first."""
+    return sorted(runs, key=lambda run: run.published is not None)
+
+
+def judged_migration() -> str | None:
+    """Return the migration that the first verdict on the page Summary is about; None without one."""
+    for run in own_first(engine.runs("comparison"))[:1]:
+        try:
+            method = verdict(engine.root(), run.id).method
+            table, _ = tables(engine.root(), run.id)
+        except engine.PumaError:  # the pages of the comparison say what is wrong with it
+            return None
+        return next((row.run for row in table.itertuples() if row.method == method), None)
+    return None
+
+
 def split_of(run: Run) -> DataSplit | None:
     """Return the data split of a comparison; None if it is gone."""
     reference = engine.run(run.inputs["reference"]) if "reference" in run.inputs else None

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import engine
+from dashboard.engine import comparisons, people
 from puma_engine.backbone.gguf_model import find_parts
 from puma_engine.backbone.packages import PACKAGED, local_path
 from puma_engine.backbone.templates import TEMPLATES
@@ -130,10 +131,34 @@ def template_names(run: Run) -> dict[str, str]:
 
 
 def default_pair(backbones: list[Run], prompts: list[Run]) -> tuple[str, str]:
-    """Return the ids of the newest backbone with source prompts, and of the newest other one."""
+    """Return the ids of the old and the new backbone to begin with.
+
+    They are those of the Summary's verdict, else the newest with source prompts and the newest other.
+    """
+    known = [run.id for run in backbones]
+    decided = _decided_pair()
+    if decided is not None and set(decided) <= set(known):
+        return decided
     sources = {run.inputs.get("backbone") for run in prompts if run.config.get("role") == "source"}
-    source = next((run.id for run in backbones if run.id in sources), backbones[-1].id)
-    return source, next((run.id for run in backbones if run.id != source), source)
+    source = next((run_id for run_id in known if run_id in sources), known[-1])
+    return source, next((run_id for run_id in known if run_id != source), source)
+
+
+def _decided_pair() -> tuple[str, str] | None:
+    """Return the backbones of the migration that the Summary's verdict is about; None without one.
+
+    A chain begins with its first backbone, an aggregation with that of its first source prompts.
+    """
+    judged = comparisons.judged_migration()
+    if judged is None:
+        return None
+    try:
+        migration = first = engine.run(judged)
+        while sources := people.sources_of(first):
+            first = sources[0]
+    except engine.NotFoundError:
+        return None
+    return first.inputs.get("backbone", ""), migration.inputs.get("backbone", "")
 
 
 def named_models() -> dict[str, str]:

@@ -167,30 +167,18 @@ def default(known: dict[str, str], dataset: str | None, methods: list[str]) -> s
     """Return the prompt table to begin with.
 
     It is the first migration among some evaluations, else the first table of a data set, else the
-    migration that the newest comparison judges, else one that has a map, else the first.
+    migration that the Summary's verdict is about, else one that has a map, else the first.
     """
     migrated = {run.id for run in engine.runs("migration")}
     prompts = [run_id for run_id in map(prompts_of, methods) if run_id in migrated]
     if not prompts and dataset is not None:
         prompts = [run_id for run_id in known if engine.run(run_id).inputs["dataset"] == dataset]
     if not prompts:
-        prompts = [run_id for run_id in [_judged()] if run_id in known]
+        prompts = [run_id for run_id in [comparisons.judged_migration()] if run_id in known]
     if not prompts:
         mapped = {run.inputs.get("migrated") for run in engine.runs("projection")}
         prompts = [run_id for run_id in known if run_id in mapped]
     return (prompts or list(known))[0]
-
-
-def _judged() -> str | None:
-    """Return the prompts of the method that the verdict on the newest comparison is about."""
-    for run in engine.runs("comparison")[:1]:
-        try:
-            method = comparisons.verdict(engine.root(), run.id).method
-            table, _ = comparisons.tables(engine.root(), run.id)
-        except engine.PumaError:  # the pages of the comparison say what is wrong with it
-            return None
-        return next((row.run for row in table.itertuples() if row.method == method), None)
-    return None
 
 
 def members(comparison: str) -> list[str]:

@@ -68,7 +68,8 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
             text = f"{SIDES[side]}: {escaped(warning, MAX_WARNING)}"
             st.warning(text, icon=":material/warning:")
     _memory(chosen)
-    _tokens(chosen, next((run.config.get("template") for run in prompts), None))
+    templates = {run.inputs.get("backbone"): run.config.get("template") for run in prompts[::-1]}
+    _tokens(chosen, templates.get(chosen["source"].id))
     st.header("Prompts fitted on each", divider="gray")
     fitted = []
     for side, run in chosen.items():

@@ -28,7 +28,7 @@ def _report() -> None:
         "every method with intervals and costs, users who regress, lineage, seeds and versions. Both are "
         "HTML files that open without a network."
     )
-    compared = engine.runs("comparison")
+    compared = comparisons.own_first(engine.runs("comparison"))
     if not compared:
         page_states.empty("No comparison is finished", "Compare methods first.")
         pages.link("compare", label="Compare methods")

@@ -1,12 +1,13 @@
 """The Models page in every state, memory estimates, and refused models."""
 
+import compared
 import pytest
 from dashboard_pages import HOSTILE, add_job, assert_plain, finished, open_page, texts
 from units import numbers_without_unit, old_words
 
 from dashboard.components.formatting import MAX_WARNING, escaped
 from dashboard.engine import models
-from puma_engine import jobs
+from puma_engine import jobs, pipeline
 from puma_engine.errors import BackboneError, ConfigError
 from puma_engine.pipeline import COMMANDS
 from puma_engine.store import Workspace
@@ -78,6 +79,37 @@ def test_source_and_target_are_guessed_and_written_into_the_address(ws, monkeypa
     app = open_page("models", ws.root, monkeypatch, source="../x", template="none")
     assert_plain(app)
     assert len(app.warning) >= 2
+
+
+def test_the_page_opens_with_the_models_of_the_verdict_on_the_summary(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "workspace"))
+    ws = compared.workspace(tmp_path)["ws"]
+    decided = [ws.run(name).id for name in ("old", "new")]
+    later = [add_model(ws, name) for name in ("later", "latest")]
+    finished(ws, "prompts", "p", config={"role": "source"}, inputs={"backbone": later[0].id})
+    prompts = ws.runs(kind="prompts", status="finished")
+    backbones = ws.runs(kind="backbone", status="finished")
+    assert list(models.default_pair(backbones, prompts)) == decided
+    # Without one of them, as without a verdict, it is the newest pair.
+    newest = (later[0].id, later[1].id)
+    remaining = [run for run in backbones if run.id != decided[0]]
+    assert models.default_pair(remaining, prompts) == newest
+    (comparison,) = ws.runs(kind="comparison")
+    ws.delete(comparison.id)
+    assert models.default_pair(backbones, prompts) == newest
+
+
+def test_a_chain_begins_with_the_model_of_its_first_prompts(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "workspace"))
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    data = compared.import_data(ws, tmp_path)
+    old, middle, new = (compared.backbone(ws, name) for name in ("old", "middle", "new"))
+    first = compared.migrate(ws, [compared.prompts(ws, data, old, "source")], middle, name="first")
+    last = compared.migrate(ws, [first], new, name="last")
+    again = compared.prompts(ws, data, new, "retrained", 40.0)
+    pipeline.compare(ws, [compared.evaluate(ws, run, 0.8) for run in (last, again)], baselines=True)
+    backbones = ws.runs(kind="backbone", status="finished")
+    assert models.default_pair(backbones, [first, last, again]) == (old.id, new.id)
 
 
 @pytest.mark.parametrize(
