@@ -1,13 +1,12 @@
 """Every page on a workspace that cannot be written: shown, with nothing that would change it."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import compared
 import pytest
 from dashboard_pages import open_page, texts
+from open_folders import open_folder
 from streamlit.testing.v1 import AppTest
 
 from dashboard import pages
@@ -24,21 +23,16 @@ UNFILLED = {"models"}
 @pytest.fixture(scope="module")
 def root():
     """A workspace with results, a failed job and a waiting one, in a folder that nobody may write."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    ws = compared.workspace(folder)["ws"]
-    jobs.enqueue(ws, "demo", {}, title="Waits")
-    failed = jobs.enqueue(ws, "demo", {}, title="Failed")
-    with ws.transaction() as db:
-        db.execute("UPDATE jobs SET status = 'failed', error = 'x' WHERE id = ?", [failed.id])
-    ws.close()
-    everything = [ws.root, *ws.root.rglob("*")]
-    for path in everything:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    yield ws.root
-    for path in everything:
-        path.chmod(0o700)
-    shutil.rmtree(folder)
+    with open_folder() as folder:
+        ws = compared.workspace(folder)["ws"]
+        jobs.enqueue(ws, "demo", {}, title="Waits")
+        failed = jobs.enqueue(ws, "demo", {}, title="Failed")
+        with ws.transaction() as db:
+            db.execute("UPDATE jobs SET status = 'failed', error = 'x' WHERE id = ?", [failed.id])
+        ws.close()
+        for path in [ws.root, *ws.root.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        yield ws.root
 
 
 def opened(name, root, monkeypatch, **query):
@@ -76,15 +70,13 @@ def test_every_page_is_shown_without_actions(name, root, monkeypatch):
 
 
 def test_adding_a_model_is_not_offered(monkeypatch):
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    ws = Workspace.open(folder / "workspace", create=True)
-    ws.close()
-    for path, rights in ((ws.path, 0o444), (ws.root, 0o555)):
-        path.chmod(rights)
-    app = opened("models", ws.root, monkeypatch)
-    assert "may only be viewed" in texts(app) and not app.button
-    shutil.rmtree(folder)
+    with open_folder() as folder:
+        ws = Workspace.open(folder / "workspace", create=True)
+        ws.close()
+        for path, rights in ((ws.path, 0o444), (ws.root, 0o555)):
+            path.chmod(rights)
+        app = opened("models", ws.root, monkeypatch)
+        assert "may only be viewed" in texts(app) and not app.button
 
 
 def test_importing_is_not_offered(root, monkeypatch):

@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from open_folders import open_folder
 
 from puma_engine import jobs
 from puma_engine.errors import StoreError
@@ -17,21 +17,17 @@ NOBODY = 65534
 
 @pytest.fixture
 def ws():
-    """A workspace with one table, in a folder that every user may enter (those of pytest are private)."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    workspace = Workspace.open(folder / "ws", create=True)
-    run = workspace.begin("dataset", name="run", config={}, inputs={})
-    workspace.put_table(run.id, "t", pd.DataFrame({"a": [1]}))
-    workspace.finish(run.id, seconds=1, device="cpu")
-    workspace.close()
-    if os.geteuid() == 0:
-        for path in [workspace.root, *workspace.root.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY)
-    yield workspace
-    for path in workspace.root.rglob("*"):
-        path.chmod(0o700)
-    shutil.rmtree(folder)
+    """A workspace with one table, in a folder that every user may enter."""
+    with open_folder() as folder:
+        workspace = Workspace.open(folder / "ws", create=True)
+        run = workspace.begin("dataset", name="run", config={}, inputs={})
+        workspace.put_table(run.id, "t", pd.DataFrame({"a": [1]}))
+        workspace.finish(run.id, seconds=1, device="cpu")
+        workspace.close()
+        if os.geteuid() == 0:
+            for path in [workspace.root, *workspace.root.rglob("*")]:
+                os.chown(path, NOBODY, NOBODY)
+        yield workspace
 
 
 def as_unprivileged_user(function):
