@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from puma_engine import pipeline
 from puma_engine.backbone.templates import TEMPLATES
+from puma_engine.datasets import REGISTRY, Dataset
 from puma_engine.defaults import (
     DEFAULT_TEMPLATES,
     EARLY_STOPPING_USERS,
@@ -29,7 +32,8 @@ from puma_engine.studies.study_data import study_data
 from puma_engine.zoo import ZOO
 
 MINUTES = 40.0
-# The number of users is a multiple of STEP and at least FEWEST; rows are counted for MEASURED_USERS.
+# Unless the data set has fewer, the number of users is a multiple of STEP and at least FEWEST. Rows are
+# counted for MEASURED_USERS.
 STEP, FEWEST, MEASURED_USERS = 5, 20, 60
 
 _log = logging.getLogger("puma_engine.studies")
@@ -46,10 +50,11 @@ def quick_options(
 ) -> Options:
     """Return the options of a quick study with as many users as fit, if a model is not from the zoo.
 
-    Only the first data set is used. An earlier trial in the workspace with the same models and data
-    set decides the number of users, so that it is continued. Otherwise the speed of the slowest
-    model is measured. The number and its reason are logged. Options with zoo models are returned
-    unchanged.
+    The study's own number of quick users is for zoo models and does not count: options.users is
+    replaced. Only the first data set is used. An earlier trial in the workspace with the same models
+    and data set decides the number of users, so that it is continued. Otherwise the speed of these
+    models is measured, and every epoch of every training is counted. The number and its reason are
+    logged. Options with zoo models are returned unchanged.
     """
     models = [name for name in (options.source, options.target) if name not in ZOO]
     if not models:
@@ -60,26 +65,42 @@ def quick_options(
         _log.info("The trial goes on with the %d users of the one before.", earlier)
         return replace(options, users=earlier)
     (name,) = options.datasets
-    imported = study_data(name).settings | {"users": MEASURED_USERS}
-    data = pipeline.load_dataset(ws, pipeline.import_dataset(ws, **imported))
+    data, available = _sample(ws, name)
     template = TEMPLATES[DEFAULT_TEMPLATES[data.task]]
     if options.order is not None:
         template = TEMPLATES[data.task + ORDERS[options.order]]
-    counts, cells = DataCounts.of(data), study.cells(options)
+    counts, cells, sampled = DataCounts.of(data), study.cells(options), len(data.users)
     per_user = 0.0
     for model in models:
         run = pipeline.add_backbone(ws, model, device=device)
         settings: dict[str, Any] = {"template": template, "device": device}
         speed = measure_model(ws, run, data, precision=precision or "auto", **settings)
-        per_user += seconds_per_user(cells, model, speed, counts, MEASURED_USERS, data.task)
-    max_users = options.users or MEASURED_USERS
-    users = max(FEWEST, min(max_users, int(60 * minutes / per_user) // STEP * STEP))
+        per_user += seconds_per_user(cells, model, speed, counts, sampled, data.task)
+    users = max(FEWEST, int(60 * minutes / per_user) // STEP * STEP)
+    if available is not None:
+        users = min(users, available)
     _log.info(
-        "The trial takes %d users of %s, which are expected to take %.0f min (%s); --users and "
-        "--dataset choose others.",
+        "The trial takes %d users of %s, which need at most %.0f min at the measured speed (%s), less if "
+        "trainings stop early; --users and --dataset choose others.",
         *(users, name, users * per_user / 60, speed),
     )
     return replace(options, users=users)
+
+
+def _sample(ws: Workspace, name: str) -> tuple[Dataset, int | None]:
+    """Return at most MEASURED_USERS users of a study's data set, and how many it has (None: unknown).
+
+    Original files, which may be large, are not stored whole.
+    """
+    settings = study_data(name).settings
+    source = REGISTRY.get(settings["source"])
+    if source is not None and not source.shipped:
+        run = pipeline.import_dataset(ws, **settings, users=MEASURED_USERS)
+        available = run.summary["report"].get("users_with_enough_rows")
+        return pipeline.load_dataset(ws, run), available
+    data = pipeline.load_dataset(ws, pipeline.import_dataset(ws, **settings))
+    chosen = np.random.default_rng(0).permutation(data.users)[:MEASURED_USERS]
+    return data.for_users(chosen), len(data.users)
 
 
 def _earlier_users(ws: Workspace, study: Study, options: Options) -> int | None:

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
+import original_files as of
 import pytest
+from small_runs import write_ratings
 
 from puma_engine import studies
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed
@@ -16,6 +19,7 @@ from puma_engine.zoo import ZOO
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2"
 QUICK = Options(quick=True, target=MODEL, **get_study("table2").quick)
+GOODBOOKS_USERS = 10_206
 COUNTS = DataCounts(train=1500, validation=200, test=400, fitted_items=1500, items=1900)
 
 
@@ -75,16 +79,45 @@ def measured(monkeypatch):
 def test_users_follow_from_the_speed_and_are_said(tmp_path, measured, caplog):
     ws = Workspace.open(tmp_path, create=True)
     users = []
-    for speed in (20, 100, 200, 1_000_000):
+    for speed in (20, 100, 1000, 1_000_000):
         measured(ModelSpeed(speed, speed, speed))
         with caplog.at_level(logging.INFO, logger="puma_engine"):
             options = quick_options(ws, get_study("table2"), QUICK, device="cpu")
         users.append(options.users)
         assert options.datasets == ("goodbooks",)
-        assert f"takes {options.users} users of goodbooks" in caplog.messages[-1]
-    assert users == sorted(users) and len(set(users)) > 2
-    assert users[0] >= quick_users.FEWEST and users[-1] == QUICK.users
+        said = re.search(
+            r"takes (\d+) users of goodbooks, which need at most (\d+) min at .*, less if trainings stop early",
+            caplog.messages[-1],
+        )
+        assert int(said[1]) == options.users
+        # As many as fit, unless there are no more: five users more would take longer.
+        fits = quick_users.FEWEST < options.users < GOODBOOKS_USERS
+        assert not fits or 40 * (1 - 5 / options.users) - 1 < int(said[2]) <= 40
+    assert users == sorted(users) and len(set(users)) == 4
+    # Quick's own number is for models of the zoo.
+    assert users[0] >= quick_users.FEWEST and users[2] > QUICK.users
+    assert users[-1] == GOODBOOKS_USERS
     assert quick_options(ws, get_study("table2"), QUICK, minutes=1e-3).users == quick_users.FEWEST
+
+
+def test_a_table_of_few_users_is_taken_whole(tmp_path, measured):
+    table = write_ratings(tmp_path / "ratings.csv", users=23)
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    options = Options(quick=True, target=MODEL, datasets=(f"rating={table}",), users=110)
+    measured(ModelSpeed(1e9, 1e9, 1e9))
+    assert quick_options(ws, get_study("table2"), options, device="cpu").users == 23
+
+
+def test_original_files_are_not_stored_whole(tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(quick_users, "MEASURED_USERS", 5)
+    folder = tmp_path / "ml"
+    of.write_movielens(folder, records=of.movielens_csv(users=31))
+    ws = Workspace.open(tmp_path / "workspace", create=True)
+    options = Options(quick=True, target=MODEL, datasets=(f"movielens={folder}",), users=110)
+    measured(ModelSpeed(1e9, 1e9, 1e9))
+    assert quick_options(ws, get_study("table2"), options, device="cpu").users == 31
+    (imported,) = ws.runs(kind="dataset")
+    assert imported.summary["users"] == 5
 
 
 def test_a_trial_goes_on_with_the_users_of_the_one_before(tmp_path, measured):
@@ -96,7 +129,7 @@ def test_a_trial_goes_on_with_the_users_of_the_one_before(tmp_path, measured):
     studies.save_report(ws, report | {"options": options})
     assert quick_options(ws, get_study("table2"), QUICK).users == 35
     other = Options(quick=True, source="qwen2-small", target=MODEL, users=150)
-    assert quick_options(ws, get_study("table2"), other, device="cpu").users == 150
+    assert quick_options(ws, get_study("table2"), other, device="cpu").users == GOODBOOKS_USERS
 
 
 def test_models_of_the_zoo_keep_the_study_as_it_is(tmp_path):
