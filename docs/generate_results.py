@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from puma_engine.defaults import DEFAULT_STRATEGIES, PAPER_STRATEGY
 from puma_engine.evaluation.baselines import BASELINES
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.report import svg
+from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.studies import evidence
 from puma_engine.studies.builder import ALL_USERS, BLENDED, SMALL_SHARE, few_users
 from puma_engine.studies.catalog import STUDIES
@@ -42,8 +43,6 @@ PAGE, REPORTS, README, MODELS, METHOD = (
 )
 RESULTS = ROOT / "docs/results"
 WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
-# Since this day prompt last is the default of ratings, and the zoo has the models of this version.
-PROMPT_LAST = "2026-11-30"
 BADGES = {"reproduced": "✅", "not reproduced": "❌", "undecided": "❔", "no evidence": "–"}
 REFINED, FEW = f"{ALL_USERS}, refined", few_users(PAPER_STRATEGY)
 FEW_REFINED, SHUFFLED = f"{FEW}, refined", "shuffled control"
@@ -51,6 +50,8 @@ ITEM_PROMPTS = "retrained, item prompts too"
 RETRAINED, REUSED = "retrained", "reused as they are"
 # The changes of the study of that name, in the order in which the page tells them.
 CHANGES = ("source to target", "target to source", "source to other words")
+# Shares of users in table4, by size.
+FEWEST_SHARES, MORE_SHARES = (0.01, 0.03), (0.07, 0.15)
 ORDERS = ("prompt first", "item first", "prompt last")
 TABLE = {
     "full retraining": "retrained",
@@ -65,19 +66,24 @@ TABLE = {
 class Main:
     """The main results (table2) of one data set and one target model.
 
-    words: its name in texts. real_model: the target where it is not the zoo's.
+    words: its name in texts. other_model: a source or target outside the zoo, see Evidence.
     """
 
     report: dict[str, Any]
     dataset: str
     words: str
-    real_model: str | None = None
+    other_model: str | None = None
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
         """Means over the seeds, by method."""
         lines = [line for line in self.report["summary"] if line["dataset"] == self.dataset]
         return {line["method"]: line for line in lines}
+
+    @property
+    def role(self) -> str | None:
+        """Role of a model outside the zoo: "on" for the target, "from" for the source."""
+        return self.other_model and self.other_model.partition(" ")[0]
 
     @property
     def metric(self) -> str:
@@ -150,18 +156,17 @@ def main_results(reports: Sequence[Evidence]) -> list[Main]:
     """Return the main results of each data set with the zoo, then those of other models."""
     of_zoo = {
         finding.dataset: finding.evidence
-        for finding in evidence.findings([item for item in reports if item.real_model is None])
+        for finding in evidence.findings([item for item in reports if item.other_model is None])
         if finding.claim.name == "all-users" and finding.evidence is not None
     }
     results = [
         Main(of_zoo[name].report, name, words) for name, words in WORDS.items() if name in of_zoo
     ]
     for item in reports:
-        if item.real_model is not None and item.study == "table2" and not item.quick:
+        if item.other_model is not None and item.study == "table2" and not item.quick:
             for name in datasets(item.report):
-                model = evidence.MODEL_NAMES.get(str(item.real_model), str(item.real_model))
-                words = f"{WORDS.get(name, name)} on {model}"
-                results.append(Main(item.report, name, words, model))
+                words = evidence.column_heading(f"{name}, {item.other_model}", WORDS)
+                results.append(Main(item.report, name, words, item.other_model))
     return results
 
 
@@ -295,38 +300,56 @@ def representative(results: Sequence[Main]) -> str:
     )
 
 
-def other_model(main: Main) -> str:
-    """What a migration to a model that is not the zoo's reaches."""
-    named = (
-        (ALL_USERS, "All users"),
-        (FEW, "7 % of the users (the paper's strategy)"),
-        (few_users(DEFAULT_STRATEGIES["rating"]), "7 % (representative)"),
-        (few_users("random"), "7 % (random)"),
-        (few_users(PAPER_STRATEGY, 0.01), "1 % (the paper's strategy)"),
-        (REFINED, "all users, refined,"),
-        (FEW_REFINED, "7 %, refined for all users,"),
-    )
-    parts = []
-    for method, words in named:
-        if (loss := main.loss(method)) is not None:
-            seeds = main.rows[method]["seeds"]
-            side = "worse" if loss[0] > 0 else "better"
-            single = " (one training)" if seeds == 1 else ""
-            cost = percent(main.cost(method))
-            parts.append(f"{words} end {percent(abs(loss[0]))} {side}{single} for {cost}")
-    words = main.words[0].upper() + main.words[1:]
-    level, order = (main.kept(ALL_USERS, aspect) for aspect in ("level", "ranking"))
-    kept = (
-        f" All users keep {percent(level[0])} of retraining's gain in RMSE and {percent(order[0])} in pair accuracy."
-        if level and order
-        else ""
-    )
-    best = [main.best(language_model=with_one) for with_one in (True, False)]
-    model, without = (main.rows[name][main.metric] for name in best)
-    return (
-        f"**{words}, {main.users:,} users: {'; '.join(parts)} of the arithmetic.**{kept} The best plan has an RMSE of {model:.3f}, the "
-        f"best method without a language model {without:.3f}."
-    )
+def real_models_text(results: Sequence[Main]) -> str:
+    """Return what migrations to a model outside the zoo reach, and migrations from one."""
+    targets = targets_briefly(results)
+    above = wrapped(f"""**With SmolLM2 (135 million parameters) as the target, all users end {losses(targets, ALL_USERS)},
+and in pair accuracy {losses(targets, ALL_USERS, ranking=True)}. 7 % of the users end {losses(targets, FEW)}.** The table
+has differences from retraining (negative is better, * may be chance) and shares of its arithmetic.""")
+    return f"{above}\n\n{real_models_table(results)}"
+
+
+def targets_briefly(results: Sequence[Main]) -> list[Main]:
+    """Return the results with a target outside the zoo, named by their data alone."""
+    return [
+        replace(main, words=WORDS.get(main.dataset, main.dataset))
+        for main in results
+        if main.role == "on"
+    ]
+
+
+def real_models_table(results: Sequence[Main]) -> str:
+    """Return the losses of the main methods where a model is not the zoo's, with their arithmetic."""
+    methods = {
+        "all users": ALL_USERS,
+        "7 %, the paper's strategy": FEW,
+        "7 %, random": few_users("random"),
+        "1 %, the paper's strategy": few_users(PAPER_STRATEGY, 0.01),
+        "all users, refined": REFINED,
+        "7 %, refined for all": FEW_REFINED,
+    }
+    heads = [f"{main.words}, {main.users:,} users" for main in results]
+    lines = [f"| | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
+    for label, method in methods.items():
+        cells = [loss_cell(main, method) for main in results]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    for label, language_model in (("best plan", True), ("best without a language model", False)):
+        cells = [
+            f"{main.rows[main.best(language_model=language_model)][main.metric]:.3f}"
+            for main in results
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def loss_cell(main: Main, method: str) -> str:
+    """Return a method's loss against full retraining with its sign, and its arithmetic."""
+    loss = main.loss(method)
+    if loss is None:
+        return "–"
+    value, low, high = loss
+    chance = "" if low > 0 or high < 0 else "*"
+    return f"{100 * value:+.1f} %{chance} ({percent(main.cost(method))})"
 
 
 def worse_after(item: Evidence, method: str, changes: Sequence[str] = CHANGES) -> str:
@@ -341,7 +364,7 @@ def changes_text(item: Evidence) -> str:
     return wrapped(f"""**Prompts reused as they are** end {worse_after(item, REUSED)} worse (RMSE) than retraining after a change of
 `{options["source"]}` from Q4_1 to Q4_0, back, and to another wording of the template. A migration that all users train ends
 {worse_after(item, ALL_USERS)} worse, one that 7 % of them train {worse_after(item, FEW)}
-([report](results/changes/changes.md): {options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
+([report](results/smollm2/goodbooks/changes.md): {options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
 
 
 def changes_briefly(item: Evidence) -> str:
@@ -352,13 +375,13 @@ users of SmolLM2, prompts reused as they are end {worse_after(item, REUSED, both
 {worse_after(item, ALL_USERS, both)} ([one training](docs/models.md#a-change-of-precision))."""
 
 
-def findings_text(results: Sequence[Main], orders: Evidence) -> str:
+def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequence[Evidence]) -> str:
     """Return the findings, each with its picture."""
-    zoo = [main for main in results if main.real_model is None]
+    zoo = [main for main in results if main.other_model is None]
     rated = [main for main in zoo if main.metric == "rmse"]
-    others = "\n\n".join(other_model(main) for main in results if main.real_model is not None)
-    others = f"\n\n## And on a real language model?\n\n{others}" if others else ""
-    return wrapped(f"""## Is a migration as good as full retraining?
+    others = [main for main in results if main.other_model is not None]
+    real = f"\n\n## And with a real language model?\n\n{real_models_text(others)}" if others else ""
+    findings = wrapped(f"""## Is a migration as good as full retraining?
 
 **Trained on all users, it ends {losses(zoo, ALL_USERS)}.** Refined for all users, it ends
 {losses(zoo, REFINED)}. In the order of each user's items (pair accuracy), all users end
@@ -369,7 +392,8 @@ def findings_text(results: Sequence[Main], orders: Evidence) -> str:
 ## How few users suffice, and what does that save?
 
 **Trained on 7 % of the users, it ends {losses(zoo, FEW)}, for {costs(zoo, FEW)} of the arithmetic.**
-{representative(rated)} As many random users as 7 %: {losses(zoo, few_users("random"))}. {arithmetic(orders)}
+{representative(rated)} As many random users as 7 %: {losses(zoo, few_users("random"))}. {chosen_users(selections)}
+{arithmetic(orders)}
 
 ![Loss of migrations on few users, with their share of the arithmetic](images/results-cost.svg)
 
@@ -380,11 +404,16 @@ the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(r
 migrated prompts are personal. {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with
 the method.
 
-![Shares of full retraining's gain that a migration keeps](images/results-kept.svg){others}""")
+![Shares of full retraining's gain that a migration keeps](images/results-kept.svg)""")
+    return findings + real
 
 
 def pictures(results: Sequence[Main]) -> dict[str, str]:
-    """Return the pictures of the results page as SVG, by file name."""
+    """Return the pictures of the results page as SVG, by file name.
+
+    They show the zoo, and other models as targets.
+    """
+    results = [main for main in results if main.role != "from"]
     axis = "Loss against full retraining in % (left is better)"
     rows = [
         (f"{main.words}, {name}", kind, *(100 * value for value in loss))
@@ -447,6 +476,98 @@ def orders_table(reports: Sequence[Evidence]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Gain:
+    """Loss of a strategy against random users as a share, with its 95 % interval over trainings."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        value, low, high = (f"{100 * part:+.1f}" for part in (self.value, self.low, self.high))
+        return f"{value} % [{low}, {high}]"
+
+
+def against_random(
+    selections: Sequence[Evidence], strategy: str, shares: Sequence[float]
+) -> Gain | None:
+    """Return the loss of a strategy against random users, in the mean of data sets, shares and seeds.
+
+    selections: reports of table4 with one metric. The interval is over pairs of trainings (Student's
+    t): one value for each data set and seed, the mean over the shares of users. Seeds that lack one
+    are left out.
+    """
+    losses = []
+    for item in selections:
+        rows = {
+            (row["method"], row["share"], row["seed"]): row
+            for row in item.report["rows"]
+            if row.get("share") is not None
+        }
+        metric = primary_metric(next(iter(rows.values())))
+        sign = -1 if METRICS[metric].higher_is_better else 1
+        for seed in sorted({seed for _, _, seed in rows}):
+            pairs = [((strategy, share, seed), ("random", share, seed)) for share in shares]
+            if all(key in rows for pair in pairs for key in pair):
+                ratios = [rows[chosen][metric] / rows[random][metric] for chosen, random in pairs]
+                losses.append(sign * (float(np.mean(ratios)) - 1))
+    test = paired_t_test(losses)
+    return None if test is None else Gain(test.value, test.low, test.high)
+
+
+def strategies_table(selections: Sequence[Evidence]) -> str:
+    """Return the losses of all strategies against random users, on ratings and on clicks."""
+    groups = {
+        task: [item for item in selections if item.report["rows"][0].get(metric) is not None]
+        for task, metric in (("ratings", "rmse"), ("clicks", "uauc"))
+    }
+    heads = [f"{task}, {words}" for task in groups for words in ("1 % and 3 %", "7 % and 15 %")]
+    lines = [f"| strategy | {' | '.join(heads)} |", "| --- " * 5 + "|"]
+    for strategy in STRATEGIES:
+        gains = [
+            against_random(items, strategy, shares)
+            for items in groups.values()
+            for shares in (FEWEST_SHARES, MORE_SHARES)
+        ]
+        if strategy != "random" and any(gain is not None for gain in gains):
+            lines.append(f"| `{strategy}` | {' | '.join(str(gain or '–') for gain in gains)} |")
+    return "\n".join(lines)
+
+
+def chosen_users(selections: Sequence[Evidence]) -> str:
+    """Say what choosing users by the paper's strategy is worth on ratings, on few users and on more."""
+    rated = [item for item in selections if item.report["rows"][0].get("rmse") is not None]
+    few, more = (
+        against_random(rated, PAPER_STRATEGY, shares) for shares in (FEWEST_SHARES, MORE_SHARES)
+    )
+    if few is None or more is None:
+        return ""
+    return (
+        f"[Choosing users](method.md#which-users) matters where they are few: on 1 % and 3 % of the users of both rating "
+        f"sets, the paper's strategy ends {few} against random users; on 7 % and 15 %, {more}."
+    )
+
+
+def mixed_table(reports: Sequence[Evidence]) -> str:
+    """Return the losses and the arithmetic of plans that migrate and then refine some of the users."""
+    mains = {
+        name: Main(item.report, name, WORDS[name])
+        for item in reports
+        if item.study == "mixed"
+        for name in datasets(item.report)
+    }
+    results = [mains[name] for name in WORDS if name in mains]
+    methods = [name for name in results[0].rows if name != RETRAINED and name not in BASELINES]
+    heads = [f"{main.words}, {main.users:,} users" for main in results]
+    lines = [f"| | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
+    for method in methods:
+        label = method.replace("PUMA, ", "adapter of ").replace("%", " %")
+        cells = [loss_cell(main, method) for main in results]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def order_cell(line: dict[str, Any]) -> str:
     """Return the scores of a method in one order, their spread over trainings, and its arithmetic."""
     metric = primary_metric(line)
@@ -463,16 +584,26 @@ def table_file(item: Evidence) -> Path:
 
 
 def claims_table(reports: Sequence[Evidence]) -> str:
-    """Return the table of claims: a row a claim, a column a data set or another model."""
+    """Return the tables of claims, with the zoo and with other targets: a row a claim, a column a data set."""
     columns = evidence.findings_by_column(reports)
-    names = [name for name in WORDS if name in columns]
-    names += [name for name in columns if name not in WORDS]
+    zoo = [name for name in WORDS if name in columns]
+    others = [name for name in columns if ", on " in name]
+    parts = [verdicts(columns, zoo)]
+    if others:
+        parts += ["With a real language model as the target:", verdicts(columns, others)]
+    return "\n\n".join(parts)
+
+
+def verdicts(columns: dict[str, dict[str, Finding]], names: Sequence[str]) -> str:
+    """Return a table of the claims for which one of the named columns has evidence."""
     heads = [evidence.column_heading(name, WORDS) for name in names]
     lines = [f"| claim of the paper | {' | '.join(heads)} |", "| --- " * (1 + len(names)) + "|"]
-    claims: list[Claim] = [finding.claim for finding in next(iter(columns.values())).values()]
+    claims: list[Claim] = [finding.claim for finding in columns[names[0]].values()]
     for claim in claims:
-        cells = [verdict_cell(columns[name][claim.name]) for name in names]
-        lines.append(f"| {claim.text} | {' | '.join(cells)} |")
+        found = [columns[name][claim.name] for name in names]
+        if any(finding.evidence is not None for finding in found):
+            cells = [verdict_cell(finding) for finding in found]
+            lines.append(f"| {claim.text} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -480,8 +611,7 @@ def verdict_cell(finding: Finding) -> str:
     """A verdict as a badge with a link to its report, and what would settle an undecided one."""
     if finding.evidence is None or finding.assessed is None:
         return BADGES["no evidence"]
-    old = "" if finding.evidence.report["date"] >= PROMPT_LAST else " °"
-    cell = f"{BADGES[finding.verdict]} [{finding.verdict}](results/{table_file(finding.evidence)}){old}"
+    cell = f"{BADGES[finding.verdict]} [{finding.verdict}](results/{table_file(finding.evidence)})"
     more = finding.assessed.more_seeds
     cell += f"<br>about {more} more seed{'' if more == 1 else 's'}" if more else ""
     ranking = finding.ranking
@@ -500,7 +630,7 @@ def reports_table(reports: Sequence[Evidence]) -> str:
         names = datasets(item.report)
         sizes = dict.fromkeys("{:,}, {}".format(*item.size(name)) for name in names)
         description = STUDIES[item.study].description
-        words = ", ".join(names) + (f" on {item.real_model}" if item.real_model else "")
+        words = ", ".join(names) + (f" {item.other_model}" if item.other_model else "")
         lines.append(
             f"| [{item.name}]({table_file(item)}) | {description} | {words} | {'; '.join(sizes)} | {item.provenance} |"
         )
@@ -509,14 +639,16 @@ def reports_table(reports: Sequence[Evidence]) -> str:
 
 def readme_figures(results: Sequence[Main], orders: Evidence, changes: Evidence) -> str:
     """Return the README's answer, table and limits."""
-    zoo = [main for main in results if main.real_model is None]
+    zoo = [main for main in results if main.other_model is None]
     rated = [main for main in zoo if main.metric == "rmse"]
-    others = " ".join(other_model(main) for main in results if main.real_model is not None)
+    targets = [main for main in results if main.role == "on"]
+    results = [*zoo, *targets]
     seeds = " or ".join(sorted({str(main.rows["retrained"]["seeds"]) for main in results}))
     above = f"""**With 7 % of the users, a migration ends {losses(rated, FEW)} than full retraining,
 for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(zoo, ALL_USERS)}.
 
-{others}
+SmolLM2 is a real language model of 135 million parameters. With it as the target, a migration of all users ends
+{losses(targets_briefly(results), ALL_USERS)}, and one of 7 % {losses(targets_briefly(results), FEW)}.
 
 Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
 {seeds} trainings. In brackets: the share of full retraining's arithmetic."""
@@ -566,18 +698,23 @@ def pages() -> dict[Path, dict[str, str]]:
     """Return the blocks of each page, by the name of their marks."""
     reports = evidence.published_evidence(RESULTS)
     results = main_results(reports)
-    orders = next(item for item in reports if item.name == "templates")
-    changes = next(item for item in reports if item.name == "changes")
-    findings = evidence.findings_markdown(evidence.findings(reports))
+    orders = next(item for item in reports if item.name == "goodbooks/templates")
+    changes = next(item for item in reports if item.study == "changes")
+    selections = [item for item in reports if item.study == "table4"]
+    findings = evidence.findings_markdown(evidence.findings_by_model(reports))
     return {
         PAGE: {
-            "findings": findings_text(results, orders),
+            "findings": findings_text(results, orders, selections),
             "verdicts": claims_table(reports),
         },
         REPORTS: {"reports": reports_table(reports), "claims": findings},
         README: {"figures": readme_figures(results, orders, changes)},
         MODELS: {"changes": changes_text(changes)},
-        METHOD: {"orders": orders_table(reports)},
+        METHOD: {
+            "orders": orders_table(reports),
+            "strategies": strategies_table(selections),
+            "mixed": mixed_table(reports),
+        },
     }
 
 

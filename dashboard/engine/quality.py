@@ -98,7 +98,7 @@ def published(task: str) -> pd.DataFrame:
                 if not migrated or kept is None or kept["kept"] is None:
                     continue
                 facts = kept | {"users_trained": line["users_trained"]}
-                column = f"{data}, {item.real_model}" if item.real_model else data
+                column = f"{data}, {item.other_model}" if item.other_model else data
                 name = studies.evidence.column_heading(column)
                 series = f"Published: {name}, {everybody:,} users"
                 rows.append(_row(facts, series, line["method"]))

@@ -280,7 +280,7 @@ def claims(
                 "--results, or use those of the workspace with --workspace-reports."
             )
         reports = evidence.published_evidence(root)
-    rows = evidence.findings(reports)
+    rows = evidence.findings_by_model(reports)
     if not rows:
         raise StudyError(
             "There are no reports of studies that answer a claim; `puma study table2 --quick` makes "

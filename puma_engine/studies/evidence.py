@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -47,10 +47,14 @@ class Evidence:
         return bool(self.report.get("options", {}).get("quick"))
 
     @property
-    def real_model(self) -> str | None:
-        """Name of the target model; None for a zoo model."""
-        target = self.report.get("options", {}).get("target")
-        return None if target is None or target in ZOO else str(target)
+    def other_model(self) -> str | None:
+        """A model outside the zoo and its role, such as "on smollm2" or "from smollm2"; None for zoo models."""
+        options = self.report.get("options", {})
+        for role, preposition in (("target", "on"), ("source", "from")):
+            model = options.get(role)
+            if model is not None and model not in ZOO:
+                return f"{preposition} {model}"
+        return None
 
     def size(self, dataset: str) -> tuple[int, int]:
         """Return the largest number of users in a row of a data set, and the number of seeds."""
@@ -146,11 +150,12 @@ def _finding(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding
 def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Finding]]:
     """Return findings by data set and name of the claim; data sets without evidence are left out.
 
-    Reports on a model outside the zoo have a column of their own, named by data set and model.
+    Reports on a model outside the zoo have a column of their own, named by data set, role and model:
+    "goodbooks, on smollm2" for a target, "goodbooks, from smollm2" for a source.
     """
     by_model: dict[str, list[Evidence]] = {}
     for item in reports:
-        by_model.setdefault(item.real_model or "", []).append(item)
+        by_model.setdefault(item.other_model or "", []).append(item)
     columns: dict[str, dict[str, Finding]] = {}
     for model, group in sorted(by_model.items()):
         for finding in findings(group):
@@ -163,14 +168,26 @@ def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Findi
     }
 
 
+def findings_by_model(reports: Sequence[Evidence]) -> list[Finding]:
+    """Return the findings of every column; `dataset` is the column's heading, such as "goodbooks on SmolLM2"."""
+    return [
+        replace(finding, dataset=column_heading(name))
+        for name, column in findings_by_column(reports).items()
+        for finding in column.values()
+    ]
+
+
 def column_heading(column: str, words: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the name of a column of `findings_by_column` for readers: goodbooks on SmolLM2.
 
     words: other names of data sets.
     """
-    dataset, _, model = column.partition(", ")
+    dataset, _, role = column.partition(", ")
     name = words.get(dataset, dataset)
-    return f"{name} on {MODEL_NAMES.get(model, model)}" if model else name
+    if not role:
+        return name
+    preposition, _, model = role.partition(" ")
+    return f"{name} {preposition} {MODEL_NAMES.get(model, model)}"
 
 
 def findings_by_claim(findings: Iterable[Finding]) -> dict[Claim, list[Finding]]:

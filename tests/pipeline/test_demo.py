@@ -62,7 +62,7 @@ def test_the_comparison_on_a_real_model_that_ships_has_the_figures_of_its_report
     ws = Workspace.open(tmp_path / "ws", create=True)
     add_shipped_comparisons(ws)
     (comparison,) = ws.runs(kind="comparison")
-    report = json.loads((RESULTS / "smollm2/table2.json").read_text(encoding="utf-8"))
+    report = json.loads((RESULTS / "smollm2/goodbooks/table2.json").read_text(encoding="utf-8"))
     assert comparison.published is not None
     assert set(comparison.published["command"].split()) <= set(report["command"].split())
     rows = {row["run"]: row for row in report["rows"]}

@@ -11,7 +11,7 @@ from claim_reports import AGAIN, main_results, method, report, retrained
 
 from puma_engine.studies.builder import BLENDED
 from puma_engine.studies.claims import ALL_USERS, FEW_USERS
-from puma_engine.studies.evidence import Evidence
+from puma_engine.studies.evidence import Evidence, findings_by_model
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -59,7 +59,9 @@ def test_the_results_are_one_page_whose_links_have_targets():
         assert links and [link for link in links if not (page.parent / link).exists()] == []
         # A line break inside a target would end the link.
         assert not re.search(r"\]\([^)]*\s", text)
-    assert len((DOCS / "results.md").read_text(encoding="utf-8").split()) < 1200
+    # Bars of tables and badges are no words.
+    words = re.findall(r"\S*\w\S*", (DOCS / "results.md").read_text(encoding="utf-8"))
+    assert len(words) < 1200
 
 
 @pytest.mark.parametrize(
@@ -86,9 +88,14 @@ def test_another_model_has_figures_and_verdicts_of_its_own(generator):
         "books",
         "books on SmolLM2",
     ]
-    heads, _, first, *_ = generator.claims_table(reports).splitlines()
-    assert heads == "| claim of the paper | books | books on SmolLM2 |"
-    assert "✅ [reproduced](results/zoo/zoo.md)" in first and "❌ [not reproduced]" in first
+    zoo, _, other = generator.claims_table(reports).split("\n\n")
+    for table, words, badge in (
+        (zoo, "books", "✅ [reproduced](results/zoo/zoo.md)"),
+        (other, "books on SmolLM2", "❌ [not reproduced]"),
+    ):
+        heads, _, first, *_ = table.splitlines()
+        assert heads == f"| claim of the paper | {words} |"
+        assert badge in first
 
 
 def test_blends_are_told_beside_the_plans_and_not_as_one_of_them(generator):
@@ -105,3 +112,40 @@ def test_blends_are_told_beside_the_plans_and_not_as_one_of_them(generator):
         "Blended with it, a migration of all users has 0.810 on books: 1.2 % better on books than matrix factorisation "
         "alone."
     )
+
+
+def test_a_source_outside_the_zoo_is_told_from_a_target(generator):
+    source, target = main_results(-0.02), main_results(0.02)
+    source["options"] |= {"source": "smollm2", "target": "llama-medium"}
+    target["options"] |= {"source": "llama-medium", "target": "smollm2"}
+    reports = [Evidence("source", source), Evidence("target", target)]
+    by_name = {
+        finding.dataset: finding
+        for finding in findings_by_model(reports)
+        if finding.claim.name == "all-users"
+    }
+    assert {name: finding.verdict for name, finding in by_name.items()} == {
+        "goodbooks from SmolLM2": "reproduced",
+        "goodbooks on SmolLM2": "not reproduced",
+    }
+    assert [main.words for main in generator.main_results(reports)] == [
+        "books from SmolLM2",
+        "books on SmolLM2",
+    ]
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("rmse", 1), ("uauc", -1)])
+def test_strategies_are_compared_with_random_users_of_the_same_seed(generator, metric, sign):
+    """Share and seed change the score by far more than the strategy."""
+    rows = [
+        {"method": name, "share": share, "seed": seed, metric: (0.9 - share - 0.1 * seed) * better}
+        for share in (0.01, 0.03)
+        for seed in (0, 1, 2)
+        for name, better in (("random", 1.0), ("kmeans", 1 - sign * (0.01 + 0.001 * seed)))
+    ]
+    rows.append({"method": "kmeans", "share": 0.01, "seed": 3, metric: 0.1})  # without its pair
+    item = Evidence("table4", {"study": "table4", "rows": rows})
+    gain = generator.against_random([item], "kmeans", (0.01, 0.03))
+    assert gain.value == pytest.approx(-0.011)
+    assert gain.low < -0.013 and gain.high > -0.009
+    assert generator.against_random([item], "loss", (0.01, 0.03)) is None
