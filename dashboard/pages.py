@@ -13,7 +13,7 @@ from streamlit.errors import FragmentHandledException
 PAGES = {
     "overview": ("Summary", ":material/space_dashboard:", "The decision, and what to do next."),
     "compare": ("Trade-off", ":material/compare_arrows:", "Is a migration as good as retraining?"),
-    "users": ("People", ":material/scatter_plot:", "What a migration does to whom: maps, persons."),
+    "users": ("People", ":material/scatter_plot:", "Who gains and who loses: maps and people."),
     "plan": (
         "New migration",
         ":material/route:",

@@ -65,7 +65,7 @@ def curve(methods: pd.DataFrame, metric: str) -> None:
         y=METRICS[metric].axis,
     )
     st.caption(
-        "A mark a training with its 95 % interval over users; the line joins the means over seeds. "
+        "Each mark is a training with its 95 % interval over users; the line joins the means over seeds. "
         "The dotted line is the mean of full retraining over its seeds."
     )
 
@@ -105,7 +105,7 @@ def strategies(methods: pd.DataFrame, metric: str) -> None:
         strategy_figure(table),
         table,
         "strategies",
-        title="Which users train it: one mark a training with its 95 % interval",
+        title="Which users train it: one mark for each training, with its 95 % interval",
         x=METRICS[metric].axis,
         height=max(320, 100 + 40 * table["strategy"].nunique()),
     )
@@ -116,7 +116,7 @@ def strategies(methods: pd.DataFrame, metric: str) -> None:
         "value": METRICS[metric].heading,
         "low": "95 % from",
         "high": "95 % to",
-        "seconds": "Seconds",
+        "seconds": "Time (s)",
     }
     columns = score_columns(METRICS[metric].heading)
     tables.show(table[[*shown]].rename(columns=shown), columns)

@@ -30,7 +30,7 @@ SHOWN = {
 COLUMNS = {
     "Open": LinkColumn(display_text=":material/person_search:", help="Open this user's page."),
     "Probability": ProgressColumn(
-        "Probability to regress",
+        "Probability of regressing",
         min_value=0.0,
         max_value=1.0,
         format="percent",

@@ -205,7 +205,7 @@ def _values(task: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if task == "rating":
         scale = cells[0].text_input(
-            "Scale", key="scale", placeholder="1:5", help="Least and largest rating: 1:10."
+            "Scale", key="scale", placeholder="1:5", help="Lowest and highest rating, such as 1:10."
         )
         values["scale"] = scale.strip() or None
         values["not_rated"] = cells[1].number_input(

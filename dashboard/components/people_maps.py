@@ -262,7 +262,7 @@ def _dimension_note(subject: Subject) -> str:
     ]
     return (
         f"The {tables} are nearly one-dimensional: one direction holds {held} of their variance"
-        f"{''.join(rest)}. A map of them shows little more than one number a person."
+        f"{''.join(rest)}. A map of them shows little more than one number for each person."
     )
 
 
@@ -485,7 +485,7 @@ def _caption(
 def _data(
     subject: Subject, view: View, values: np.ndarray | None, trained: np.ndarray | None
 ) -> pd.DataFrame:
-    """Return everything drawn, one row a user."""
+    """Return everything drawn, one row for each user."""
     positions = people.positions(engine.root(), view.key)
     assert positions is not None
     table = view.frame.copy()

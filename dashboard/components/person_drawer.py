@@ -32,7 +32,7 @@ WIDTH = 780  # pixels
 CERTAINTY = {
     "surely": ":red[:material/trending_down:] Surely worse off",
     "likely": ":orange[:material/trending_down:] Likely worse off",
-    "unknown": ":material/help: Whether it is worse off cannot be told",
+    "unknown": ":material/help: Whether this person is worse off cannot be told",
     "unlikely": ":material/check: Likely not worse off",
 }
 

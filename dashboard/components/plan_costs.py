@@ -42,7 +42,7 @@ def choose_users(start: Start, place: DeltaGenerator) -> Plan:
             key="from_predictions",
             bind="query-params",
             help="For a migration when users' outcomes are not there or must not be used. The source "
-            f"model predicts {plans.PAIRS_PER_USER} random items a user, and the adapter learns from these.",
+            f"model predicts {plans.PAIRS_PER_USER} random items for each user, and the adapter learns from these.",
         )
         strategies = list(engine.STRATEGIES)
         default = engine.DEFAULT_STRATEGIES[data.summary["task"]]
@@ -90,12 +90,14 @@ def show(plan: Plan, start: Start, device: str, price: float | None) -> dict[str
         st.markdown("### What it will cost")
         tables.show(table(costs, price), height="content", alt="Predicted cost of both options")
         if price is None:
-            st.caption(f"No money: no price is set. Set it below, in *{SETTINGS}*.")
+            st.caption(
+                f"Money is not shown, since no price is set. Set one below, in *{SETTINGS}*."
+            )
         st.text(sentence(costs))
         if costs.trained < costs.users:
             st.caption(
                 f"At a million users the same {costs.trained:,} train. Mapping everybody's prompt takes "
-                "little and is not in it."
+                "little time and is not included."
             )
         for text in guesses(costs):
             st.markdown(f":orange[:material/warning:] {text}")
@@ -230,8 +232,8 @@ def _evidence(costs: Costs) -> None:
             "Examples/s": run.rate,
             "Batch": run.batch_size or None,
             "Template": run.template,
-            "Trained, s": run.training_seconds,
-            "Whole run, s": run.seconds,
+            "Training (s)": run.training_seconds,
+            "Whole run (s)": run.seconds,
             "Kind": "calibration" if run.short else "whole run",
             "Other work": percent(run.other_load) if run.short else "not measured",
         }
@@ -255,8 +257,8 @@ def _evidence(costs: Costs) -> None:
         cores = "The share of this machine's cores that other processes took meanwhile."
         columns = {
             "Examples/s": NumberColumn(format="%,.0f"),
-            "Trained, s": NumberColumn(format="%.1f"),
-            "Whole run, s": NumberColumn(format="%.1f"),
+            "Training (s)": NumberColumn(format="%.1f"),
+            "Whole run (s)": NumberColumn(format="%.1f"),
             "Other work": TextColumn(help=cores),
         }
         tables.show(pd.DataFrame(rows), columns)

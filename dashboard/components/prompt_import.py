@@ -22,7 +22,9 @@ def file(dataset: str, model: str | None) -> None:
     """
     uploads.remove_uploads(engine.workspace())
     noun = "prompts" if model else "vectors"
-    upload = upload_box.show(f"A table of {noun}, one row a user", BOXES[0], prompt_files.PROMPTS)
+    upload = upload_box.show(
+        f"A table of {noun}, one row for each user", BOXES[0], prompt_files.PROMPTS
+    )
     if upload is None:
         st.caption(
             "A file of `puma prompts export`, arrays of NumPy or safetensors, or a table with the column "
@@ -38,7 +40,7 @@ def file(dataset: str, model: str | None) -> None:
         )
     left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
     tokens = left.number_input(
-        "Soft tokens a user",
+        "Soft tokens for each user",
         min_value=1,
         value=None,
         key="prompts-tokens",

@@ -190,7 +190,7 @@ def accepted(run: Run, ranges: tuple[DecisionRange, ...]) -> float:
     lost = f"less {metric.label}" if metric.higher_is_better else "more error"
     most = slider_end(ranges, st.session_state.get("margin") or st.query_params.get("margin"))
     percent = st.slider(
-        f"I accept up to so much {lost} (%)",
+        f"I accept up to this much {lost} (%)",
         min_value=0.1,
         max_value=most,
         value=100 * comparisons.MARGIN,

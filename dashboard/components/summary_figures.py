@@ -278,8 +278,8 @@ def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
     shown = summary.behaviour(engine.root(), tuple(names), anchors)
     if shown is None or shown.frame.empty:
         st.caption(
-            "The behaviour of users cannot be drawn: predictions are gone, too many, or of one row "
-            "a user."
+            "The behaviour of users cannot be drawn: predictions are gone, there are too many, or "
+            "each user has only one."
         )
         return
     ratings = run.summary["task"] == "rating"

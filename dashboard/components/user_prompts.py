@@ -290,7 +290,7 @@ def _step(number: int, run: Run, user: str) -> None:
     if run.cost.get("fitting_seconds") is not None:
         parts = [f"fitted before the import, in {run.cost['fitting_seconds']:,.1f} s"]
     if run.cost.get("users_trained"):
-        parts.append(f"{run.cost['users_trained']:,} users trained")
+        parts.append(f"trained on {run.cost['users_trained']:,} users")
     cost = escaped(" · ".join(part for part in parts if part), 120)
     kind = KIND_NAMES.get(run.kind, run.kind)
     with st.expander(f"{number}. **{kind}** {escaped(run.name)} · :gray[{cost}]"):

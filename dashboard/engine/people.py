@@ -245,7 +245,7 @@ def name_of(evaluation: str, known: dict[str, str]) -> str:
 class Positions:
     """Where users are on a view.
 
-    frame: one row a user: user_id, mean (of all outcomes), records, variance, and cluster where
+    frame: one row for each user: user_id, mean (of all outcomes), records, variance, and cluster where
     users are clustered. points: coordinates by panel, [n, 2]. facts: what is known of the view.
     """
 

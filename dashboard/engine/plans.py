@@ -35,7 +35,7 @@ class Plan:
     prompts of the data set are fitted first; models are ids of runs, or names of models that can be
     added. retrain: whether full retraining is fitted too, unless there is one. training and adapter
     hold the settings that somebody changed; all others have the defaults of the engine.
-    from_predictions: random items a user that adapters learn from in place of records, or 0.
+    from_predictions: random items for each user that adapters learn from in place of records, or 0.
     """
 
     topology: str

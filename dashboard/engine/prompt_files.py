@@ -38,7 +38,7 @@ class Content:
 def content(upload: Upload, users: Upload | None, tokens: int | None) -> Content | None:
     """Return what a file holds; None for a large one, which its import reads. Raises PumaError.
 
-    users: names each row's user, where the file does not. tokens: soft tokens a user, where rows are
+    users: names each row's user, where the file does not. tokens: soft tokens for each user, where rows are
     flat.
     """
     if upload.path.stat().st_size > MAX_CHECKED:

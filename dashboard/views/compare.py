@@ -33,7 +33,7 @@ def page() -> None:
             comparisons.verdict(engine.root(), run.id)
             _comparison(run)
     st.header("Jobs", divider="gray")
-    pages.link("plan", label="Plan a migration")
+    pages.link("plan", label="Start a migration")
     job_cards.watch()
     show_glossary(
         "migrated", "retrained", "shuffled control", "random prompts", "baseline", "interval"

@@ -30,7 +30,7 @@ STEPS = {
     "dataset": (1, "import ratings or clicks.", "data", "Import data"),
     "backbone": (2, "add the old and the new model.", "models", "Add models"),
     "prompts": (1, "fit prompts on the old model, or import them.", "models", "Fit prompts"),
-    "migration": (1, "migrate the prompts to the new model.", "plan", "Plan a migration"),
+    "migration": (1, "migrate the prompts to the new model.", "plan", "Start a migration"),
     "comparison": (1, "compare the migration with full retraining.", "compare", "Compare methods"),
 }
 

@@ -33,7 +33,7 @@ STEPS = {
     "users": "Users who train it, and cost",
 }
 ABOUT = {
-    "models": "from which language model to which, directly or over others",
+    "models": "from which language model to which, directly or through others",
     "prompts": "prompts that exist, or fit them first",
     "users": "one number moves cost and expected quality; then launch",
 }
@@ -123,7 +123,7 @@ def _models(start: Start) -> None:
             old = query_params.choose_many(label, list(old_names), "olds", labels=old_names)
         else:
             default = plan_start.default_old(start)
-            label = "Old model, which the prompts are on"
+            label = "Old model"
             old = [
                 query_params.choose(
                     label, list(old_names), "old", labels=old_names, default=default
@@ -146,7 +146,7 @@ def _models(start: Start) -> None:
         figure, boxes = plan_figures.topology(
             [old_names[model] for model in old], [names[model] for model in new]
         )
-        title = f"{plan_start.TOPOLOGIES[topology]}: where the prompts go"
+        title = "Route of the prompts"
         height = 70 + 50 * len(old)
         figures.show(figure, boxes, "topology", title=title, height=height)
     problem = plan_start.problem_of_models(topology, old, new)
@@ -260,7 +260,7 @@ def _settings(plan: Plan) -> tuple[Plan, str, float | None]:
         with hidden:
             width = _setting("Adapter width", 1, 65_536, adapter.hidden, "hidden")
         st.caption(
-            f"Empty numbers have their default, which depends on the task and on how many users train "
+            f"An empty field has its default, which depends on the task and on how many users train "
             f"({settings.trained:,} of {settings.users:,}). Retraining is predicted with "
             f"{settings.retraining.epochs} epochs at batch size {settings.retraining.batch_size}."
         )
@@ -291,7 +291,7 @@ def _watch_launched() -> None:
     if not launched:
         page_states.empty(
             "No migration was launched yet",
-            "Whoever may change this workspace launches one here, and its stages appear.",
+            "Users who may change this workspace launch one here; then this page shows its stages.",
             icon=":material/route:",
         )
         pages.link("overview", label="Open the Summary")
@@ -316,7 +316,7 @@ def _watch_launched() -> None:
 
     busy = job.status in (*job_cards.ACTIVE, "interrupted")
     page_states.live(draw, job_cards.BUSY_SECONDS if busy else None)()
-    if page_states.action("Plan another migration", icon=":material/add:"):
+    if page_states.action("Start another migration", icon=":material/add:"):
         pages.go("plan")
 
 

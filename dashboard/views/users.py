@@ -45,7 +45,7 @@ def page() -> None:
         )
         with st.container(horizontal=True, horizontal_alignment="center"):
             pages.link("models", label="Fit prompts")
-            pages.link("plan", label="Plan a migration")
+            pages.link("plan", label="Start a migration")
         return
     old_map = _renew_address()
     notes = st.container()
@@ -341,8 +341,8 @@ def _no_map(subject: Subject, name: str) -> None:
             text = "Behaviour is drawn from predictions. Evaluate these prompts to see it."
         else:
             text = (
-                "The predictions are gone, more than "
-                f"{people.MAX_ROWS:,}, or of one record a person. Choose another view."
+                f"The predictions are gone, there are more than {people.MAX_ROWS:,}, or each person "
+                "has only one. Choose another view."
             )
         page_states.empty("No behaviour to show", text, icon=":material/scatter_plot:")
         return
@@ -354,7 +354,7 @@ def _no_map(subject: Subject, name: str) -> None:
             else "These prompts are too many to be drawn here.",
             icon=":material/scatter_plot:",
         )
-        pages.link("plan", label="Plan a migration")
+        pages.link("plan", label="Start a migration")
         return
     if not all(user_details.has_prompts(run.id) for run in (subject.source, subject.run)):
         page_states.empty(
