@@ -1,4 +1,4 @@
-"""Anchor predictions are those of evaluations and of what-if questions, by any interface."""
+"""Anchor predictions: equal to evaluations and to what-if predictions, from every interface."""
 
 import json
 
@@ -37,33 +37,33 @@ def world(tmp_path_factory):
     return bench, source, compared
 
 
-def test_predictions_are_those_of_the_evaluation_and_of_what_if_questions(world):
+def test_anchor_predictions_equal_those_of_evaluations_and_what_if(world):
     bench, source, _ = world
-    every = bench.dataset(source.inputs["dataset"]).items
-    run = bench.predict_anchors(source, items=every["item_id"].tolist())
+    items = bench.dataset(source.inputs["dataset"]).items
+    run = bench.predict_anchors(source, items=items["item_id"].tolist())
     frame = bench.anchors(run).frame
-    assert len(frame) == 24 * len(every)
+    assert len(frame) == 24 * len(items)
     held_out = bench.predictions(bench.evaluate(source))
     joined = held_out.merge(frame, on=["user_id", "item_id"], suffixes=("", "_anchor"))
     assert len(joined) == len(held_out)
     np.testing.assert_allclose(joined["prediction_anchor"], joined["prediction"], atol=1e-5)
-    texts = dict(zip(every["item_id"], every["text"], strict=True))
+    texts = dict(zip(items["item_id"], items["text"], strict=True))
     for row in frame.iloc[:: len(frame) // 5].itertuples():
-        asked = bench.predict_title(source, row.user_id, texts[row.item_id])
-        assert row.prediction == pytest.approx(asked.value, abs=1e-5)
+        expected = bench.predict_title(source, row.user_id, texts[row.item_id])
+        assert row.prediction == pytest.approx(expected.value, abs=1e-5)
 
 
-def test_every_interface_asks_the_same_question_and_blocks_change_nothing(world, monkeypatch):
+def test_every_interface_makes_the_same_run_for_any_block_size(world, monkeypatch):
     bench, source, _ = world
     ws = bench.workspace
     run = bench.predict_anchors(source, count=5)
     assert run.config["items"] == choose_anchors(bench.dataset(source.inputs["dataset"]), 5)
     assert run.summary == {"task": "rating", "users": 24, "anchors": 5}
-    words = ["anchors", source.name, "--workspace", str(ws.root), "--json"]
-    printed = CliRunner().invoke(app, [*words, "--count", "5"])
+    arguments = ["anchors", source.name, "--workspace", str(ws.root), "--json"]
+    printed = CliRunner().invoke(app, [*arguments, "--count", "5"])
     assert json.loads(printed.stdout)["id"] == run.id
     named = [word for item in run.config["items"] for word in ("--item", item)]
-    assert json.loads(CliRunner().invoke(app, [*words, *named]).stdout)["id"] == run.id
+    assert json.loads(CliRunner().invoke(app, [*arguments, *named]).stdout)["id"] == run.id
     before = bench.anchors(run).predictions
     ws.delete(run.id)
     monkeypatch.setattr(stage, "BLOCK", 7)
@@ -74,7 +74,7 @@ def test_every_interface_asks_the_same_question_and_blocks_change_nothing(world,
 
 
 @pytest.mark.parametrize(
-    ("asked", "kind", "text"),
+    ("arguments", "error", "message"),
     [
         ({"items": ["i1", "nothing"]}, DataError, "no item 'nothing'"),
         ({"items": ["i1", "i1"]}, DataError, "One anchor item has no spread"),
@@ -82,13 +82,13 @@ def test_every_interface_asks_the_same_question_and_blocks_change_nothing(world,
         ({"items": ["i1", "i2"], "count": 9}, ConfigError, "2 anchor items are named, so 9"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_in_a_sentence(world, asked, kind, text):
+def test_invalid_anchor_requests_are_refused(world, arguments, error, message):
     bench, source, _ = world
-    with pytest.raises(kind, match=text):
-        bench.predict_anchors(source, **asked)
+    with pytest.raises(error, match=message):
+        bench.predict_anchors(source, **arguments)
 
 
-def test_a_table_of_predictions_is_exported_by_ids(world, tmp_path):
+def test_exported_anchor_predictions_equal_the_stored_ones(world, tmp_path):
     bench, source, _ = world
     run = bench.predict_anchors(source)
     file = bench.export_table(run, "anchors", tmp_path / "anchors.csv")
@@ -98,7 +98,7 @@ def test_a_table_of_predictions_is_exported_by_ids(world, tmp_path):
     )
 
 
-def test_a_plan_predicts_them_and_the_printed_page_draws_them(world):
+def test_a_plan_predicts_anchor_items_and_the_summary_page_shows_them(world):
     bench, source, compared = world
     ws = bench.workspace
     evaluations = [
@@ -111,34 +111,34 @@ def test_a_plan_predicts_them_and_the_printed_page_draws_them(world):
     assert runs and {tuple(run.config["items"]) for run in runs} == {
         tuple(choose_anchors(bench.dataset(source.inputs["dataset"]), 32))
     }
-    shown = behaviour_of_evaluations(ws, of_prompts, 100)
-    assert shown.anchors == runs[0].summary["anchors"]
-    frame = shown.frame.set_index("user_id")
+    behaviour = behaviour_of_evaluations(ws, of_prompts, 100)
+    assert behaviour.anchors == runs[0].summary["anchors"]
+    frame = behaviour.frame.set_index("user_id")
     for number, run in enumerate(runs):
-        own = bench.anchors(run).frame.groupby("user_id")["prediction"]
-        np.testing.assert_allclose(frame[f"mean_{number}"], own.mean(), rtol=1e-5)
-        np.testing.assert_allclose(frame[f"spread_{number}"], own.std(), rtol=1e-4)
-    over = f"Predictions of the same {shown.anchors} titles"
-    assert over in Page(render_summary(ws, compared)).text
+        predictions = bench.anchors(run).frame.groupby("user_id")["prediction"]
+        np.testing.assert_allclose(frame[f"mean_{number}"], predictions.mean(), rtol=1e-5)
+        np.testing.assert_allclose(frame[f"spread_{number}"], predictions.std(), rtol=1e-4)
+    heading = f"Predictions of the same {behaviour.anchors} titles"
+    assert heading in Page(render_summary(ws, compared)).text
     assert is_cheap(ws, source.id)
     # A baseline predicts no anchor items, so its behaviour is over held-out records.
     baseline = next(key for key in evaluations if key not in of_prompts)
     assert behaviour_of_evaluations(ws, [of_prompts[0], baseline], 100).anchors == 0
 
 
-def test_methods_are_compared_over_the_newest_items_that_all_of_them_have(world):
+def test_methods_are_compared_over_the_newest_anchor_items_of_all_of_them(world):
     bench, source, _ = world
     ws = bench.workspace
     moved = ws.runs("migration")[0]
-    usual = common_anchors(ws, [source.id, moved.id])
-    own = bench.predict_anchors(source, items=["i1", "i2", "i3"])
-    assert common_anchors(ws, [source.id]) == [own]
-    assert common_anchors(ws, [source.id, moved.id]) == usual
-    both = bench.predict_anchors(moved, items=["i1", "i2", "i3"])
-    assert common_anchors(ws, [source.id, moved.id]) == [own, both]
-    assert common_anchors(ws, [source.id, ws.runs("prompts")[0].id]) != [own, both]
-    ws.delete(own.id)
-    ws.delete(both.id)
+    default_runs = common_anchors(ws, [source.id, moved.id])
+    source_run = bench.predict_anchors(source, items=["i1", "i2", "i3"])
+    assert common_anchors(ws, [source.id]) == [source_run]
+    assert common_anchors(ws, [source.id, moved.id]) == default_runs
+    moved_run = bench.predict_anchors(moved, items=["i1", "i2", "i3"])
+    assert common_anchors(ws, [source.id, moved.id]) == [source_run, moved_run]
+    assert common_anchors(ws, [source.id, ws.runs("prompts")[0].id]) != [source_run, moved_run]
+    ws.delete(source_run.id)
+    ws.delete(moved_run.id)
 
 
 def test_a_damaged_file_is_refused(world):
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_refused(world):
     bench.workspace.delete(run.id)
 
 
-def test_common_users_alone_are_compared():
+def test_only_users_of_all_methods_are_compared():
     first = (["b", "a", "c"], np.array([[1.0, 2], [3, 5], [0, 0]], "f4"))
     second = (["c", "b"], np.array([[4.0, 4], [1, 3]], "f4"))
     frame = anchor_behaviour([first, second])
@@ -160,12 +160,12 @@ def test_common_users_alone_are_compared():
     np.testing.assert_allclose(frame["spread_0"], [np.std([1, 2], ddof=1), 0])
     np.testing.assert_allclose(frame["spread_1"], [np.std([1, 3], ddof=1), 0])
     # Tables of the same users in the same order are joined in another way.
-    alike = anchor_behaviour([first, (list(first[0]), 2 * first[1])])
-    assert alike["user_id"].tolist() == ["a", "b", "c"]
-    assert alike["mean_0"].tolist() == [4, 1.5, 0] and alike["mean_1"].tolist() == [8, 3, 0]
+    doubled = anchor_behaviour([first, (list(first[0]), 2 * first[1])])
+    assert doubled["user_id"].tolist() == ["a", "b", "c"]
+    assert doubled["mean_0"].tolist() == [4, 1.5, 0] and doubled["mean_1"].tolist() == [8, 3, 0]
 
 
-def test_clicks_are_probabilities_after_the_history_of_the_latest_record(tmp_path):
+def test_click_predictions_are_probabilities_given_the_latest_history(tmp_path):
     bench = Workbench(tmp_path / "ws", create=True)
     frame = pd.read_csv(write_ratings(tmp_path / "r.csv", users=12), dtype={"user_id": str})
     frame = frame.assign(outcome=(frame["outcome"] > 3).astype(int), time=range(len(frame), 0, -1))
@@ -182,5 +182,5 @@ def test_clicks_are_probabilities_after_the_history_of_the_latest_record(tmp_pat
     assert values["prediction"].between(0, 1, inclusive="neither").all()
     texts = bench.dataset(data).items.set_index("item_id")["text"]
     for row in values.iloc[::7].itertuples():
-        asked = bench.predict_title(source, row.user_id, texts[row.item_id])
-        assert row.prediction == pytest.approx(asked.value, abs=1e-5)
+        expected = bench.predict_title(source, row.user_id, texts[row.item_id])
+        assert row.prediction == pytest.approx(expected.value, abs=1e-5)

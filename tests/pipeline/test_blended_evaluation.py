@@ -43,23 +43,23 @@ def world(tmp_path_factory):
         "bench": bench,
         "data": data,
         "moved": moved,
-        "own": bench.evaluate(moved),
+        "evaluation": bench.evaluate(moved),
         "retrained": bench.evaluate(retrained),
         "blended": bench.evaluate(moved, blend=BASELINE),
     }
 
 
-def test_a_blend_is_that_of_the_four_evaluations_that_it_names(world):
+def test_a_blend_is_fitted_on_validation_and_applied_to_test_predictions(world):
     bench, blended = world["bench"], world["blended"]
     splits = {
-        (subject, split): bench.predictions(bench.evaluate(subject, dataset="r", split=split))
-        for subject in ("moved", BASELINE)
+        (method, split): bench.predictions(bench.evaluate(method, dataset="r", split=split))
+        for method in ("moved", BASELINE)
         for split in ("validation", "test")
     }
 
     def columns(split):
-        parts = [splits[subject, split]["prediction"] for subject in ("moved", BASELINE)]
-        return np.column_stack(parts).astype(np.float64)
+        predictions = [splits[method, split]["prediction"] for method in ("moved", BASELINE)]
+        return np.column_stack(predictions).astype(np.float64)
 
     validation, test = splits[BASELINE, "validation"], splits[BASELINE, "test"]
     blend = Blend("rating").fit(columns("validation"), validation["outcome"].to_numpy(np.float64))
@@ -84,27 +84,27 @@ def test_predictions_of_other_rows_are_not_blended(world):
         world["bench"].workspace,
         load_dataset(world["bench"].workspace, world["data"]).rows("test"),
     )
-    stored = read_predictions(ws, world["own"])["prediction"]
-    assert _predictions_of(ws, world["own"], rows).tolist() == stored.tolist()
-    for others in (rows[::-1], rows[1:]):
+    stored = read_predictions(ws, world["evaluation"])["prediction"]
+    assert _predictions_of(ws, world["evaluation"], rows).tolist() == stored.tolist()
+    for other_rows in (rows[::-1], rows[1:]):
         with pytest.raises(StoreError, match="are not of the .* rows that the data set has now"):
-            _predictions_of(ws, world["own"], others)
+            _predictions_of(ws, world["evaluation"], other_rows)
 
 
-def test_a_blend_is_a_method_of_its_own_beside_the_prompts(world):
-    bench, own, blended = world["bench"], world["own"], world["blended"]
-    assert bench.evaluate(world["moved"]).id == own.id != blended.id
-    assert "blended_with" not in own.config and is_of_prompts_alone(own)
+def test_a_blend_is_a_separate_method_in_a_comparison(world):
+    bench, evaluation, blended = world["bench"], world["evaluation"], world["blended"]
+    assert bench.evaluate(world["moved"]).id == evaluation.id != blended.id
+    assert "blended_with" not in evaluation.config and is_of_prompts_alone(evaluation)
     assert method_kind(blended) == "blended" and not is_of_prompts_alone(blended)
     label = method_label(bench.workspace, blended)
     assert label == "Migrated, all users, blended with matrix factorisation"
-    run = bench.compare([own, world["retrained"], blended], name="blends")
+    run = bench.compare([evaluation, world["retrained"], blended], name="blends")
     methods = bench.workspace.get_table(run.id, "methods").set_index("evaluation")
     assert methods.loc[blended.id, "kind"] == "blended"
     # A verdict is on migrations, not on what a baseline adds to them.
     verdict = bench.judge(run)
     assert verdict.method != label
-    costs = [method_cost(bench.workspace, item) for item in (own, blended)]
+    costs = [method_cost(bench.workspace, item) for item in (evaluation, blended)]
     baseline = bench.evaluate(BASELINE, dataset=world["data"])
     assert costs[1]["seconds"] == pytest.approx(costs[0]["seconds"] + baseline.seconds)
     assert costs[1]["flops"] == costs[0]["flops"]
@@ -112,14 +112,14 @@ def test_a_blend_is_a_method_of_its_own_beside_the_prompts(world):
 
 def test_the_command_asks_the_same_question(world):
     root = str(world["bench"].workspace.root)
-    words = ["evaluate", "moved", "--blend", BASELINE, "-w", root, "--json"]
-    done = CliRunner().invoke(app, words)
+    arguments = ["evaluate", "moved", "--blend", BASELINE, "-w", root, "--json"]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["id"] == world["blended"].id
 
 
 @pytest.mark.parametrize(
-    ("subject", "settings", "said"),
+    ("subject", "settings", "message"),
     [
         ("moved", {"blend": "nothing"}, "with those of a baseline .*, not 'moved' with 'nothing'"),
         (BASELINE, {"blend": BASELINE, "dataset": "r"}, "Predictions of prompts are blended"),
@@ -127,8 +127,8 @@ def test_the_command_asks_the_same_question(world):
         ("moved", {"blend": BASELINE, "backbone": "old"}, "leave out the backbone or the blend"),
     ],
 )
-def test_what_cannot_be_blended_is_refused(world, subject, settings, said):
+def test_invalid_blends_are_refused(world, subject, settings, message):
     before = len(world["bench"].workspace.runs())
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         world["bench"].evaluate(subject, **settings)
     assert len(world["bench"].workspace.runs()) == before

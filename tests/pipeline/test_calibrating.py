@@ -56,9 +56,9 @@ def test_a_calibration_measures_the_missing_costs_of_a_plan(world, monkeypatch):
     with pytest.raises(StoreError, match=f"The job {job.id} measures these models already"):
         plans.calibrate(plan_of(job))
     assert len(jobs.jobs(ws)) == 1
-    *hops, whole = pipeline.calibrate(ws, **job.args)
-    assert [run.kind for run in (*hops, whole)] == ["calibration"] * 2
-    assert pipeline.calibrate(ws, **job.args)[-1].id == whole.id
+    *hops, retraining = pipeline.calibrate(ws, **job.args)
+    assert [run.kind for run in (*hops, retraining)] == ["calibration"] * 2
+    assert pipeline.calibrate(ws, **job.args)[-1].id == retraining.id
     jobs.cancel(ws, job.id)
     app = open_page("plan", ws.root, monkeypatch, **query)
     assert "unknown" not in app.dataframe[0].value["Time"].tolist()
@@ -104,12 +104,12 @@ def test_each_template_is_predicted_from_its_own_measurements(world, monkeypatch
         costs = pipeline.costs(
             ws, source, large, device="cpu", template=template, retraining=QUICK, **plan
         )
-        hop, _teacher, whole = (run.id for run in runs)
+        hop, _teacher, retraining = (run.id for run in runs)
         training, predicting = (
             [run.run for run in costs.migration.evidence if bool(run.items) == reads]
             for reads in (False, True)
         )
-        assert training == [hop] and [run.run for run in costs.retraining.evidence] == [whole]
+        assert training == [hop] and [run.run for run in costs.retraining.evidence] == [retraining]
         # The source predicts with its own template, whatever the adapter learns with.
         assert predicting == [run.id for run in measured[last] if run.config["way"] == "prediction"]
         assert not costs.migration.other_templates and not costs.retraining.other_templates
@@ -123,12 +123,12 @@ def test_a_chain_is_calibrated_hop_by_hop(world):
     assert first.config["widths"] == [source.summary["width"]]
 
 
-def test_the_sources_predictions_are_calibrated_and_counted(world):
+def test_predictions_of_the_source_model_are_calibrated_and_counted(world):
     ws, source, large = world
     learned = {"from_predictions": 8, "training": QUICK, "adapter": SMALL, "device": "cpu"}
     settings = learned | {"retraining": TRAINING}
     assert pipeline.costs(ws, [source], [large], **settings).migration is None
-    hop, teacher, whole = pipeline.calibrate(ws, [source], [large], **settings)
+    hop, teacher, retraining = pipeline.calibrate(ws, [source], [large], **settings)
     assert teacher.config["way"] == "prediction" and teacher.config["pairs"] == 8
     assert teacher.inputs["backbone"] == source.inputs["backbone"]
     assert teacher.cost["predicted_pairs"] == 24 * 9 and teacher.cost["prediction_flops"] > 0
@@ -146,13 +146,17 @@ def test_the_sources_predictions_are_calibrated_and_counted(world):
     items = 30 / cost["predicted_items"] * cost["prediction_item_seconds"]
     expected += items + cost["prediction_pair_seconds"]
     assert costs.migration.seconds == pytest.approx(expected)
-    assert costs.migration.seconds > predicting and costs.retraining.evidence[0].run == whole.id
+    assert (
+        costs.migration.seconds > predicting and costs.retraining.evidence[0].run == retraining.id
+    )
     # A whole migration replaces the calibration, and its predictions are not its preparation.
     run = pipeline.migrate(ws, source, large, **learned)
-    (whole_run,) = [m for m in measured_trainings(ws, "migration", large.id, "cpu") if not m.short]
+    (retraining_run,) = [
+        m for m in measured_trainings(ws, "migration", large.id, "cpu") if not m.short
+    ]
     cost = run.cost
     predicting = cost["prediction_item_seconds"] + cost["prediction_pair_seconds"]
-    assert whole_run.seconds == pytest.approx(run.seconds - predicting)
+    assert retraining_run.seconds == pytest.approx(run.seconds - predicting)
     costs = pipeline.costs(ws, [source], [large], **settings)
     assert {m.run for m in costs.migration.evidence} == {run.id}
     with pytest.raises(ConfigError, match="'activity' chooses users by their records"):
@@ -160,22 +164,22 @@ def test_the_sources_predictions_are_calibrated_and_counted(world):
 
 
 def test_cpu_contention_measures_the_cores_that_other_processes_use():
-    spins = "print(flush=True)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", spins], stdout=subprocess.PIPE) as child:
+    busy_loop = "print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", busy_loop], stdout=subprocess.PIPE) as child:
         child.stdout.readline()
-        others = CpuContention()
+        contention = CpuContention()
         time.sleep(0.6)
-        taken = others.cores()
+        cores = contention.cores()
         child.kill()
-    assert taken > 0.3
+    assert cores > 0.3
 
 
-def test_a_measurement_beside_other_work_is_reported(world, monkeypatch):
+def test_a_measurement_on_busy_cores_is_reported(world, monkeypatch):
     ws, source, large = world
     (hop, _whole) = pipeline.calibrate(ws, [source], [large], training=QUICK, adapter=SMALL)
     assert hop.cost["cores"] >= 1 and hop.cost["cores_of_others"] >= 0
     query = {"target": large.id, "budget": "6"}
-    for share, said in ((0.6, True), (0.1, False)):
+    for share, is_reported in ((0.6, True), (0.1, False)):
         with edited(ws) as db:
             db.execute(
                 "UPDATE runs SET cost = json_set(cost, '$.cores_of_others', ?, '$.cores', 2)"
@@ -183,7 +187,7 @@ def test_a_measurement_beside_other_work_is_reported(world, monkeypatch):
                 [2 * share],
             )
         app = open_page("plan", ws.root, monkeypatch, **query)
-        assert ("up to 60 % of the machine's cores" in words(app)) == said
+        assert ("up to 60 % of the machine's cores" in words(app)) == is_reported
         evidence = next(frame.value for frame in app.dataframe if "Other work" in frame.value)
         assert set(evidence["Other work"]) == {f"{100 * share:.0f} %"}
 

@@ -38,9 +38,9 @@ def test_clicks_are_judged_by_uauc(world):
         "log_loss": [1000],
     }
     command = ["compare", *(run.id for run in world["runs"].values()), "--workspace", str(ws.root)]
-    shown = CliRunner().invoke(app, [*command, "--baselines"])
-    assert shown.exit_code == 0, shown.output
-    assert "uauc" in shown.stdout
+    result = CliRunner().invoke(app, [*command, "--baselines"])
+    assert result.exit_code == 0, result.output
+    assert "uauc" in result.stdout
 
 
 def test_a_comparison_that_names_auc_is_judged_by_uauc_from_its_tables(world):
@@ -63,10 +63,15 @@ def ratings(tmp_path_factory):
     world = compared.workspace(tmp_path_factory.mktemp("ratings"))
     ws, data = world["ws"], world["data"]
     new = ws.run(ws.run(world["runs"]["again"].inputs["prompts"]).inputs["backbone"])
-    drawn = compared.evaluate(ws, compared.prompts(ws, data, new, "random", 5.0), 3.0, seed=9)
+    random_prompts = compared.evaluate(
+        ws, compared.prompts(ws, data, new, "random", 5.0), 3.0, seed=9
+    )
     baseline = pipeline.evaluate(ws, "item_mean", dataset=data.id)
-    chosen = [world["runs"][name] for name in ("few", "again", "control")] + [drawn, baseline]
-    return {"ws": ws, "comparison": pipeline.compare(ws, chosen), "random": drawn}
+    evaluations = [world["runs"][name] for name in ("few", "again", "control")] + [
+        random_prompts,
+        baseline,
+    ]
+    return {"ws": ws, "comparison": pipeline.compare(ws, evaluations), "random": random_prompts}
 
 
 def test_users_of_an_older_evaluation_get_pair_accuracy_from_its_predictions(ratings):
@@ -95,10 +100,12 @@ def test_a_comparison_stores_what_each_method_keeps_of_level_and_ranking(ratings
     known = shares[shares["share"].notna()]
     assert {"random", "item_mean"} == set(known["reference"])
     for row in known.itertuples():
-        reference, own, best = (
+        reference, score, retrained_score = (
             scores[name, row.metric] for name in (row.reference_method, row.method, retrained)
         )
-        assert row.share == pytest.approx((reference - own) / (reference - best), abs=1e-6)
+        assert row.share == pytest.approx(
+            (reference - score) / (reference - retrained_score), abs=1e-6
+        )
         assert row.share_low <= row.share <= row.share_high and row.gain_low > 0
     assert retrained not in set(shares["method"])
     verdict = pipeline.judge_comparison(ws, run)
@@ -106,7 +113,7 @@ def test_a_comparison_stores_what_each_method_keeps_of_level_and_ranking(ratings
     assert "gains over the item mean, it keeps" in " ".join(verdict.evidence)
 
 
-def as_earlier_versions_stored_it(ws, run):
+def downgrade_comparison(ws, run):
     """Remove from a comparison what earlier versions did not store."""
     with edited(ws) as db:
         db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'shares_kept'", [run.id])
@@ -126,7 +133,7 @@ def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(
     keys = ["method", "metric"]
     scores = ws.get_table(run.id, "comparison").sort_values(keys, ignore_index=True)
     shares, verdict = ws.get_table(run.id, "shares_kept"), pipeline.judge_comparison(ws, run)
-    as_earlier_versions_stored_it(ws, run)
+    downgrade_comparison(ws, run)
     again = pipeline.comparison_scores(ws, run)
     assert again["method"].tolist()[:5] == [again["method"][0]] * 5
     pd.testing.assert_frame_equal(again.sort_values(keys, ignore_index=True), scores)
@@ -155,14 +162,14 @@ def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(
         )
         page = pipeline.render_report(ws, run)
         assert "not measured" in page
-        words = ["compare", *(r for k, r in run.inputs.items() if k != "reference")]
-        shown = CliRunner().invoke(app, [*words, "--workspace", str(ws.root)])
-        assert shown.exit_code == 0 and "not measured" in shown.stdout
+        command = ["compare", *(r for k, r in run.inputs.items() if k != "reference")]
+        result = CliRunner().invoke(app, [*command, "--workspace", str(ws.root)])
+        assert result.exit_code == 0 and "not measured" in result.stdout
     finally:
         lost.with_suffix(".gone").rename(lost)
 
 
-def test_plans_are_compared_with_the_old_model_as_a_comparison_from_it_would(tmp_path):
+def test_stored_source_changes_equal_a_comparison_with_the_old_model_as_reference(tmp_path):
     world = compared.workspace(tmp_path)
     ws, run = world["ws"], world["comparison"]
     changes = ws.get_table(run.id, "source_changes")

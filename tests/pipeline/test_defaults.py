@@ -16,24 +16,26 @@ def test_default_learning_rates_and_patience_depend_on_the_task(tmp_path, task, 
     ws = Workspace.open(tmp_path / "workspace", create=True)
     data = compared.import_data(ws, tmp_path, task)
     model = tiny_backbone_folder(tmp_path, "llama")
-    once = {"training": {"epochs": 1}, "device": "cpu"}
-    source = pipeline.fit_prompts(ws, data, model, **once)
+    options = {"training": {"epochs": 1}, "device": "cpu"}
+    source = pipeline.fit_prompts(ws, data, model, **options)
     training = source.config["training"]
     assert (training["learning_rate"], training["patience"]) == (rate, patience)
     small: dict[str, Any] = {"adapter": {"hidden": 8}}
-    every = pipeline.migrate(ws, source, model, **small, **once)
-    few = pipeline.migrate(ws, source, model, strategy="random", budget=3, **small, **once)
-    patiences = [run.config["training"]["patience"] for run in (every, few)]
+    on_all_users = pipeline.migrate(ws, source, model, **small, **options)
+    on_few_users = pipeline.migrate(
+        ws, source, model, strategy="random", budget=3, **small, **options
+    )
+    patiences = [run.config["training"]["patience"] for run in (on_all_users, on_few_users)]
     assert patiences == ([3, 4] if task == "rating" else [0, 0])
-    rate = every.config["training"]["learning_rate"]
+    rate = on_all_users.config["training"]["learning_rate"]
     assert rate == pytest.approx(1e-3 if task == "rating" else 1e-4)
-    shapes = [run.config["adapter"] for run in (every, few)]
+    shapes = [run.config["adapter"] for run in (on_all_users, on_few_users)]
     limits = [(shape["balance"], shape["norm_limit"]) for shape in shapes]
     assert limits == ([(3.0, 0.0), (1.0, 0.0)] if task == "rating" else [(1.0, 1.0)] * 2)
-    refined = pipeline.refine(ws, every, **once)
-    how = refined.config["training"]
-    assert (how["epochs"], how["patience"]) == (1, 0)
-    assert how["learning_rate"] == pytest.approx(3e-3 if task == "rating" else 6e-3)
+    refined = pipeline.refine(ws, on_all_users, **options)
+    refining = refined.config["training"]
+    assert (refining["epochs"], refining["patience"]) == (1, 0)
+    assert refining["learning_rate"] == pytest.approx(3e-3 if task == "rating" else 6e-3)
 
 
 def all_users(users, task="rating"):

@@ -1,4 +1,4 @@
-"""The demo: what ships of it answers the questions that it asks today, and its time."""
+"""The demo: its requests have the ids of the shipped runs, and its expected time."""
 
 import json
 from pathlib import Path
@@ -28,8 +28,8 @@ def plan(tmp_path_factory):
     return plan
 
 
-def test_every_run_that_ships_answers_a_question_of_the_demo(plan):
-    """With other settings or models nothing would be wrong, but the demo would take minutes longer."""
+def test_the_demo_uses_every_shipped_run(plan):
+    """Other settings or models would give the same demo, minutes later."""
     (add,) = [step for step in plan.steps() if step.title == "controls, second seed, other routes"]
     # A run that is missing would be computed, with steps of training.
     trained = []
@@ -58,7 +58,7 @@ def test_every_run_that_ships_answers_a_question_of_the_demo(plan):
     assert set(single[single["strategy"] == "random"]["seed"]) == set(DEMO_SEEDS)
 
 
-def test_the_comparison_on_a_real_model_that_ships_has_the_figures_of_its_report(tmp_path):
+def test_the_shipped_comparison_on_smollm2_equals_its_report(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     add_shipped_comparisons(ws)
     (comparison,) = ws.runs(kind="comparison")
@@ -74,14 +74,14 @@ def test_the_comparison_on_a_real_model_that_ships_has_the_figures_of_its_report
     ws.close()
 
 
-def test_its_time_is_said_and_under_two_minutes():
+def test_the_expected_time_of_the_demo_is_under_two_minutes():
     assert 30 < demo_seconds() < 120
     # With other users nothing that ships answers its questions.
     assert demo_seconds(DEMO_USERS - 1) > demo_seconds()
 
 
-def test_what_ships_is_computed_where_no_archive_is_given(tmp_path):
-    """As research/demo_archive.py does, wherever it writes."""
+def test_without_an_archive_shipped_runs_are_computed(tmp_path):
+    """research/demo_archive.py computes them so, wherever it writes."""
     seconds = {
         archive: sum(
             step.seconds for step in Demo(None, DEMO_USERS, "cpu", archive=archive).steps()
@@ -91,7 +91,7 @@ def test_what_ships_is_computed_where_no_archive_is_given(tmp_path):
     assert seconds[archive_file()] < seconds[None] == seconds[tmp_path / "none.zip"]
 
 
-def test_its_own_archive_is_not_added_to_workspaces_of_other_data(tmp_path):
+def test_the_archive_of_the_demo_is_not_added_to_other_workspaces(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     add_shipped_comparisons(ws)
     assert SHIPPED_NAME not in {run.name for run in ws.runs()}

@@ -41,15 +41,17 @@ def ws(tmp_path_factory):
     small = tiny_backbone_folder(folder / "models", "llama")
     large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
     source = pipeline.fit_prompts(ws, data, small, training=QUICK)
-    everybody = pipeline.migrate(ws, source, large, training=QUICK, adapter=SMALL, name="everybody")
+    on_all_users = pipeline.migrate(
+        ws, source, large, training=QUICK, adapter=SMALL, name="everybody"
+    )
     draws = (pipeline.select(ws, source, strategy="random", budget=4, seed=n) for n in range(20))
-    others = next(run for run in draws if USER not in pipeline.selected_users(ws, run))
-    settings = {"selection": others, "training": QUICK, "adapter": SMALL}
-    few = pipeline.migrate(ws, source, large, name="few", **settings)
-    scores = [pipeline.evaluate(ws, run) for run in (source, everybody, few)]
+    selection = next(run for run in draws if USER not in pipeline.selected_users(ws, run))
+    settings = {"selection": selection, "training": QUICK, "adapter": SMALL}
+    on_few_users = pipeline.migrate(ws, source, large, name="few", **settings)
+    scores = [pipeline.evaluate(ws, run) for run in (source, on_all_users, on_few_users)]
     pipeline.compare(ws, scores)
-    pipeline.project(ws, source, everybody, method="pca")
-    pipeline.predict_anchors(ws, everybody, count=16)  # as many items as users
+    pipeline.project(ws, source, on_all_users, method="pca")
+    pipeline.predict_anchors(ws, on_all_users, count=16)  # as many items as users
     killed = ws.begin("dataset", name="killed", config={"x": 1}, inputs={})
     (ws.work(killed.id) / "checkpoint").write_text(USER)
     ws.fail(killed.id, f"The user {USER!r} has no prompt.")
@@ -67,12 +69,12 @@ def files_with(root, text):
 
 
 class Killed(BaseException):
-    """What ends an erasure at a chosen write."""
+    """An exception that ends an erasure at a chosen write."""
 
 
 @pytest.fixture
 def killed_at(monkeypatch):
-    """A function that lets the n-th call of a method of a workspace end the erasure."""
+    """A function that makes the n-th call of a method of a workspace end the erasure."""
 
     def arm(ws, method, number):
         calls, original = itertools.count(1), getattr(ws, method)
@@ -92,9 +94,7 @@ def killed_at(monkeypatch):
     [("seal", 1), ("seal", 2), ("seal", 7), ("rewrite_summary", 2), ("unrecorded_files", 9)]
     + [("compact", 1), ("transaction", 20)],
 )
-def test_a_repeated_erasure_does_what_is_left_and_tells_all(
-    ws, tmp_path, killed_at, method, number
-):
+def test_a_killed_erasure_is_completed_when_it_is_repeated(ws, tmp_path, killed_at, method, number):
     root = tmp_path / "copy"
     shutil.copytree(ws.root, root)
     copy = Workspace.open(root)
@@ -147,7 +147,7 @@ def test_a_repeated_erasure_does_what_is_left_and_tells_all(
         ' "uploads": [], "logs": []}',
     ],
 )
-def test_a_damaged_plan_of_an_erasure_is_told_in_a_sentence(tmp_path, content):
+def test_a_damaged_erasure_plan_is_refused_with_instructions(tmp_path, content):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     file = _plan_file(ws, USER)
     file.parent.mkdir()
@@ -161,7 +161,7 @@ def test_a_damaged_plan_of_an_erasure_is_told_in_a_sentence(tmp_path, content):
         erase_user(ws, USER)
 
 
-def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
+def test_an_erased_user_is_in_no_file_and_other_users_stay(ws):
     before = {run.id: run for run in ws.runs()}
     data = ws.runs(kind="dataset", status="finished")[0]
     source = ws.runs(kind="prompts")[0]
@@ -173,8 +173,8 @@ def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
     erased = erase_user(ws, USER, reason="request 7")
     assert erased == planned and len(erased.runs) >= 9
     # Both migrations have a prompt of theirs; the adapter of one alone was trained on it.
-    trained = {name.split(" (")[0] for name in erased.trained_on}
-    assert "everybody" in trained and "few" not in trained and erased.left == []
+    trained_on = {name.split(" (")[0] for name in erased.trained_on}
+    assert "everybody" in trained_on and "few" not in trained_on and erased.left == []
     assert files_with(ws.root, USER.encode()) == []
     assert ws.verify() == [] and ws.scrub() == []
     for run in ws.runs():
@@ -184,12 +184,12 @@ def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
                 assert USER not in ws.get_table(run.id, row["name"]).astype(str).to_numpy()
             else:
                 assert USER not in (ws.get_tensors(run.id, row["name"])[1] or [])
-    left = pipeline.load_prompts(ws, source)
-    others = [user for user in table.user_ids.tolist() if user != USER]
-    assert left.user_ids.tolist() == others
-    np.testing.assert_array_equal(left.vectors, table.take(others))
+    remaining = pipeline.load_prompts(ws, source)
+    other_users = [user for user in table.user_ids.tolist() if user != USER]
+    assert remaining.user_ids.tolist() == other_users
+    np.testing.assert_array_equal(remaining.vectors, table.take(other_users))
     for name, tensor in table.head.items():
-        np.testing.assert_array_equal(left.head[name], tensor)
+        np.testing.assert_array_equal(remaining.head[name], tensor)
     pd.testing.assert_frame_equal(ws.metrics(), metrics)
     dataset = pipeline.load_dataset(ws, data.id)
     summary = ws.run(data.id).summary
@@ -204,7 +204,7 @@ def test_a_user_is_gone_from_every_file_and_everybody_else_stays(ws):
         erase_user(ws, USER)
 
 
-def test_leftovers_of_finished_runs_go_and_files_of_unknown_runs_are_named(ws, tmp_path):
+def test_erasure_removes_leftovers_of_finished_runs_and_names_files_of_unknown_runs(ws, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(ws.root, root)
     copy = Workspace.open(root)
@@ -217,47 +217,47 @@ def test_leftovers_of_finished_runs_go_and_files_of_unknown_runs_are_named(ws, t
         rows = pd.DataFrame({"user_id": [user if name[0] == "r" else "nobody"]})
         rows.to_parquet(unknown / name)
     (unknown / "cut.parquet").write_bytes(b"PAR1")
-    left = {Path(path).name.split(".")[0] for path in erase_user(copy, user).left}
-    assert left == {"prompts", "rows", "cut"}
+    names = {Path(path).name.split(".")[0] for path in erase_user(copy, user).left}
+    assert names == {"prompts", "rows", "cut"}
     assert list((root / "work").iterdir()) == []
 
 
-def test_the_rest_of_a_workspace_still_works_after_an_erasure(ws):
+def test_remaining_prompts_can_be_evaluated_after_an_erasure(ws):
     moved = ws.runs(kind="migration")[0]
     again = pipeline.evaluate(ws, moved, split="validation")
     assert again.status == "finished" and len(ws.user_metrics(again.id)) == 15
 
 
-def test_a_short_id_does_not_take_other_numbers_with_it(ws):
+def test_erasing_a_user_with_a_short_id_changes_no_other_number(ws):
     run = ws.begin("dataset", name="numbers", config={"n": 1}, inputs={})
     ws.put_table(run.id, "t", pd.DataFrame({"user_id": ["12", "3"], "item_id": ["12", "12"]}))
     summary = {"counts": {"12": 4}, "values": ["12", 12], "note": "user '12' is bad, 12 rows"}
     summary |= {"dataset": "numbers", "task": "rating", "report": {}}
     ws.finish(run.id, seconds=1, device="cpu", summary=summary)
     (ws.root / "logs" / "worker.log").write_text("step 12 of 12\n")
-    kept = pd.DataFrame({"user_id": ["3"], "item_id": ["12"]})
+    pairs = pd.DataFrame({"user_id": ["3"], "item_id": ["12"]})
     with ws.transaction() as db:
         db.execute("UPDATE runs SET kind = 'projection' WHERE id = ?", [run.id])
         ws.seal(run.id)
     erase_user(ws, "12")
-    pd.testing.assert_frame_equal(ws.get_table(run.id, "t"), kept, check_dtype=False)
+    pd.testing.assert_frame_equal(ws.get_table(run.id, "t"), pairs, check_dtype=False)
     expected = summary | {"note": f"user {ERASED} is bad, 12 rows"}
     assert ws.run(run.id).summary == expected
     assert (ws.root / "logs" / "worker.log").read_text() == "step 12 of 12\n"
 
 
-def test_a_user_is_not_erased_under_a_job(ws):
+def test_a_user_is_not_erased_while_a_job_runs(ws):
     job = jobs.enqueue(ws, "demo", {}, title="Waits")
     with pytest.raises(StoreError, match="Jobs are queued or running"):
         erase_user(ws, "003")
     jobs.cancel(ws, job.id)
 
 
-def test_the_command_asks_first(ws):
-    words = ["-w", str(ws.root), "users", "erase", "004"]
-    result = CliRunner().invoke(app, words, input="n\n")
+def test_the_erase_command_asks_for_confirmation(ws):
+    arguments = ["-w", str(ws.root), "users", "erase", "004"]
+    result = CliRunner().invoke(app, arguments, input="n\n")
     assert result.exit_code == 1 and "Erase the user '004'" in result.output
     assert "004" in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids
-    done = CliRunner().invoke(app, [*words, "--yes", "--json"])
+    done = CliRunner().invoke(app, [*arguments, "--yes", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["rows"] > 0
     assert "004" not in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids

@@ -1,4 +1,4 @@
-"""The time that the demo on a pre-trained model says before it begins."""
+"""The expected time of the demo on a pre-trained model."""
 
 import dataclasses
 
@@ -34,20 +34,20 @@ def test_the_expected_time_counts_items_once_and_every_epoch():
     assert all(not training.patience for training in REAL_DEMO.training.values())
 
 
-def test_what_a_step_takes_besides_its_model_is_measured():
+def test_the_expected_time_has_the_fixed_time_of_each_step():
     # Source prompts, five trainings, the comparison, and the evaluation of each method; baselines are faster.
     steps = 7 + len(METHODS) + len(BASELINES) / 2
     assert total(SPEED, short=0.4) - total(SPEED) == pytest.approx(0.4 * steps)
 
 
-def test_source_prompts_that_do_not_ship_take_what_the_source_model_was_measured_to_take():
+def test_fitting_source_prompts_is_predicted_from_the_speed_of_the_source_model():
     small = ModelSpeed(items=50, training=1000, prediction=4000)
     epochs = REAL_DEMO.training["source"].epochs
     expected = 1500 / 50 + epochs * (1500 / 1000 + 200 / 4000)
     assert total(SPEED, source_speed=small) - total(SPEED) == pytest.approx(expected)
 
 
-def test_the_expected_time_has_no_part_that_was_not_measured():
+def test_the_expected_time_is_inversely_proportional_to_speed():
     fast = ModelSpeed(2 * SPEED.items, 2 * SPEED.training, 2 * SPEED.prediction)
     assert total(fast, short=0.2) == pytest.approx(total(SPEED, short=0.4) / 2)
 

@@ -64,15 +64,17 @@ def other_records(folder, name):
 
 
 @pytest.mark.parametrize("records", ["permuted", "catalogue"])
-@pytest.mark.parametrize("chosen", [{}, {"strategy": "facility", "budget": 6}], ids=["all", "few"])
-def test_no_outcome_changes_the_result(world, records, chosen):
+@pytest.mark.parametrize(
+    "selection", [{}, {"strategy": "facility", "budget": 6}], ids=["all", "few"]
+)
+def test_outcomes_of_records_do_not_change_the_result(world, records, selection):
     ws, folder = world
     data = pipeline.import_dataset(
         ws, "table", path=other_records(folder, records), task="rating", name=records
     )
     first, second = (
         pipeline.migrate(
-            ws, "source", "target", dataset=dataset, from_predictions=PAIRS, **chosen, **SETTINGS
+            ws, "source", "target", dataset=dataset, from_predictions=PAIRS, **selection, **SETTINGS
         )
         for dataset in ("ratings", data)
     )
@@ -82,7 +84,7 @@ def test_no_outcome_changes_the_result(world, records, chosen):
     np.testing.assert_array_equal(tables[0].vectors, tables[1].vectors)
     for name, values in tables[0].head.items():
         np.testing.assert_array_equal(values, tables[1].head[name])
-    assert first.cost["users_trained"] == chosen.get("budget", 24)
+    assert first.cost["users_trained"] == selection.get("budget", 24)
     assert first.cost["examples"] == 2 * PAIRS * first.cost["users_trained"]
 
 
@@ -113,10 +115,10 @@ def test_the_predictions_count_as_cost(world):
     texts = pipeline.load_dataset(ws, "ratings").items.set_index("item_id")["text"]
     template = get_template(source.config["template"])
     reader = Reader(model, template, [Context(texts[item]) for item in frame["item_id"]])
-    every = torch.arange(len(frame))
-    reader.prepare(every)
+    rows = torch.arange(len(frame))
+    reader.prepare(rows)
     # The prompt and the text behind it for each pair, and each text before it once.
-    positions = len(frame) + int(reader.suffix_lengths(every).sum()) + reader.cached_tokens
+    positions = len(frame) + int(reader.suffix_lengths(rows).sum()) + reader.cached_tokens
     assert run.cost["prediction_flops"] == 2 * model.layer_weights * positions
     plain = pipeline.migrate(ws, "source", "target", **SETTINGS)
     assert run.cost["flops"] > run.cost["prediction_flops"] > 0
@@ -143,35 +145,38 @@ def test_ordinary_migrations_keep_their_ids(world):
 
 @pytest.mark.parametrize("calls", [1, 5, 10])
 def test_a_cancelled_run_resumes_to_the_same_prompts(world, calls):
-    """Cancelled while predicting, in the first epoch, and in the second."""
-    straight, folder = world
+    """Runs cancelled while predicting, in the first epoch, and in the second."""
+    uninterrupted_ws, folder = world
     ws = prepared(folder, f"cancelled-{calls}")
-    done = pipeline.migrate(straight, "source", "target", from_predictions=PAIRS, **SETTINGS)
-    asked = iter(range(100))
+    uninterrupted = pipeline.migrate(
+        uninterrupted_ws, "source", "target", from_predictions=PAIRS, **SETTINGS
+    )
+    cancel_checks = iter(range(100))
     with pytest.raises(Cancelled):
         pipeline.migrate(
             ws,
             "source",
             "target",
             from_predictions=PAIRS,
-            should_cancel=lambda: next(asked) >= calls,
+            should_cancel=lambda: next(cancel_checks) >= calls,
             **SETTINGS,
         )
-    (broken,) = ws.runs(kind="migration")
-    assert broken.status == "interrupted" and broken.id == done.id
-    again = []
+    (interrupted,) = ws.runs(kind="migration")
+    assert interrupted.status == "interrupted" and interrupted.id == uninterrupted.id
+    reports = []
     resumed = pipeline.migrate(
-        ws, "source", "target", from_predictions=PAIRS, progress=again.append, **SETTINGS
+        ws, "source", "target", from_predictions=PAIRS, progress=reports.append, **SETTINGS
     )
-    predicted = any(report.stage.startswith("predicting") for report in again)
+    predicted = any(report.stage.startswith("predicting") for report in reports)
     assert predicted == (calls == 1)
     np.testing.assert_array_equal(
-        pipeline.load_prompts(ws, resumed).vectors, pipeline.load_prompts(straight, done).vectors
+        pipeline.load_prompts(ws, resumed).vectors,
+        pipeline.load_prompts(uninterrupted_ws, uninterrupted).vectors,
     )
-    assert resumed.cost["prediction_flops"] == done.cost["prediction_flops"]
+    assert resumed.cost["prediction_flops"] == uninterrupted.cost["prediction_flops"]
 
 
-def test_on_the_source_model_itself_predictions_approach_the_sources(world):
+def test_on_the_source_model_predictions_approach_those_of_the_source(world):
     ws, _ = world
     source = pipeline.find(ws, "source")
     training = TrainingConfig(epochs=12, batch_size=16, learning_rate=3e-3, patience=0)
@@ -188,15 +193,20 @@ def test_on_the_source_model_itself_predictions_approach_the_sources(world):
     losses = [epoch["train_loss"] for epoch in run.summary["history"]]
     assert losses[-1] < losses[0]
     assert min(errors) < 0.5 * errors[0], errors
-    mine, theirs, other = (
-        pipeline.read_predictions(ws, pipeline.evaluate(ws, subject))["prediction"]
-        for subject in (run, source, pipeline.migrate(ws, source, "target", **SETTINGS))
+    predictions, source_predictions, other_predictions = (
+        pipeline.read_predictions(ws, pipeline.evaluate(ws, prompts))["prediction"]
+        for prompts in (run, source, pipeline.migrate(ws, source, "target", **SETTINGS))
     )
-    assert np.corrcoef(mine, theirs)[0, 1] > 0.9, np.corrcoef(mine, theirs)
-    assert np.abs(mine - theirs).mean() < np.abs(other - theirs).mean()
+    assert np.corrcoef(predictions, source_predictions)[0, 1] > 0.9, np.corrcoef(
+        predictions, source_predictions
+    )
+    assert (
+        np.abs(predictions - source_predictions).mean()
+        < np.abs(other_predictions - source_predictions).mean()
+    )
 
 
-def test_several_sources_teach_their_mean(world):
+def test_the_target_of_several_sources_is_the_mean_of_their_predictions(world):
     ws, folder = world
     data, model = pipeline.find(ws, "ratings"), folder / "models" / "qwen2"
     pipeline.fit_prompts(ws, data, model, training=TRAINING | {"seed": 2}, name="second")
@@ -228,7 +238,7 @@ def test_a_chain_learns_from_the_predictions_of_each_hop(world):
     assert row["outcome"] == pytest.approx(expected.value, abs=1e-4)
 
 
-def test_the_shuffled_control_learns_the_users_own_predictions_from_others_prompts(world):
+def test_the_shuffled_control_has_the_same_targets_and_prompts_of_other_users(world):
     ws, _ = world
     shared = SETTINGS | {"from_predictions": PAIRS}
     run, control = (
@@ -242,7 +252,7 @@ def test_the_shuffled_control_learns_the_users_own_predictions_from_others_promp
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "error", "message"),
     [
         (
             {"strategy": "kmeans-variance", "budget": 6},
@@ -258,10 +268,12 @@ def test_the_shuffled_control_learns_the_users_own_predictions_from_others_promp
         ({"from_predictions": -1}, ConfigError, "or 0 to learn from records, not -1"),
     ],
 )
-def test_what_needs_records_or_more_items_is_refused(world, settings, error, words):
+def test_strategies_that_need_records_and_too_few_items_are_refused(
+    world, settings, error, message
+):
     ws, _ = world
     before = len(ws.runs())
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         pipeline.migrate(ws, "source", "target", **({"from_predictions": PAIRS} | settings))
     assert len(ws.runs()) == before
 

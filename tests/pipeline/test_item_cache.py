@@ -1,4 +1,4 @@
-"""Items that a model read are kept in the workspace between runs, and are not part of its results."""
+"""The item cache: keys and values of items on disk between runs, which change no result."""
 
 import os
 import time
@@ -20,7 +20,7 @@ from puma_engine.store import Workspace
 from puma_engine.store.backups import backup
 
 
-def cached(ws):
+def cached_files(ws):
     return sorted((ws.root / "cache").rglob("*.kv"))
 
 
@@ -45,10 +45,10 @@ def test_a_second_run_reads_items_from_disk_and_has_the_same_result(world, tmp_p
         ws, source, moved = runs_of(tmp_path / "with", world)
     release_backbones()
     without, *plain = runs_of(tmp_path / "without", world)
-    assert cached(without) == [] and len(cached(ws)) > 20
+    assert cached_files(without) == [] and len(cached_files(ws)) > 20
     assert "items_from_disk" not in source.cost
     # Train and validation rows name fewer items than there are files: those of the first fit.
-    assert 0 < moved.cost["items_from_disk"] <= len(cached(ws))
+    assert 0 < moved.cost["items_from_disk"] <= len(cached_files(ws))
     assert moved.cost["item_seconds_from_disk"] > 0
     assert (source.id, moved.id) == (plain[0].id, plain[1].id)
     for run in (source, moved):
@@ -59,7 +59,7 @@ def test_a_second_run_reads_items_from_disk_and_has_the_same_result(world, tmp_p
     assert method_cost(ws, evaluation)["seconds"] == pytest.approx(seconds)
 
 
-def test_upkeep_leaves_out_or_removes_cached_items(world, tmp_path, monkeypatch):
+def test_backups_leave_out_cached_items_and_gc_removes_old_ones(world, tmp_path, monkeypatch):
     monkeypatch.setattr(item_cache, "MIN_LAYER_WEIGHTS", 0)
     release_backbones()
     ws, *_ = runs_of(tmp_path / "ws", world)
@@ -67,29 +67,29 @@ def test_upkeep_leaves_out_or_removes_cached_items(world, tmp_path, monkeypatch)
     assert not (tmp_path / "copy" / "cache").exists()
     assert leftovers(ws) == [] and ws.verify() == []
     erase_user(ws, "007")
-    old, *kept = cached(ws)
+    old, *recent = cached_files(ws)
     past = time.time() - 100 * 86_400
     os.utime(old, (past, past))
-    assert [item.path for item in tidy(ws)] == [old] and cached(ws) == kept
+    assert [item.path for item in tidy(ws)] == [old] and cached_files(ws) == recent
     gone = ws.root / "cache" / "items" / "0123456789abcdef-0123456789abcdef"
     gone.mkdir()
-    assert [item.path for item in tidy(ws)] == [gone] and cached(ws) == kept
+    assert [item.path for item in tidy(ws)] == [gone] and cached_files(ws) == recent
 
 
-@pytest.mark.parametrize(("value", "kept"), [("0", False), ("1", True)])
-def test_the_budget_is_a_setting(world, tmp_path, monkeypatch, value, kept):
+@pytest.mark.parametrize(("value", "is_cached"), [("0", False), ("1", True)])
+def test_the_size_of_the_item_cache_is_a_setting(world, tmp_path, monkeypatch, value, is_cached):
     monkeypatch.setattr(item_cache, "MIN_LAYER_WEIGHTS", 0)
     monkeypatch.setenv("PUMA_ITEM_CACHE_MIB", value)
     release_backbones()
     ws, *_ = runs_of(tmp_path / "ws", world)
-    assert bool(cached(ws)) == kept
+    assert bool(cached_files(ws)) == is_cached
     monkeypatch.setenv("PUMA_ITEM_CACHE_MIB", "much")
     with pytest.raises(ConfigError, match="PUMA_ITEM_CACHE_MIB is 'much'"):
         pipeline.load_backbone(ws, "llama")
 
 
 def test_files_that_vanish_while_they_are_counted_are_not_counted(tmp_path, monkeypatch):
-    """Another process may make room at any time."""
+    """Another process may remove files of the cache at any time."""
     ws = Workspace.open(tmp_path / "ws", create=True)
     folder = ws.root / "cache" / "items" / "model" / "ab"
     folder.mkdir(parents=True)
@@ -106,4 +106,4 @@ def test_files_that_vanish_while_they_are_counted_are_not_counted(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", stat_once)
         assert item_cache._budget(ws) > 0
-    assert [file.name for file in cached(ws)] == ["kept.kv"]
+    assert [file.name for file in cached_files(ws)] == ["kept.kv"]

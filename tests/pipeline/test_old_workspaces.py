@@ -91,9 +91,9 @@ def test_every_file_of_an_old_workspace_verifies(root):
 
 def test_the_same_requests_return_the_stored_runs(root, puma):
     before = {run.id: run.finished for run in Workspace.open(root).runs()}
-    for run_id, words in FINISHED.items():
-        answer = puma(*words)
-        assert (answer.get("id") or answer["run"]["id"]) == run_id, words
+    for run_id, arguments in FINISHED.items():
+        answer = puma(*arguments)
+        assert (answer.get("id") or answer["run"]["id"]) == run_id, arguments
         assert Workspace.open(root).run(run_id).finished == before[run_id], "it was done again"
 
 

@@ -1,4 +1,4 @@
-"""Templates of users' own, from files: checked, stored by content, and read wherever prompts are."""
+"""Templates from files of users: checked, stored by content, and read wherever prompts are."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_the_content_decides_the_run_not_the_path(world, tmp_path):
     assert changed.id != source.id
 
 
-def test_everything_goes_on_without_the_file(world):
+def test_runs_with_a_template_can_be_used_without_its_file(world):
     ws, source = world["ws"], world["source"]
     hidden = world["file"].rename(world["file"].with_suffix(".gone"))
     try:
@@ -64,14 +64,14 @@ def test_everything_goes_on_without_the_file(world):
         hidden.rename(world["file"])
 
 
-def test_an_export_brings_its_template(world, tmp_path):
+def test_an_export_contains_its_template(world, tmp_path):
     ws, source = world["ws"], world["source"]
     file = pipeline.export_prompts(ws, source, tmp_path / "p.safetensors")
-    back = pipeline.import_prompts(ws, world["data"], world["small"], file, role="retrained")
-    assert back.config["template_text"] == TEXT
+    imported = pipeline.import_prompts(ws, world["data"], world["small"], file, role="retrained")
+    assert imported.config["template_text"] == TEXT
     first, second = (
         pipeline.read_predictions(ws, pipeline.evaluate(ws, run))["prediction"]
-        for run in (source, back)
+        for run in (source, imported)
     )
     np.testing.assert_array_equal(first, second)
 
@@ -83,8 +83,8 @@ def test_the_command_line_takes_a_file_and_a_job_holds_its_content(world, tmp_pa
     monkeypatch.setattr("puma_engine.jobs.ensure_worker", lambda _ws: False)
     options = ["--dataset", world["data"].id, "--backbone", str(world["small"])]
     options += [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    words = ["prompts", "fit", *options, "--template", str(file), "--queue"]
-    done = CliRunner().invoke(app, ["--json", "-w", str(ws.root), *words])
+    arguments = ["prompts", "fit", *options, "--template", str(file), "--queue"]
+    done = CliRunner().invoke(app, ["--json", "-w", str(ws.root), *arguments])
     assert done.exit_code == 0, done.output
     file.unlink()
     jobs.worker(ws, devices=["cpu"], once=True)
@@ -93,22 +93,22 @@ def test_the_command_line_takes_a_file_and_a_job_holds_its_content(world, tmp_pa
     assert job.run_id == world["source"].id
 
 
-def test_a_check_shows_a_template_of_ones_own(world):
+def test_the_check_of_a_model_shows_a_template_from_a_file(world):
     card = inspect_backbone(world["small"], device="cpu", template=str(world["file"]))
-    own = card["templates"][get_template(str(world["file"])).name]
-    assert own["tokens"][own["slot_position"]] == "<prompt>" == own["tokens"][-1]
+    shown = card["templates"][get_template(str(world["file"])).name]
+    assert shown["tokens"][shown["slot_position"]] == "<prompt>" == shown["tokens"][-1]
     assert set(card["templates"]) > set(TEMPLATES)
 
 
-def test_a_prompt_last_prompt_is_embedded_whole_and_refused_by_peft(world, tmp_path):
+def test_a_prompt_at_the_end_is_embedded_with_its_text_and_refused_by_peft(world, tmp_path):
     from puma_engine.exchange.prompt_embeddings import read_embedded
 
     ws, source = world["ws"], world["source"]
     frame = pipeline.read_predictions(ws, pipeline.evaluate(ws, source)).head(3)
     pairs = list(zip(frame["user_id"], frame["item_id"], strict=True))
-    whole = read_embedded(pipeline.embed_prompts(ws, source, pairs, tmp_path / "p.safetensors"))
+    embedded = read_embedded(pipeline.embed_prompts(ws, source, pairs, tmp_path / "p.safetensors"))
     table = pipeline.load_prompts(ws, source)
-    for tensor, (user, _) in zip(whole.tensors, pairs, strict=True):
+    for tensor, (user, _) in zip(embedded.tensors, pairs, strict=True):
         np.testing.assert_array_equal(tensor[-1:].numpy(), table.take([user])[0])
     with pytest.raises(TemplateError, match="in front of the soft prompt"):
         pipeline.export_prompts(ws, source, tmp_path / "peft", format="peft")
@@ -116,7 +116,7 @@ def test_a_prompt_last_prompt_is_embedded_whole_and_refused_by_peft(world, tmp_p
 
 
 @pytest.mark.parametrize("answers", ["space", "bare"])
-def test_the_way_answers_are_written_can_be_chosen(world, answers):
+def test_the_spelling_of_answers_can_be_chosen(world, answers):
     backbone = FrozenBackbone.load(world["large"], device="cpu")
     spec = json.dumps({"template": "rating-prompt-last", "answers": answers})
     template = get_template(spec)
@@ -130,7 +130,7 @@ def test_the_way_answers_are_written_can_be_chosen(world, answers):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("none.toml", None, "cannot be read"),
         ("a.toml", "task = ", "is not valid"),
@@ -150,11 +150,11 @@ def test_the_way_answers_are_written_can_be_chosen(world, answers):
         ("nothing", None, "the templates are rating"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, name, content, words):
+def test_an_invalid_template_is_refused(tmp_path, name, content, message):
     file = tmp_path / name
     if content is not None:
         file.write_text(content)
-    with pytest.raises(TemplateError, match=words) as refused:
+    with pytest.raises(TemplateError, match=message) as refused:
         get_template(str(file) if file.suffix else name)
     assert "\n" not in str(refused.value)
 

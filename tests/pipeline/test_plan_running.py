@@ -1,4 +1,4 @@
-"""Whole migrations: from a data set alone to a verdict, in stages that are reported and reused."""
+"""Plans: a migration from a data set to a verdict, in stages that are reported and reused."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def done(world):
     return bench.run_plan(**question, progress=reports.append), question, stages, reports
 
 
-def test_a_data_set_becomes_a_verdict_in_one_question(world, done):
+def test_a_plan_goes_from_a_data_set_to_a_verdict(world, done):
     bench, data, small, large = world
     comparison, _question, stages, reports = done
     kinds = ["model", "model", "fit", "migrate", "retrain", "evaluate", "compare"]
@@ -62,7 +62,7 @@ def test_a_data_set_becomes_a_verdict_in_one_question(world, done):
     assert lineage >= {source.id, moved.id, again.id}
 
 
-def test_asking_again_reuses_every_stage_and_predicts_from_what_was_measured(world, done):
+def test_a_repeated_plan_reuses_every_stage_and_predicts_from_measured_runs(world, done):
     bench, data, _small, large = world
     comparison, question, _stages, _reports = done
     reports = []
@@ -97,13 +97,13 @@ def _stages(bench, **changes):
         {"template": '{"template": "rating-prompt-last", "answers": "bare"}'},
     ],
 )
-def test_a_retraining_of_another_question_is_not_reused(world, done, changes):
+def test_a_retraining_with_other_settings_is_not_reused(world, done, changes):
     bench, question = world[0], done[1]
     assert "retrain" not in _stages(bench, **question)
     assert "retrain" in _stages(bench, **question | changes)
 
 
-def test_a_plan_is_judged_by_the_retraining_that_it_asks_for(world, done):
+def test_a_plan_is_judged_by_the_retraining_that_it_requests(world, done):
     bench, data, _small, large = world
     weaker = QUICK | {"epochs": 1}
     comparison = bench.run_plan(**done[1] | {"retraining": weaker, "name": "weaker"})
@@ -118,7 +118,7 @@ def test_a_plan_is_judged_by_the_retraining_that_it_asks_for(world, done):
     assert bench.run_plan(**done[1]).id == done[0].id
 
 
-def test_without_a_wish_the_newest_retraining_with_the_template_judges_and_is_named(world, done):
+def test_by_default_the_newest_retraining_with_the_template_is_the_reference(world, done):
     bench, data, small, large = world
     source = bench.fit_prompts(data, small)
     question = {"sources": source.id, "targets": large} | SETTINGS
@@ -132,7 +132,7 @@ def test_without_a_wish_the_newest_retraining_with_the_template_judges_and_is_na
     assert exact.title == "Compare with full retraining: the verdict"
 
 
-def test_the_retraining_of_prompts_with_items_has_items_too(world, done):
+def test_the_retraining_of_prompts_with_item_tokens_has_item_tokens(world, done):
     bench, data, small, large = world
     prompt = {"item_tokens": 1, "item_order": "before"}
     source = bench.fit_prompts(data, small, training=QUICK, prompt=prompt)
@@ -186,17 +186,17 @@ def test_evaluations_are_predicted_from_those_in_the_same_template(world, done):
 
 def test_the_command_line_asks_the_same_question(world, done):
     bench, data, small, large = world
-    words = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
-    words += ["--strategy", "random", "--budget", "6", "--hidden", "16"]
-    words += ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01"]
-    words += ["--workspace", str(bench.workspace.root)]
-    shown = CliRunner().invoke(app, ["plan", "run", *words, "--json"])
-    assert shown.exit_code == 0, shown.output
+    arguments = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
+    arguments += ["--strategy", "random", "--budget", "6", "--hidden", "16"]
+    arguments += ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01"]
+    arguments += ["--workspace", str(bench.workspace.root)]
+    result = CliRunner().invoke(app, ["plan", "run", *arguments, "--json"])
+    assert result.exit_code == 0, result.output
     # The command line has no settings of the retraining, so it asks for that of the defaults.
-    assert json.loads(shown.stdout)["id"] != done[0].id
+    assert json.loads(result.stdout)["id"] != done[0].id
     run = bench.run_plan(**done[1] | {"retraining": {}})
-    assert json.loads(shown.stdout)["id"] == run.id
-    text = CliRunner().invoke(app, ["plan", "run", *words]).stdout
+    assert json.loads(result.stdout)["id"] == run.id
+    text = CliRunner().invoke(app, ["plan", "run", *arguments]).stdout
     verdict = judge_comparison(bench.workspace, run)
     assert verdict.headline in text.splitlines() and set(verdict.evidence) <= set(text.splitlines())
     assert f"{run.name} ({run.id})" in text and "difference" in text
@@ -222,13 +222,13 @@ def test_a_cancelled_plan_keeps_its_finished_stages(world, done):
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"fit_on": ("a",), "targets": ("b",)}, "needs a data set"),
         ({"fit_on": ("a",), "sources": ("p",), "targets": ("b", "c")}, "not 2 and 2"),
         ({"targets": ("b",), "dataset": "d"}, "not 0 and 1"),
     ],
 )
-def test_a_plan_without_an_origin_is_refused(values, words):
-    with pytest.raises(ConfigError, match=words):
+def test_a_plan_without_sources_or_a_data_set_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
         PlanRequest(**values)

@@ -1,4 +1,4 @@
-"""A comparison published from one workspace is the same in another, read-only and marked."""
+"""Published comparisons: the same in another workspace, read-only and marked."""
 
 import dataclasses
 import json
@@ -44,14 +44,14 @@ def origin(tmp_path_factory):
     source = pipeline.fit_prompts(ws, data, small, training=QUICK)
     retrained = pipeline.fit_prompts(ws, data, large, role="retrained", training=QUICK)
     random = pipeline.fit_prompts(ws, data, large, role="random", training=QUICK)
-    few = pipeline.migrate(
+    on_few_users = pipeline.migrate(
         ws, source, large, strategy="random", share=0.5, training=QUICK, adapter=SMALL
     )
-    tables = (source, retrained, random, few)
+    tables = (source, retrained, random, on_few_users)
     compared = pipeline.compare(
         ws, [pipeline.evaluate(ws, run) for run in tables], baselines=True, name="real"
     )
-    pipeline.project(ws, source, few, method="pca", clusters=3)
+    pipeline.project(ws, source, on_few_users, method="pca", clusters=3)
     file = folder / "real.zip"
     written = pipeline.publish(ws, compared, file, command="puma demo")
     # The archive is opened where the models are not.
@@ -66,7 +66,7 @@ def opened(origin, tmp_path):
     return ws
 
 
-def test_every_value_survives_and_prompts_keep_16_bits(origin, opened):
+def test_published_values_are_equal_and_prompts_are_rounded_to_16_bits(origin, opened):
     before, compared = origin["ws"], origin["comparison"]
     steps = before.lineage(compared.id)
     assert {run.id for run in steps} < {run.id for run in opened.runs()}
@@ -87,8 +87,8 @@ def test_every_value_survives_and_prompts_keep_16_bits(origin, opened):
             "cost",
         )
         assert all(getattr(copy, name) == getattr(run, name) for name in same)
-        kept = {row["name"] for row in opened.artifacts(run.id)}
-        assert kept | set(published["left_out"]) == {
+        names = {row["name"] for row in opened.artifacts(run.id)}
+        assert names | set(published["left_out"]) == {
             row["name"] for row in before.artifacts(run.id)
         }
         for row in opened.artifacts(run.id):
@@ -119,7 +119,7 @@ def test_metrics_of_users_are_in_the_database(origin, opened):
         )
 
 
-def test_facts_say_where_it_was_measured(origin, opened):
+def test_a_published_run_records_where_it_was_measured(origin, opened):
     published = opened.run("real").published
     assert published["name"] == "real" and published["device"] == "cpu"
     assert published["date"] == origin["comparison"].finished
@@ -129,16 +129,21 @@ def test_facts_say_where_it_was_measured(origin, opened):
     assert origin["comparison"].published is None
 
 
-def test_prompts_are_left_out_from_the_controls_on(origin, tmp_path):
-    ws, (source, _, random, few) = origin["ws"], origin["runs"]
-    whole = origin["written"]
-    assert whole.left_out == {few.id: ["adapter"]} and whole.bytes == whole.file.stat().st_size
-    limit = (whole.bytes - 1000) / (1 << 20)
-    less = pipeline.publish(ws, "real", tmp_path / "less.zip", command="puma demo", most_mib=limit)
-    assert less.bytes < whole.bytes
-    assert less.left_out == {few.id: ["adapter"], random.id: ["prompts"]}
+def test_a_size_limit_leaves_out_prompts_of_controls_first(origin, tmp_path):
+    ws, (source, _, random, on_few_users) = origin["ws"], origin["runs"]
+    complete = origin["written"]
+    assert (
+        complete.left_out == {on_few_users.id: ["adapter"]}
+        and complete.bytes == complete.file.stat().st_size
+    )
+    limit = (complete.bytes - 1000) / (1 << 20)
+    smaller = pipeline.publish(
+        ws, "real", tmp_path / "less.zip", command="puma demo", most_mib=limit
+    )
+    assert smaller.bytes < complete.bytes
+    assert smaller.left_out == {on_few_users.id: ["adapter"], random.id: ["prompts"]}
     other = Workspace.open(tmp_path / "other", create=True)
-    pipeline.add_published(other, less.file)
+    pipeline.add_published(other, smaller.file)
     with pytest.raises(NotFoundError, match="has no prompts"):
         pipeline.load_prompts(other, random.id)
     assert pipeline.load_prompts(other, source.id).tokens == 1
@@ -147,14 +152,15 @@ def test_prompts_are_left_out_from_the_controls_on(origin, tmp_path):
     assert not (tmp_path / "none.zip").exists()
 
 
-def test_of_each_kind_one_prompt_table_stays_longest(origin):
-    """A second table of a kind goes before the controls do."""
+def test_second_prompt_tables_of_a_kind_are_left_out_before_controls(origin):
     ws, tables = origin["ws"], origin["runs"]
     compared = origin["comparison"]
     runs = ws.lineage(compared.id)
     order = publishing._by_priority(ws, compared, runs)
-    source, retrained, random, few = tables
-    assert [run.id for run in order] == [run.id for run in (random, retrained, few, source)]
+    source, retrained, random, on_few_users = tables
+    assert [run.id for run in order] == [
+        run.id for run in (random, retrained, on_few_users, source)
+    ]
     second = dataclasses.replace(retrained, id="0" * 16)
     assert publishing._by_priority(ws, compared, [*runs, second])[0] == second
 
@@ -166,54 +172,54 @@ def test_published_runs_are_not_deleted_by_accident(origin, opened):
             opened.delete(run.id)
         with pytest.raises(StoreError, match="puma published remove"):
             opened.delete_all(run.id)
-    own = pipeline.select(opened, source.id, strategy="random", budget=3)
+    selection = pipeline.select(opened, source.id, strategy="random", budget=3)
     removed = pipeline.remove_published(opened, "real")
-    assert {run.id for run in opened.runs()} == {own.id} | {
-        run.id for run in opened.lineage(own.id)
+    assert {run.id for run in opened.runs()} == {selection.id} | {
+        run.id for run in opened.lineage(selection.id)
     }
     assert source.id not in {run.id for run in removed}
     with pytest.raises(NotFoundError):
         pipeline.remove_published(opened, "real")
-    opened.delete(own.id)
+    opened.delete(selection.id)
     pipeline.add_published(opened, origin["file"])
     pipeline.remove_published(opened, "real")
     assert opened.runs() == [] and list((opened.root / "runs").iterdir()) == []
 
 
-def test_a_missing_model_is_one_sentence_before_and_in_a_job(origin, opened):
-    few = origin["runs"][-1]
-    target, source = few.inputs["backbone"], origin["runs"][0]
+def test_a_missing_model_is_reported_by_commands_and_jobs(origin, opened):
+    on_few_users = origin["runs"][-1]
+    target, source = on_few_users.inputs["backbone"], origin["runs"][0]
     for command, args in (
         ("fit_prompts", {"dataset": "books", "backbone": target}),
         ("migrate", {"sources": [source.id], "target": target}),
-        ("evaluate", {"subject": few.id}),
+        ("evaluate", {"subject": on_few_users.id}),
     ):
         with pytest.raises(BackboneError, match="not on this machine"):
             check_models(opened, command, args)
     check_models(opened, "compare", {"evaluations": list(opened.run("real").inputs.values())})
     with pytest.raises(BackboneError, match="viewed, compared and exported"):
-        pipeline.predict_title(opened, few.id, "007", "Dune")
+        pipeline.predict_title(opened, on_few_users.id, "007", "Dune")
     with pytest.raises(BackboneError, match="not on this machine"):
-        pipeline.evaluate(opened, few.id, split="validation")
+        pipeline.evaluate(opened, on_few_users.id, split="validation")
     assert all(row["status"] == "ok" for row in check_workspace(opened))
     rows = [row for row in check_workspace(opened, scrub=True) if row["check"] == "model"]
     assert [row["status"] for row in rows] == ["warn", "warn"]
 
 
-def test_a_model_named_by_its_spec_is_the_one_that_is_here(origin, opened, tmp_path):
+def test_the_spec_of_a_model_means_the_local_one(origin, opened, tmp_path):
     model = tiny_backbone_folder(tmp_path, "qwen2", width=32)
     published = opened.run(origin["runs"][-1].inputs["backbone"])
-    own = pipeline.add_backbone(opened, model)
-    assert own.name == published.name and own.id != published.id
-    assert backbone_run(opened, "qwen2").id == own.id
+    local = pipeline.add_backbone(opened, model)
+    assert local.name == published.name and local.id != published.id
+    assert backbone_run(opened, "qwen2").id == local.id
     assert backbone_run(opened, published.id).id == published.id
 
 
-def test_own_runs_stay_and_published_ones_can_be_compared_and_exported(origin, opened, tmp_path):
+def test_local_runs_stay_and_published_ones_can_be_compared_and_exported(origin, opened, tmp_path):
     again = pipeline.add_published(opened, origin["file"])
     assert again.added == [] and len(again.present) == len(opened.runs())
-    own = pipeline.add_published(origin["ws"], origin["file"])
-    assert own.added == [] and origin["ws"].run("real").published is None
+    added_to_origin = pipeline.add_published(origin["ws"], origin["file"])
+    assert added_to_origin.added == [] and origin["ws"].run("real").published is None
     pair = [run.id for run in opened.runs("evaluation")][:2]
     assert pipeline.compare(opened, pair).published is None
     pipeline.write_report(opened, "real", tmp_path / "report.html")
@@ -282,7 +288,7 @@ def test_damaged_and_hostile_archives_add_nothing(origin, tmp_path):
     assert ws.runs() == [] and not list(ws.root.glob(".archive*"))
 
 
-def test_an_archive_of_own_runs_that_are_not_marked_is_refused(origin, tmp_path):
+def test_an_archive_of_unmarked_runs_is_refused(origin, tmp_path):
     write_archive(origin["ws"], origin["comparison"].id, tmp_path / "plain.zip")
     ws = Workspace.open(tmp_path / "workspace", create=True)
     with pytest.raises(StoreError, match="not marked as published"):
@@ -290,8 +296,8 @@ def test_an_archive_of_own_runs_that_are_not_marked_is_refused(origin, tmp_path)
 
 
 @pytest.mark.parametrize("facts", [None, [], "elsewhere"])
-def test_a_mark_without_facts_is_refused(origin, tmp_path, facts):
-    """Such runs would look like ones that were measured here."""
+def test_a_published_mark_without_facts_is_refused(origin, tmp_path, facts):
+    """Without facts a published run would look like one that was measured on this machine."""
     staged = Workspace.open(tmp_path / "staged", create=True)
     pipeline.add_published(staged, origin["file"])
     for run in staged.runs():
@@ -351,18 +357,18 @@ def test_an_archive_whose_tables_take_far_more_memory_than_they_are_adds_nothing
 
 
 def test_an_archive_that_is_published_again_says_how_it_was_measured(origin, opened, tmp_path):
-    few = origin["runs"][-1]
+    on_few_users = origin["runs"][-1]
     again = pipeline.publish(opened, "real", tmp_path / "again.zip")
-    assert again.left_out[few.id] == ["adapter"]
+    assert again.left_out[on_few_users.id] == ["adapter"]
     other = Workspace.open(tmp_path / "other", create=True)
     pipeline.add_published(other, again.file)
     before, after = (ws.run("real").published for ws in (opened, other))
     assert after == before
     with pytest.raises(NotFoundError, match="has no adapter"):
-        other.get_tensors(few.id, "adapter")
+        other.get_tensors(on_few_users.id, "adapter")
 
 
-def test_the_demo_adds_what_ships_once(origin, tmp_path, monkeypatch):
+def test_the_demo_adds_shipped_runs_once(origin, tmp_path, monkeypatch):
     monkeypatch.setenv("PUMA_DATA", str(tmp_path))
     (tmp_path / "demo").mkdir()
     shutil.copy(origin["file"], tmp_path / "demo")
@@ -372,9 +378,9 @@ def test_the_demo_adds_what_ships_once(origin, tmp_path, monkeypatch):
     assert [run.id for run in ws.runs("comparison")] == [main_run_of(origin["file"])]
 
 
-def test_the_commands(origin, tmp_path):
-    def puma(*words, root=tmp_path / "other"):
-        done = CliRunner().invoke(app, [*map(str, words), "--workspace", str(root), "--json"])
+def test_publish_and_published_commands(origin, tmp_path):
+    def puma(*arguments, root=tmp_path / "other"):
+        done = CliRunner().invoke(app, [*map(str, arguments), "--workspace", str(root), "--json"])
         return json.loads(done.output) if done.exit_code == 0 else done
 
     file = tmp_path / "out.zip"

@@ -1,4 +1,4 @@
-"""Prompts are read as they were fitted: piecewise up to version 0.1.0, as running text since."""
+"""The reading of prompts: piecewise for prompts of version 0.1.0, as running text since."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def world(tmp_path_factory):
     return {"ws": ws, "data": data, "model": model, "begun": begun, "old": old}
 
 
-def test_an_old_question_has_its_old_run(world):
+def test_an_old_request_returns_the_old_run(world):
     assert world["old"].id == world["begun"].id and "reading" not in world["old"].config
     new = pipeline.fit_prompts(
         world["ws"], world["data"], world["model"], template="rating", training=QUICK, seed=5
@@ -88,9 +88,10 @@ def test_an_export_says_how_its_prompts_are_read(world, kind, tmp_path):
     if kind == "new":
         run = pipeline.fit_prompts(ws, data, model, template="rating", training=QUICK, seed=6)
     file = pipeline.export_prompts(ws, run, tmp_path / "prompts.safetensors")
-    back = pipeline.import_prompts(ws, data, model, file, role="retrained")
-    assert back.config.get("reading") == run.config.get("reading")
+    imported = pipeline.import_prompts(ws, data, model, file, role="retrained")
+    assert imported.config.get("reading") == run.config.get("reading")
     first, second = (
-        pipeline.read_predictions(ws, pipeline.evaluate(ws, of))["prediction"] for of in (run, back)
+        pipeline.read_predictions(ws, pipeline.evaluate(ws, read))["prediction"]
+        for read in (run, imported)
     )
     np.testing.assert_array_equal(first, second)

@@ -34,16 +34,16 @@ def moved(bench):
 
 
 def test_refining_all_users_starts_from_the_migrated_prompts(bench, moved):
-    still = bench.refine(moved, training=SHORT | {"learning_rate": 1e-9}, device="cpu")
-    before, after = load_prompts(bench.workspace, moved), load_prompts(bench.workspace, still)
+    unchanged = bench.refine(moved, training=SHORT | {"learning_rate": 1e-9}, device="cpu")
+    before, after = load_prompts(bench.workspace, moved), load_prompts(bench.workspace, unchanged)
     np.testing.assert_array_equal(before.user_ids, after.user_ids)
     np.testing.assert_allclose(before.vectors, after.vectors, atol=1e-6)
     for name, values in before.head.items():
         np.testing.assert_allclose(values, after.head[name], atol=1e-6)
-    further = bench.refine(moved, training=SHORT, device="cpu")
-    changed = np.abs(load_prompts(bench.workspace, further).vectors - before.vectors).max((1, 2))
+    refined = bench.refine(moved, training=SHORT, device="cpu")
+    changed = np.abs(load_prompts(bench.workspace, refined).vectors - before.vectors).max((1, 2))
     assert (changed > 1e-4).all()
-    assert further.config["role"] == "refined" and further.inputs["start"] == moved.id
+    assert refined.config["role"] == "refined" and refined.inputs["start"] == moved.id
 
 
 def test_refining_some_users_changes_neither_other_users_nor_the_head(bench, moved):
@@ -115,16 +115,16 @@ def test_refining_steps_scale_with_the_size_of_the_initial_prompts(tmp_path, tim
         tiny_backbone_folder(tmp_path, "llama"), device="cpu", precision="fp32"
     )
     data = load_shipped("movietweetings", users=8)
-    drawn = np.random.default_rng(0).normal(size=(len(data.users), 1, model.width))
+    initial = np.random.default_rng(0).normal(size=(len(data.users), 1, model.width))
     token_scale = model.token_norm() / model.width**0.5
-    vectors = (times * token_scale * drawn / np.sqrt(np.mean(drawn**2))).astype(np.float32)
+    vectors = (times * token_scale * initial / np.sqrt(np.mean(initial**2))).astype(np.float32)
     assert step_scale(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
     start = PromptTable(data.users, vectors)
     # Of AdamW's first step every coordinate is the rate, whatever the gradient.
-    once = TrainingConfig(
+    training = TrainingConfig(
         epochs=1, batch_size=10_000, learning_rate=1e-3, warmup=0.0, weight_decay=0.0
     )
-    further = fit_prompts(model, data, template="rating-item-first", training=once, start=start)
-    moved = np.abs(further.table.vectors - vectors)
+    refined = fit_prompts(model, data, template="rating-item-first", training=training, start=start)
+    moved = np.abs(refined.table.vectors - vectors)
     # The step of all and each user's own add up, or cancel out.
     assert moved.max() == pytest.approx(2e-3 * max(1.0, times), rel=0.02)

@@ -109,14 +109,14 @@ def test_every_interface_builds_the_same_request(
 def test_jobs_that_earlier_versions_queued_are_executed(world, monkeypatch):
     bench, source, target = world
     ws = bench.workspace
-    whole = TrainingConfig(epochs=1, learning_rate=1e-3).to_dict()
+    training = TrainingConfig(epochs=1, learning_rate=1e-3).to_dict()
     monkeypatch.setenv("PUMA_WORKSPACE", str(ws.root))
     old = {
         "sources": [source.id],
         "targets": [target.id],
         "strategy": "random",
         "budget": 6,
-        "training": whole,
+        "training": training,
         "adapter": AdapterConfig(hidden=8).to_dict() | {"balance": 3.0, "norm_limit": 0.5},
         "seed": 0,
         "predicted": None,
@@ -127,7 +127,12 @@ def test_jobs_that_earlier_versions_queued_are_executed(world, monkeypatch):
     (migration,) = plans.migrations_of(job)
     assert migration.config["adapter"]["balance"] == 3.0
     assert migration.config["training"]["epochs"] == 1
-    timed = {"sources": [source.id], "targets": [target.id], "training": whole, "retraining": whole}
+    timed = {
+        "sources": [source.id],
+        "targets": [target.id],
+        "training": training,
+        "retraining": training,
+    }
     jobs.enqueue(ws, "calibrate", timed | {"adapter": {"hidden": 8}}, title="An old calibration")
     assert execute(ws).status == "finished"
     chosen = {"prompts": source.id, "strategy": "kmeans-variance", "budget": 4, "groups": 2}
@@ -176,7 +181,7 @@ def test_requests_round_trip_through_json(request_):
 
 
 @pytest.mark.parametrize(
-    ("build", "error", "words"),
+    ("build", "error", "message"),
     [
         (lambda: FitRequest(dataset="d", backbone="b", role="best"), ConfigError, "role 'best'"),
         (lambda: SelectionRequest(prompts="p"), ConfigError, "needs a budget"),
@@ -199,8 +204,8 @@ def test_requests_round_trip_through_json(request_):
         (lambda: replace(REQUESTS[3], adapter={"wide": 3}), ConfigError, "no setting wide"),
     ],
 )
-def test_impossible_requests_are_refused_with_the_reason(build, error, words):
-    with pytest.raises(error, match=words):
+def test_impossible_requests_are_refused_with_the_reason(build, error, message):
+    with pytest.raises(error, match=message):
         build()
 
 
@@ -218,7 +223,7 @@ def test_a_whole_configuration_replaces_every_default(world):
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"backbone": "small"}, "FitRequest needs dataset"),
         ({"dataset": [], "backbone": "small"}, "dataset must be text"),
@@ -228,7 +233,7 @@ def test_a_whole_configuration_replaces_every_default(world):
         ({"dataset": "data", "backbone": "small", "training": {"epochs": {}}}, "epochs must be"),
     ],
 )
-def test_damaged_arguments_of_a_request_are_refused_in_one_sentence(values, words):
-    with pytest.raises(ConfigError, match=words):
+def test_damaged_arguments_of_a_request_are_refused_in_one_sentence(values, message):
+    with pytest.raises(ConfigError, match=message):
         request = FitRequest.from_dict(values)
         training_of(fit_defaults("rating", 20), request.training)

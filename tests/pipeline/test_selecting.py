@@ -9,8 +9,10 @@ from puma_engine.files import save_tensors
 from puma_engine.store import Workspace
 
 
-@pytest.mark.parametrize(("task", "wanted"), [("rating", "facility"), ("click", "kmeans-variance")])
-def test_the_default_strategy_follows_the_task(tmp_path, task, wanted):
+@pytest.mark.parametrize(
+    ("task", "expected"), [("rating", "facility"), ("click", "kmeans-variance")]
+)
+def test_the_default_strategy_follows_the_task(tmp_path, task, expected):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     data = compared.import_data(ws, tmp_path, task)
     users = pipeline.load_dataset(ws, data).users
@@ -19,5 +21,5 @@ def test_the_default_strategy_follows_the_task(tmp_path, task, wanted):
     table = tmp_path / "p.safetensors"
     source = pipeline.import_prompts(ws, data, "llama-small", table, head="none", device="cpu")
     selection = pipeline.select(ws, source, budget=12)
-    assert selection.config["strategy"] == wanted
-    assert pipeline.select(ws, source, budget=12, strategy=wanted).id == selection.id
+    assert selection.config["strategy"] == expected
+    assert pipeline.select(ws, source, budget=12, strategy=expected).id == selection.id

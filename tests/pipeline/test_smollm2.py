@@ -62,7 +62,7 @@ def test_its_licence_and_origin_are_recorded(run):
     assert not card["unread"]
 
 
-def test_it_says_paris(backbone):
+def test_it_completes_the_capital_of_france(backbone):
     ids = backbone.tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     assert backbone.tokenizer.decode(backbone.model(ids).logits[0, -1].argmax()) == " Paris"
 
@@ -71,7 +71,7 @@ def test_it_says_paris(backbone):
 def test_it_reads_items_from_the_cache_with_grouped_attention_in_every_precision(
     ws, run, precision
 ):
-    """Without it, keys and values of items would be copied for every row."""
+    """Plain attention would copy keys and values of items for every row."""
     loaded = pipeline.load_backbone(ws, run, device="cpu", precision=precision)
     assert loaded.model.config._attn_implementation == NAME
     assert loaded.last_mlp is not None
@@ -86,8 +86,8 @@ def test_answers_and_slots_of_every_template_are_where_the_text_has_them(backbon
         assert [*answers] == expected[template.task]
         for answer, token in answers.items():
             # The whole text ends in the answer token, read in one piece.
-            whole = tokenizer(f"{template.cue} {answer}", add_special_tokens=False)["input_ids"]
-            assert tokenizer.convert_ids_to_tokens(whole)[-1] == token
+            ids = tokenizer(f"{template.cue} {answer}", add_special_tokens=False)["input_ids"]
+            assert tokenizer.convert_ids_to_tokens(ids)[-1] == token
         slot = card["slot_position"]
         assert tokens[slot] == "<prompt>" and tokens.count("<prompt>") == 1
         before, after = (
@@ -116,11 +116,13 @@ def test_in_its_chat_template_the_prompt_opens_the_answer(backbone):
     tokenizer, title = backbone.tokenizer, "Dune by Frank Herbert"
     template = replace(TEMPLATES[PROMPT_LAST], chat_template=True)
     reader, rows = Reader(backbone, template, CONTEXTS), torch.tensor([1, 0])
-    said = template.text.replace("{item}", title).replace("{prompt}", "")
-    messages = [{"role": "user", "content": said}]
-    whole = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    message = template.text.replace("{item}", title).replace("{prompt}", "")
+    messages = [{"role": "user", "content": message}]
+    expected = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
     before, after = reader.sequence(0)
-    assert before == whole and after == []
+    assert before == expected and after == []
     assert tokenizer.decode(before).endswith("Rating:<|im_end|>\n<|im_start|>assistant\n")
     assert [tokenizer.decode(token) for token in reader.answers] == ["1", "2", "3", "4", "5"]
     prompts = 0.1 * torch.randn(2, 1, backbone.width, generator=torch.Generator().manual_seed(1))

@@ -146,11 +146,11 @@ def test_user_metrics_are_read_by_id_from_file_or_database(world):
     ws = world["ws"]
     run = pipeline.evaluate(ws, world["source"])
     known = ws.user_metrics(run.id).set_index("user_id")["rmse"]
-    asked = ["nobody", *known.index[::-1], known.index[3]]
-    expected = known.reindex(asked).to_numpy(np.float32)
+    users = ["nobody", *known.index[::-1], known.index[3]]
+    expected = known.reindex(users).to_numpy(np.float32)
     for _ in ("by columns", "in the database alone"):
         np.testing.assert_array_equal(
-            read_user_metric(ws, run.id, "rmse", pa.array(asked, pa.string())), expected
+            read_user_metric(ws, run.id, "rmse", pa.array(users, pa.string())), expected
         )
         with edited(ws) as db:
             db.execute(
@@ -172,7 +172,7 @@ def test_comparison_pairs_rows_and_counts_costs(world):
     again = pipeline.fit_prompts(
         ws, world["data"], world["large"], role="retrained", training=QUICK
     )
-    runs = [pipeline.evaluate(ws, subject) for subject in (world["source"], moved, again)]
+    runs = [pipeline.evaluate(ws, prompts) for prompts in (world["source"], moved, again)]
     runs.append(pipeline.evaluate(ws, "item_mean", dataset=world["data"]))
     compared = pipeline.compare(ws, runs)
     methods = ws.get_table(compared.id, "methods").set_index("kind")
@@ -266,8 +266,8 @@ def test_cancelled_run_resumes_to_the_same_prompts(world, tmp_path):
     done = pipeline.fit_prompts(ws, data, world["small"], training=QUICK)
     assert done.id == broken.id == world["source"].id and done.status == "finished"
     resumed = pipeline.load_prompts(ws, done).vectors
-    straight = pipeline.load_prompts(world["ws"], world["source"]).vectors
-    np.testing.assert_array_equal(resumed, straight)
+    uninterrupted = pipeline.load_prompts(world["ws"], world["source"]).vectors
+    np.testing.assert_array_equal(resumed, uninterrupted)
 
 
 def test_exported_prompts_can_be_imported(world, tmp_path):
@@ -275,13 +275,13 @@ def test_exported_prompts_can_be_imported(world, tmp_path):
     file = pipeline.export_prompts(
         ws, world["source"], tmp_path / "p.safetensors", command="puma x"
     )
-    back = pipeline.import_prompts(ws, world["data"], world["small"], file, name="imported")
-    assert back.id != world["source"].id and back.summary["command"] == "puma x"
-    exported, imported = (pipeline.load_prompts(ws, run) for run in (world["source"], back))
+    imported_run = pipeline.import_prompts(ws, world["data"], world["small"], file, name="imported")
+    assert imported_run.id != world["source"].id and imported_run.summary["command"] == "puma x"
+    exported, imported = (pipeline.load_prompts(ws, run) for run in (world["source"], imported_run))
     np.testing.assert_array_equal(exported.vectors, imported.take(exported.user_ids))
-    assert pipeline.method_cost(ws, pipeline.evaluate(ws, back))["seconds"] == pytest.approx(
-        world["source"].seconds
-    )
+    assert pipeline.method_cost(ws, pipeline.evaluate(ws, imported_run))[
+        "seconds"
+    ] == pytest.approx(world["source"].seconds)
     with pytest.raises(BackboneError, match="dimension"):
         pipeline.import_prompts(ws, world["data"], world["large"], file)
     more = pipeline.import_dataset(
@@ -307,7 +307,7 @@ def test_changed_weights_are_detected(world, tmp_path):
 
 @pytest.fixture
 def large_files(monkeypatch):
-    """Let files above 32 KiB be large, so that the middle of tiny weights is one that earlier versions skipped."""
+    """Files above 32 KiB count as large: earlier versions did not hash the middle of large weights."""
     monkeypatch.setattr(backbones, "LARGE", 32 << 10)
     monkeypatch.setattr(backbones, "SAMPLE", 1 << 10)
 
@@ -358,7 +358,7 @@ def test_a_large_model_of_an_earlier_version_keeps_its_run_and_is_hashed_whole(
 
 
 @pytest.mark.parametrize("first", ["finishes", "is killed"])
-def test_who_adds_a_model_that_another_process_adds_waits_for_it(world, tmp_path, first):
+def test_adding_a_model_waits_for_another_process_that_adds_it(world, tmp_path, first):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     config = {"spec": str(world["small"].resolve()), "revision": None}
     config["fingerprint"] = backbones.fingerprint(ws, config["spec"])
@@ -372,12 +372,12 @@ def test_who_adds_a_model_that_another_process_adds_waits_for_it(world, tmp_path
     )
     assert other.stdout.readline() == "adding\n"
     with pytest.raises(Cancelled, match="waiting for another process that adds"):
-        looks = iter([False, False, True])
-        pipeline.add_backbone(ws, world["small"], should_cancel=lambda: next(looks))
-    said = []
+        answers = iter([False, False, True])
+        pipeline.add_backbone(ws, world["small"], should_cancel=lambda: next(answers))
+    messages = []
 
     def progress(report):
-        said.append(report.stage)
+        messages.append(report.stage)
         if report.stage.startswith("waiting"):
             other.stdin.write("go on\n")
             other.stdin.flush()
@@ -386,17 +386,17 @@ def test_who_adds_a_model_that_another_process_adds_waits_for_it(world, tmp_path
     assert other.wait(120) == 0, other.stderr.read()
     assert run.id == run_id and run.status == "finished"
     assert run.name == ("other" if first == "finishes" else world["small"].name)
-    assert said[:2] == [
+    assert messages[:2] == [
         f"inspecting {world['small']}",
         f"waiting for another process that adds {world['small'].name}",
     ]
 
 
 def test_threads_that_add_the_same_model_at_once_get_one_run(world, tmp_path):
-    ws, together = Workspace.open(tmp_path / "workspace", create=True), threading.Barrier(3)
+    ws, barrier = Workspace.open(tmp_path / "workspace", create=True), threading.Barrier(3)
 
     def add(_number):
-        together.wait()
+        barrier.wait()
         return pipeline.add_backbone(ws, world["small"])
 
     with ThreadPoolExecutor(3) as pool:
@@ -422,26 +422,28 @@ def killed_adding(world):
     return ws.root
 
 
-@pytest.mark.parametrize("how", ["by name", "by id", "by run", "as a job"])
-def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(killed_adding, tmp_path, how):
+@pytest.mark.parametrize("command", ["by name", "by id", "by run", "as a job"])
+def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(
+    killed_adding, tmp_path, command
+):
     ws = Workspace.open(shutil.copytree(killed_adding, tmp_path / "workspace"))
     (data,) = ws.runs(kind="dataset")
-    (stopped,) = ws.runs(kind="backbone")
-    assert stopped.status == "interrupted"
-    if how == "as a job":
+    (killed,) = ws.runs(kind="backbone")
+    assert killed.status == "interrupted"
+    if command == "as a job":
         arguments = {"dataset": data, "backbone": "llama-small", "training": QUICK}
         job = jobs.enqueue(ws, "fit_prompts", arguments, title="Fit")
         jobs.worker(ws, devices=["cpu"], once=True)
         done = ws.run(jobs.job(ws, job.id).run_id)
     else:
-        model = {"by name": "llama-small", "by id": stopped.id, "by run": stopped}[how]
+        model = {"by name": "llama-small", "by id": killed.id, "by run": killed}[command]
         done = pipeline.fit_prompts(ws, data, model, training=QUICK)
-    assert done.status == "finished" and done.inputs["backbone"] == stopped.id
+    assert done.status == "finished" and done.inputs["backbone"] == killed.id
     assert [run.status for run in ws.runs(kind="backbone")] == ["finished"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "error", "message"),
     [
         ({"strategy": "random"}, ConfigError, "budget"),
         ({"budget": 3}, ConfigError, "needs a strategy"),
@@ -454,8 +456,8 @@ def test_a_model_whose_adding_was_killed_is_added_by_the_next_command(killed_add
         ({"template": "click"}, DataError, "click"),
     ],
 )
-def test_bad_migrations_are_refused_with_the_reason(world, settings, error, words):
-    with pytest.raises(error, match=words):
+def test_bad_migrations_are_refused_with_the_reason(world, settings, error, message):
+    with pytest.raises(error, match=message):
         pipeline.migrate(world["ws"], world["source"], world["large"], **settings)
 
 
@@ -492,7 +494,7 @@ def test_a_failed_stage_is_recorded_and_can_be_repeated(world):
     assert len(attempts) == 2
 
 
-def test_describing_a_result_is_no_part_of_the_measured_seconds(world):
+def test_the_measured_seconds_exclude_the_description_of_the_result(world):
     def compute(_run_id, _folder, clock):
         return StageResult(describe=lambda: {"described_at": clock.seconds})
 
@@ -545,7 +547,7 @@ def test_the_python_api_returns_the_runs_of_the_stages(world):
     assert {"method", "metric", "value", "difference", "seconds"} <= set(table.columns)
 
 
-def test_a_full_gpu_ends_in_one_sentence(tmp_path):
+def test_running_out_of_gpu_memory_is_reported_in_one_sentence(tmp_path):
     def compute(_run_id, _folder, _clock):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a")
 

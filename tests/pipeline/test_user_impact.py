@@ -51,21 +51,21 @@ def test_stored_impact_counts_all_users_and_lists_all_likely_regressions(world, 
     monkeypatch.setattr("puma_engine.evaluation.user_effects.LISTED_USERS", 1)
     ws, run = world["ws"], world["comparison"]
     users = pipeline.comparison_users(ws, run)
-    whole = effects_between(users, world["runs"]["few"].id, run.inputs["reference"])
+    effects = effects_between(users, world["runs"]["few"].id, run.inputs["reference"])
     _, impact = sides(world)
     assert impact.effects.users == len(users) == 60 and impact.effects.rows == users["n"].sum()
     assert len(impact.effects.frame) < len(users)
-    assert impact.effects.worse(LIKELY).equals(whole.worse(LIKELY)) and len(whole.worse(LIKELY))
+    assert impact.effects.worse(LIKELY).equals(effects.worse(LIKELY)) and len(effects.worse(LIKELY))
     assert impact.bars["users"].sum() == 60
-    gaps = with_values(whole.frame, ratings=run.summary["task"] == "rating")["gap"]
+    gaps = with_values(effects.frame, ratings=run.summary["task"] == "rating")["gap"]
     assert impact.worse == (gaps > 0).mean()
 
 
 def test_impact_is_stored_for_methods_with_prompts_and_computed_for_old_comparisons(world):
     ws, run = world["ws"], world["comparison"]
     summary = ws.get_table(run.id, "effects")
-    others = {run.id for name, run in world["runs"].items() if name != "again"}
-    assert set(summary["evaluation"]) == others and len(summary) == len(others)
+    expected = {run.id for name, run in world["runs"].items() if name != "again"}
+    assert set(summary["evaluation"]) == expected and len(summary) == len(expected)
     before = pipeline.judge_comparison(ws, run)
     stored = user_impact_between(ws, run, world["runs"]["few"].id)
     with edited(ws) as db:

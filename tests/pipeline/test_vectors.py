@@ -1,4 +1,4 @@
-"""Vectors that no language model made, as the source of migrations: a recommender's, or any others."""
+"""User vectors from other models, such as a recommender, as the source of migrations."""
 
 import dataclasses
 import json
@@ -86,7 +86,7 @@ def test_every_format_gives_the_same_vectors_by_user(world, vectors, tmp_path, n
     assert run.inputs == {"dataset": pipeline.find(bench.workspace, "data").id}
 
 
-def test_vectors_go_to_a_model_and_their_units_do_not_matter(world, vectors, tmp_path):
+def test_vectors_migrate_to_a_model_independently_of_their_scale(world, vectors, tmp_path):
     bench, folder = world
     run = bench.migrate(vectors, "target", **SETTINGS)
     assert run.config["template"] == "rating-prompt-last"
@@ -127,8 +127,8 @@ def test_every_interface_makes_the_same_runs(world, vectors, monkeypatch):
     assert puma(bench, "prompts", "from-baseline", "data", "--factors", 4)["id"] == factors.id
     expected = bench.migrate([factors, "llm"], "target", **SETTINGS).id
     options = ["--epochs=2", "--batch-size=32", "--learning-rate=1e-2", "--hidden=16"]
-    shown = puma(bench, "aggregate", factors.id, "llm", "--target", "target", *options)
-    assert shown["id"] == expected
+    printed = puma(bench, "aggregate", factors.id, "llm", "--target", "target", *options)
+    assert printed["id"] == expected
     monkeypatch.setenv("PUMA_WORKSPACE", str(bench.workspace.root))
     target = bench.run("target").id
     plan = plans.Plan("single", (vectors.id,), (target,), "all", None)
@@ -144,7 +144,7 @@ def test_every_interface_makes_the_same_runs(world, vectors, monkeypatch):
     assert request == PlanRequest(sources=(vectors.id,), targets=(target,))
 
 
-def test_beside_prompts_of_a_model_both_reach_the_adapter(world, vectors):
+def test_vectors_and_prompts_are_aggregated(world, vectors):
     bench, _ = world
     for sources in (["llm", "vectors"], ["vectors", "llm"]):
         run = bench.migrate(sources, "target", **SETTINGS)
@@ -165,23 +165,23 @@ def test_a_map_and_its_preview_of_a_selection_standardise_vectors(world, vectors
     bench, _ = world
     monkeypatch.setenv("PUMA_WORKSPACE", str(bench.workspace.root))
     migrated = bench.migrate(vectors, "target", **SETTINGS)
-    drawn = bench.project(vectors, migrated, method="pca", clusters=4)
-    space, users, _ = bench.workspace.get_tensors(drawn.id, "space")
+    projection = bench.project(vectors, migrated, method="pca", clusters=4)
+    space, users, _ = bench.workspace.get_tensors(projection.id, "space")
     numbers = bench.prompts(vectors).take(users)[:, 0]
     standard = (numbers - numbers.mean(axis=0)) / numbers.std(axis=0)
     # Principal components keep the distances between users.
-    expected, got = (
+    expected, distances = (
         np.linalg.norm(points[:, None] - points[None], axis=2)
         for points in (standard, space["space"])
     )
-    np.testing.assert_allclose(got, expected, atol=1e-3)
+    np.testing.assert_allclose(distances, expected, atol=1e-3)
     chosen = bench.selected_users(bench.select(vectors, strategy="facility", budget=6))
-    shown = user_maps.preview(str(bench.workspace.root), drawn.id, "facility", 6)
-    table = user_maps.users(str(bench.workspace.root), drawn.id)
-    assert set(table["user_id"][shown]) == set(chosen)
+    preview = user_maps.preview(str(bench.workspace.root), projection.id, "facility", 6)
+    table = user_maps.users(str(bench.workspace.root), projection.id)
+    assert set(table["user_id"][preview]) == set(chosen)
 
 
-def test_a_plan_compares_what_has_a_model(world, vectors):
+def test_a_plan_from_vectors_compares_methods_of_the_target_model(world, vectors):
     bench, _ = world
     bench.fit_prompts(
         "data", "target", role="retrained", training=TRAINING, prompt={"item_tokens": 1}
@@ -229,7 +229,7 @@ def test_users_and_items_without_a_vector_are_counted_and_get_the_mean(world, tm
     assert sorted(bench.prompts(dropped).user_ids) == USERS[5:]
 
 
-def test_who_has_vectors_of_few_users_is_told(world, tmp_path, caplog):
+def test_vectors_of_few_users_give_a_warning(world, tmp_path, caplog):
     bench, folder = world
     frame = pd.read_csv(folder / "users.csv", dtype={"user_id": str})
     padded = frame["user_id"].where(frame["user_id"] < "011", "0" + frame["user_id"])
@@ -261,7 +261,7 @@ def test_a_user_is_erased_from_vectors(world, tmp_path):
 @pytest.mark.parametrize(
     "stage", ["evaluate", "refine", "export_prompts", "predict_title", "chain"]
 )
-def test_what_needs_a_model_says_that_vectors_have_none(world, vectors, tmp_path, stage):
+def test_stages_that_need_a_model_refuse_vectors(world, vectors, tmp_path, stage):
     bench, _ = world
     calls = {
         "evaluate": lambda: bench.evaluate(vectors),
@@ -276,7 +276,7 @@ def test_what_needs_a_model_says_that_vectors_have_none(world, vectors, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_strategy_that_asks_the_model_is_refused(world, vectors):
+def test_a_strategy_that_needs_the_model_is_refused(world, vectors):
     bench, _ = world
     with pytest.raises(SelectionError, match="'kmeans-loss' needs the source's language model"):
         bench.select(vectors, strategy="kmeans-loss", budget=6)
@@ -288,7 +288,7 @@ def write(path, text):
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "message"),
     [
         ("user_id,a,b\nx1,1,2\nx2,2,1\n", "No user of .* is in the data set"),
         ("user_id,a,b\n001,1,2\n002,2,one\n", "column 'b' of .* is not a number"),
@@ -300,10 +300,10 @@ def write(path, text):
         ("user_id,a,b\n001,1,inf\n002,1,2\n", "NaN or infinite"),
     ],
 )
-def test_bad_tables_are_refused_before_a_run_is_finished(world, tmp_path, table, words):
+def test_bad_tables_are_refused_before_a_run_is_finished(world, tmp_path, table, message):
     bench, _ = world
     before = len(bench.workspace.runs(status="finished"))
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         bench.import_prompts("data", None, write(tmp_path / "bad.csv", table))
     assert len(bench.workspace.runs(status="finished")) == before
 
@@ -327,7 +327,7 @@ def test_prompts_and_vectors_are_not_mistaken_for_each_other(world, tmp_path):
         bench.vectors_from_baseline("data", factors=0)
 
 
-def test_factors_of_a_recommender_teach_a_zoo_model_something(tmp_path):
+def test_factors_of_a_recommender_beat_the_shuffled_control(tmp_path):
     """On two groups of users with opposite tastes, factors tell the groups apart."""
     rows = [
         (f"{user:03}", f"i{item}", 5 if user % 2 == item % 2 else 1, f"Book {item}")
