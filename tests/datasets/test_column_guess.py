@@ -1,4 +1,4 @@
-"""Which column is what: by what columns hold, and by their names."""
+"""Guesses of columns, from their values and their names."""
 
 import numpy as np
 import pandas as pd
@@ -33,19 +33,19 @@ def renamed(rows, names):
         ("name", "label", "user", "product"),
     ],
 )
-def test_columns_are_found_by_what_they_hold(rows, names):
+def test_columns_are_guessed_from_their_values(rows, names):
     table = renamed(rows, names)
     for order in (names, names[::-1]):
         assert guess_columns(order, table[list(order)]) == dict(zip(FIELDS, names, strict=True))
 
 
-def test_the_file_of_a_team_is_read_by_itself(rows, tmp_path):
+def test_unusual_column_names_are_guessed_in_a_file(rows, tmp_path):
     path = tmp_path / "team.csv"
     names = ("customer_no", "sku", "product name", "stars given")
     renamed(rows, names).to_csv(path, index=False)
-    shown = preview_table(path)
-    assert shown.guess == dict(zip(FIELDS, names, strict=True)) and shown.task == "rating"
-    assert len(shown.frame) == 50
+    preview = preview_table(path)
+    assert preview.guess == dict(zip(FIELDS, names, strict=True)) and preview.task == "rating"
+    assert len(preview.frame) == 50
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_file_of_a_team_is_read_by_itself(rows, tmp_path):
         (1_600_000_000 + 3600 * np.arange(400)).astype(str).tolist(),
     ],
 )
-def test_times_are_found_without_their_name_and_years_are_not(rows, times):
+def test_times_are_guessed_without_their_name_and_years_are_not(rows, times):
     names = ("a", "b", "c", "d")
     table = renamed(rows, names).assign(e=times, f=[str(1950 + n % 70) for n in range(400)])
     assert guess_columns(list(table), table) == dict(zip(FIELDS, names, strict=True)) | {
@@ -63,23 +63,23 @@ def test_times_are_found_without_their_name_and_years_are_not(rows, times):
     }
 
 
-def test_a_column_that_cannot_hold_ratings_is_not_taken_for_its_name(rows):
+def test_a_column_without_ratings_is_not_guessed_by_its_name(rows):
     table = rows.assign(rating=["PG-13", "R"] * 200).rename(columns={"outcome": "value"})
     assert guess_columns(list(table), table)["outcome"] == "value"
 
 
-def test_ids_are_no_titles(rows):
+def test_ids_are_not_guessed_as_titles(rows):
     table = rows[["user_id", "item_id", "outcome"]].assign(user_id="u" + rows["user_id"])
     guess = guess_columns(list(table), table)
     assert guess == {"user_id": "user_id", "item_id": "item_id", "outcome": "outcome"}
 
 
-def test_clicks_are_known_by_their_values():
+def test_clicks_are_recognised_by_their_values():
     assert guess_task(pd.Series(["0", "1", "1"])) == "click"
     assert guess_task(pd.Series(["1", "5"])) == "rating" == guess_task(pd.Series(["", "x"]))
 
 
-def test_names_alone_serve_where_there_are_no_rows():
+def test_without_rows_columns_are_guessed_by_name():
     names = ["user", "rating", "score", "name"]
     by_name = {"user_id": "user", "outcome": "rating", "text": "name"}
     assert guess_columns(names) == guess_columns(names, pd.DataFrame(columns=names)) == by_name

@@ -1,4 +1,4 @@
-"""CSV files: stray quotation marks cost one row, and the two readers agree."""
+"""CSV files: stray quotation marks drop one row, and the two readers agree."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_quotation_marks_are_ordinary_characters_in_tsv_files(tmp_path: Path) ->
     assert titles(path, quote='"') == {"i1": "Heroes"}
 
 
-def test_a_stray_quotation_mark_costs_its_own_row_alone(tmp_path: Path) -> None:
+def test_a_stray_quotation_mark_drops_only_its_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ",", ROWS)
     with pytest.raises(DataError, match=r"1 of 7 rows .*1 with a stray quotation mark \(line 3: "):
         read(path)
@@ -61,15 +61,15 @@ def test_a_stray_quotation_mark_costs_its_own_row_alone(tmp_path: Path) -> None:
     expected = {row[1]: row[3] for row in ROWS if row[1] != "i2"}
     assert titles(path, drop_invalid=True) == expected
     assert titles(path, quote="none") == {row[1]: row[3] for row in ROWS}
-    swallowing = [row for row in ROWS if row[1] != "i5"]
-    path = write(tmp_path / "b.csv", ",", swallowing)
+    other_rows = [row for row in ROWS if row[1] != "i5"]
+    path = write(tmp_path / "b.csv", ",", other_rows)
     with pytest.raises(DataError, match=r"1 of 6 rows .*1 with a stray quotation mark \(line 3: "):
         read(path)
     # One value of four lines, if the caller says so.
     assert len(read(path, quote='"').interactions) == 3
 
 
-def test_two_stray_marks_cost_no_row_between_them(tmp_path: Path) -> None:
+def test_two_stray_quotation_marks_drop_no_row_between_them(tmp_path: Path) -> None:
     rows = [["u1", f"i{number}", "3", f"Book {number}"] for number in range(9)]
     # A quoted value begins in the third row and ends in the seventh, with too many fields behind it.
     rows[2][2], rows[6][2] = '"3', '3"'
@@ -83,25 +83,25 @@ def test_two_stray_marks_cost_no_row_between_them(tmp_path: Path) -> None:
     assert sum(dropped.values()) == 2, dropped
 
 
-def test_a_mark_in_any_place_of_a_large_file_swallows_no_row(tmp_path: Path) -> None:
+def test_a_quotation_mark_anywhere_in_a_large_file_drops_only_its_row(tmp_path: Path) -> None:
     lines = [f"{n % 97},{n},{1 + n % 5},t{n}" for n in range(400)]
-    for place in (0, 1, 57, 199, 398):
+    for row in (0, 1, 57, 199, 398):
         for column in range(4):
-            fields = lines[place].split(",")
+            fields = lines[row].split(",")
             fields[column] = '"' + fields[column]
             other = [*lines]
-            other[place] = ",".join(fields)
+            other[row] = ",".join(fields)
             # A later quoted title would close the value.
             other[399] = '2,399,5,"t, 399"'
             path = tmp_path / "a.csv"
             path.write_text("\n".join([",".join(HEADER), *other]) + "\n")
-            with pytest.raises(DataError, match=f"1 of 400 rows cannot .*line {place + 2}: "):
+            with pytest.raises(DataError, match=f"1 of 400 rows cannot .*line {row + 2}: "):
                 read(path)
             ds = read(path, drop_invalid=True)
             assert len(ds.interactions) == 399
 
 
-def test_paired_marks_in_a_title_survive_or_refuse_the_row(tmp_path: Path) -> None:
+def test_paired_quotation_marks_in_a_title_are_read_or_refuse_the_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", ",", [["u1", "i1", "5", 'The "Best" of']])
     assert titles(path) == {"i1": 'The "Best" of'}
     path = write(tmp_path / "a.csv", ",", [["u1", "i1", "5", '"Heroes" and more']])
@@ -129,12 +129,12 @@ def test_texts_of_several_lines_are_read_and_other_quotes_too(tmp_path: Path) ->
     assert titles(path) == {"i1": "One line, and two", "i2": "Other"}
     path.write_text(",".join(HEADER) + "\nu1,i1,5,'One, two'\n")
     assert titles(path, quote="'") == {"i1": "One, two"}
-    for wrong in ("''", ","):
+    for quote in ("''", ","):
         with pytest.raises(DataError, match="The quote must be one character"):
-            read(path, quote=wrong)
+            read(path, quote=quote)
 
 
-def test_a_carriage_return_inside_a_line_is_a_space_of_titles_and_no_id(tmp_path: Path) -> None:
+def test_a_carriage_return_is_a_space_in_a_title_and_refused_in_an_id(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"user_id,item_id,outcome,text\nu1,i1,5,Tit\rle\nu1,i\r2,4,Other\n")
     with pytest.raises(DataError, match="1 of 2 rows cannot .*1 without a usable item id"):
@@ -152,8 +152,8 @@ def test_a_delimiter_may_be_spelled_out_and_a_header_may_be_missing(tmp_path: Pa
     assert len(ds.interactions) == 2 and set(ds.items["text"]) == {"One", "Two"}
     with pytest.raises(DataError, match=r"looks like data: pass no_header=True"):
         read(path, delimiter="\t")
-    shown = preview_table(path, delimiter="\t", no_header=True)
-    assert shown.frame["1"].tolist() == ["u1", "u1"]
+    preview = preview_table(path, delimiter="\t", no_header=True)
+    assert preview.frame["1"].tolist() == ["u1", "u1"]
 
 
 FIELD = st.text(st.sampled_from('ab ,;"\n\r7é'), max_size=5)
@@ -161,24 +161,24 @@ FIELD = st.text(st.sampled_from('ab ,;"\n\r7é'), max_size=5)
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(st.lists(FIELD, min_size=3, max_size=3), min_size=1, max_size=8))
-def test_what_a_csv_writer_writes_is_read_back(
+def test_files_of_a_csv_writer_are_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "a.csv"
-    made = io.StringIO()
-    csv.writer(made, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([["x", "y", "z"], *rows])
-    path.write_bytes(made.getvalue().encode())
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([["x", "y", "z"], *rows])
+    path.write_bytes(text.getvalue().encode())
     columns = read_columns(path, ["z", "x", "y"], csv_format=CsvFormat(quote='"'))
     assert not columns.bad
     # A carriage return inside a value stays a space; before the end of a line it goes.
     clean = [[field.replace("\r\n", "\n").replace("\r", "\v") for field in row] for row in rows]
-    got = columns.table.to_pylist()
-    assert [[row["x"], row["y"], row["z"]] for row in got] == clean
+    records = columns.table.to_pylist()
+    assert [[row["x"], row["y"], row["z"]] for row in records] == clean
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.text(st.sampled_from("ab 7é"), max_size=4), min_size=1, max_size=4)))
-def test_both_readers_agree_where_nothing_is_quoted(
+def test_both_readers_agree_without_quotation_marks(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("csv")
@@ -187,15 +187,15 @@ def test_both_readers_agree_where_nothing_is_quoted(
     (folder / "strict.csv").write_text(text + '"q","q","q"\n')
     fast, strict = (open_csv(folder / f"{name}.csv", CsvFormat()) for name in ("fast", "strict"))
     assert not fast.marks and strict.marks
-    (table, bad), (other, also_bad) = fast.read([2, 0]), strict.read([2, 0])
-    assert table.to_pylist() == other.to_pylist()[:-1]
-    assert [row.text for row in bad] == [row.text for row in also_bad]
+    (table, bad_rows), (other_table, other_bad_rows) = fast.read([2, 0]), strict.read([2, 0])
+    assert table.to_pylist() == other_table.to_pylist()[:-1]
+    assert [row.text for row in bad_rows] == [row.text for row in other_bad_rows]
 
 
 def test_the_encoding_and_delimiter_of_the_items_may_differ(tmp_path: Path) -> None:
-    made = frame()
-    rows = save(made.drop(columns="text"), tmp_path / "rows.csv")
-    items = made[["item_id", "text"]].drop_duplicates()
+    table = frame()
+    rows = save(table.drop(columns="text"), tmp_path / "rows.csv")
+    items = table[["item_id", "text"]].drop_duplicates()
     items["text"] = "Café " + items["text"]
     path = tmp_path / "items.txt"
     path.write_bytes(items.to_csv(index=False, sep="|").encode("cp1252"))

@@ -34,7 +34,7 @@ ORIGINALS = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @pytest.fixture(scope="module", params=NAMES)
 def shipped(request: pytest.FixtureRequest) -> Dataset:
-    return whole(request.param)
+    return load_once(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +49,8 @@ def shuffled(ds: Dataset, seed: int = 3) -> Dataset:
 
 
 @cache
-def whole(name: str, population: Population = "product") -> Dataset:
+def load_once(name: str, population: Population = "product") -> Dataset:
     return load_shipped(name, population=population)
-
-
-def keyed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.set_index(["user_id", "item_id"]).sort_index()
 
 
 def test_every_source_is_registered_and_matches_its_documentation(shipped: Dataset) -> None:
@@ -68,8 +64,8 @@ def test_every_source_is_registered_and_matches_its_documentation(shipped: Datas
 
 
 def test_shipped_goodbooks_has_the_users_that_the_documentation_promises() -> None:
-    books = whole("goodbooks")
-    foundation = whole("goodbooks", "foundation")
+    books = load_once("goodbooks")
+    foundation = load_once("goodbooks", "foundation")
     assert len(books.users) + len(foundation.users) == 14_612
     assert abs(len(foundation.users) / 14_612 - 0.30) < 0.01
     assert books.report["users_with_enough_rows"] == 14_612
@@ -97,9 +93,9 @@ def test_each_user_has_train_validation_and_test_rows_in_the_promised_shares(
 
 
 def test_foundation_and_product_users_are_disjoint_across_tasks() -> None:
-    product = set(whole("goodbooks").users) | set(whole("goodbooks-to-read").users)
+    product = set(load_once("goodbooks").users) | set(load_once("goodbooks-to-read").users)
     for name in ("goodbooks", "goodbooks-to-read"):
-        assert product.isdisjoint(whole(name, "foundation").users)
+        assert product.isdisjoint(load_once(name, "foundation").users)
 
 
 def test_foundation_rule_is_the_documented_hash() -> None:
@@ -141,13 +137,13 @@ def test_movietweetings_keeps_the_latest_85_and_halves_ratings_upwards() -> None
     folder = data_root() / "movietweetings"
     raw = pq.read_table(folder / "ratings.parquet").to_pandas()
     raw = raw[raw["rating"] > 0].astype({"user_id": str, "imdb_id": str})
-    films = whole("movietweetings")
+    films = load_once("movietweetings")
     user = films.interactions["user_id"].value_counts().index[0]
-    mine = raw[raw["user_id"] == user].sort_values("timestamp").tail(85)
-    got = films.for_users([user]).interactions
-    expected = dict(zip(mine["imdb_id"], np.ceil(mine["rating"] / 2), strict=True))
+    latest = raw[raw["user_id"] == user].sort_values("timestamp").tail(85)
+    rows = films.for_users([user]).interactions
+    expected = dict(zip(latest["imdb_id"], np.ceil(latest["rating"] / 2), strict=True))
     assert len(raw[raw["user_id"] == user]) > 85
-    assert dict(zip(got["item_id"], got["outcome"], strict=True)) == expected
+    assert dict(zip(rows["item_id"], rows["outcome"], strict=True)) == expected
 
 
 def test_a_repeated_goodbooks_rating_counts_once_with_its_last_value() -> None:
@@ -155,7 +151,8 @@ def test_a_repeated_goodbooks_rating_counts_once_with_its_last_value() -> None:
     raw = raw.astype({"user_id": str, "book_id": str}).rename(columns={"book_id": "item_id"})
     repeated = raw[raw.duplicated(["user_id", "item_id"], keep=False)]
     last = repeated.groupby(["user_id", "item_id"])["rating"].last()
-    books = keyed(whole("goodbooks").interactions)["outcome"]
+    rows = load_once("goodbooks").interactions
+    books = rows.set_index(["user_id", "item_id"])["outcome"].sort_index()
     seen = last.index.intersection(books.index)
     assert len(seen) > 500
     assert (books.loc[seen] == last.loc[seen]).all()
@@ -163,7 +160,7 @@ def test_a_repeated_goodbooks_rating_counts_once_with_its_last_value() -> None:
 
 def test_sampled_negatives_were_never_marked_nor_rated() -> None:
     folder = data_root() / "goodbooks"
-    met = {
+    known = {
         pair
         for stem in ("ratings", "to_read")
         for pair in zip(
@@ -173,16 +170,16 @@ def test_sampled_negatives_were_never_marked_nor_rated() -> None:
             strict=True,
         )
     }
-    clicks = whole("goodbooks-to-read")
-    drawn = clicks.interactions[clicks.interactions["outcome"] == 0]
-    pairs = zip(drawn["user_id"].astype(int), drawn["item_id"].astype(int), strict=True)
-    assert met.isdisjoint(pairs)
+    clicks = load_once("goodbooks-to-read")
+    negatives = clicks.interactions[clicks.interactions["outcome"] == 0]
+    pairs = zip(negatives["user_id"].astype(int), negatives["item_id"].astype(int), strict=True)
+    assert known.isdisjoint(pairs)
     per_user = clicks.interactions.groupby("user_id")["outcome"].mean()
     assert (per_user == 0.5).all()
 
 
 def test_popularity_alone_hardly_separates_clicks_from_sampled_negatives() -> None:
-    clicks = whole("goodbooks-to-read").interactions
+    clicks = load_once("goodbooks-to-read").interactions
     marks = pq.read_table(data_root() / "goodbooks" / "to_read.parquet").to_pandas()
     count = clicks["item_id"].map(marks["book_id"].astype(str).value_counts()).fillna(0)
     rank = count.rank().to_numpy()
@@ -215,7 +212,7 @@ def test_content_hash_depends_on_values_but_not_on_order_or_name(films: Dataset)
     assert Dataset("n", "rating", films.interactions, items, {}).content_hash != films.content_hash
 
 
-def test_row_numbers_lead_back_to_every_user_and_item(shipped: Dataset) -> None:
+def test_row_numbers_identify_every_user_and_item(shipped: Dataset) -> None:
     frame = shipped.interactions
     assert (shipped.users[shipped.user_rows] == frame["user_id"].to_numpy(dtype=str)).all()
     items = shipped.items["item_id"].to_numpy()
@@ -235,10 +232,10 @@ def test_for_users_joins_by_id_and_refuses_unknown_users(films: Dataset) -> None
 def test_a_data_set_is_the_same_after_a_round_trip(name: str, tmp_path: Path) -> None:
     ds = load_shipped(name, users=30)
     folder = write_dataset(ds, tmp_path / "made" / "here")
-    back = read_dataset(folder)
-    pd.testing.assert_frame_equal(back.interactions, ds.interactions)
-    pd.testing.assert_frame_equal(back.items, ds.items)
-    assert (back.report, back.task, back.name) == (ds.report, ds.task, ds.name)
+    loaded = read_dataset(folder)
+    pd.testing.assert_frame_equal(loaded.interactions, ds.interactions)
+    pd.testing.assert_frame_equal(loaded.items, ds.items)
+    assert (loaded.report, loaded.task, loaded.name) == (ds.report, ds.task, ds.name)
     assert write_dataset(ds, folder) == folder
 
 
@@ -252,17 +249,17 @@ def test_a_folder_in_use_is_not_overwritten(films: Dataset, tmp_path: Path) -> N
 def test_damaged_files_and_newer_formats_are_refused(films: Dataset, tmp_path: Path) -> None:
     folder = write_dataset(films, tmp_path / "films")
     path = folder / "dataset.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps({**about, "format": 99}))
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps({**description, "format": 99}))
     with pytest.raises(DataError, match="format 99"):
         read_dataset(folder)
-    path.write_text(json.dumps({**about, "content_hash": "0" * 16}))
+    path.write_text(json.dumps({**description, "content_hash": "0" * 16}))
     with pytest.raises(DataError, match="was changed"):
         read_dataset(folder)
     path.write_text("{")
     with pytest.raises(DataError, match="damaged"):
         read_dataset(folder)
-    path.write_text(json.dumps(about))
+    path.write_text(json.dumps(description))
     (folder / "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_dataset(folder)
@@ -301,7 +298,7 @@ def test_shipped_files_are_made_by_the_shipping_command(family: str) -> None:
     for stem, table in shipped_tables(family, source).items():
         assert table.equals(pq.read_table(data_root() / family / f"{stem}.parquet"))
     name = "goodbooks-to-read" if family == "goodbooks" else family
-    assert import_folder(name, source).content_hash == whole(name).content_hash
+    assert import_folder(name, source).content_hash == load_once(name).content_hash
 
 
 def test_shipping_shipped_data_again_changes_nothing(tmp_path: Path) -> None:
@@ -318,7 +315,7 @@ def test_an_original_folder_of_csv_files_reads_like_parquet(tmp_path: Path) -> N
             frame = frame[frame["user_id"] < 2_000]
         frame.to_csv(tmp_path / f"{stem}.csv", index=False)
     small = import_folder("goodbooks", tmp_path)
-    assert small.content_hash == whole("goodbooks").for_users(small.users).content_hash
+    assert small.content_hash == load_once("goodbooks").for_users(small.users).content_hash
     # A book that is marked twice is one click.
     clicks = import_folder("goodbooks-to-read", tmp_path)
     marks = pd.read_csv(tmp_path / "to_read.csv")

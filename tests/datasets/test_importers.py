@@ -31,19 +31,19 @@ RATINGS = {
 }
 
 
-def lay_out(kind: str, folder: Path, records: Any = None, **how: Any) -> Path:
+def lay_out(kind: str, folder: Path, records: Any = None, **options: Any) -> Path:
     """Write a source's two files; returns the folder."""
     if kind == "amazon":
-        of.write_amazon(folder, records=records, **how)
+        of.write_amazon(folder, records=records, **options)
     elif kind == "yelp":
-        of.write_yelp(folder, records, **how)
+        of.write_yelp(folder, records, **options)
     else:
-        of.write_movielens(folder, kind, records, **how)
+        of.write_movielens(folder, kind, records, **options)
     return folder
 
 
-def read(kind: str, folder: Path, **how: Any) -> Dataset:
-    return import_folder(kind if kind in ("amazon", "yelp") else "movielens", folder, **how)
+def read(kind: str, folder: Path, **options: Any) -> Dataset:
+    return import_folder(kind if kind in ("amazon", "yelp") else "movielens", folder, **options)
 
 
 def accounted(ds: Dataset) -> bool:
@@ -69,11 +69,11 @@ def test_clean_files_are_imported_completely(clean: tuple[str, Dataset]) -> None
         "items": items,
     }
     assert json.loads(json.dumps(ds.report)) == ds.report
-    drawn = {(u, i): (r, s) for u, i, r, s in of.ratings(users, items)}
-    back = {"amazon": ("AE{:04}", "B{:04}", 0), "yelp": ("u-{:04}", "b_{:04}", 0)}
-    user, item, first = back.get(kind, ("{}", "{}", 1))
+    ratings = {(u, i): (r, s) for u, i, r, s in of.ratings(users, items)}
+    formats = {"amazon": ("AE{:04}", "B{:04}", 0), "yelp": ("u-{:04}", "b_{:04}", 0)}
+    user, item, first = formats.get(kind, ("{}", "{}", 1))
     rows = ds.interactions.set_index(["user_id", "item_id"])
-    for (u, i), (rating, seconds) in drawn.items():
+    for (u, i), (rating, seconds) in ratings.items():
         row = rows.loc[(user.format(u + first), item.format(i + first))]
         assert (row["outcome"], row["time"]) == (rating, seconds)
 
@@ -90,20 +90,20 @@ def test_item_texts_have_the_documented_form(clean: tuple[str, Dataset]) -> None
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [{"packed": True}, {"ending": b"\r\n", "mark": BOM}, {"ending": b"\n\n  \n"}],
     ids=["gzip", "crlf and mark", "blank lines"],
 )
 def test_compression_byte_order_marks_and_line_ends_do_not_matter(
-    clean: tuple[str, Dataset], how: dict[str, Any], tmp_path: Path
+    clean: tuple[str, Dataset], options: dict[str, Any], tmp_path: Path
 ) -> None:
     kind, ds = clean
-    other = read(kind, lay_out(kind, tmp_path, **how))
+    other = read(kind, lay_out(kind, tmp_path, **options))
     assert other.content_hash == ds.content_hash
     assert other.report["dropped"] == ds.report["dropped"]
 
 
-def test_a_packed_file_is_known_by_its_content_not_its_name(
+def test_a_compressed_file_is_recognised_by_its_content(
     clean: tuple[str, Dataset], tmp_path: Path
 ) -> None:
     kind, ds = clean
@@ -126,7 +126,7 @@ def test_dirty_lines_are_counted_by_reason_and_change_nothing(
     assert len(units) > 1 and "written in several ways" in imported.report["warnings"][0]
 
 
-def test_users_of_unknown_items_alone_are_counted_as_read(tmp_path: Path) -> None:
+def test_users_with_only_unknown_items_are_counted_as_read(tmp_path: Path) -> None:
     users, _ = SIZES["csv"]
     folder = lay_out("csv", tmp_path)
     with (folder / RATINGS["csv"]).open("a") as file:
@@ -140,13 +140,13 @@ def test_users_of_unknown_items_alone_are_counted_as_read(tmp_path: Path) -> Non
 def test_the_report_counts_mended_and_left_out_lines(tmp_path: Path) -> None:
     records, _ = made_dirty("amazon")
     report = read("amazon", lay_out("amazon", tmp_path, records), max_bad_share=0.5).report
-    timeless = 8 + 1 + 7  # no objects, the empty object, and unusable times
+    without_time = 8 + 1 + 7  # no objects, the empty object, and unusable times
     assert report["ratings_file"]["mended"] == {
         "not UTF-8, read as Windows-1252": 1,
         "with a number written as text": 1,
     }
     assert report["ratings_file"]["times_written_as"] == {
-        "milliseconds": len(records[0]) - timeless - 2,
+        "milliseconds": len(records[0]) - without_time - 2,
         "seconds": 2,
     }
     assert report["items_file"]["left_out"] == {"without a usable title": 3}
@@ -158,11 +158,13 @@ def test_the_report_counts_mended_and_left_out_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", list(SIZES))
-def test_too_many_bad_lines_are_refused_with_reasons_and_places(kind: str, tmp_path: Path) -> None:
+def test_too_many_bad_lines_are_refused_with_reasons_and_line_numbers(
+    kind: str, tmp_path: Path
+) -> None:
     (rows, _), counts = made_dirty(kind)
     folder = lay_out(kind, tmp_path, (rows, clean_lines(kind)[1]))
-    sound = ("of an unknown item", "repeating")
-    bad = {reason: count for reason, count in counts.items() if not reason.startswith(sound)}
+    valid = ("of an unknown item", "repeating")
+    bad = {reason: count for reason, count in counts.items() if not reason.startswith(valid)}
     with pytest.raises(DataError) as caught:
         read(kind, folder)
     text = str(caught.value)
@@ -232,8 +234,8 @@ def test_filters_agree_with_a_plain_implementation(
     folder = lay_out("amazon", tmp_path, (rows, items))
     item, user, max_rows = limits
     ds = read("amazon", folder, min_item_rows=item, min_rows=user, max_rows=max_rows)
-    got = set(zip(ds.interactions["user_id"], ds.interactions["item_id"], strict=True))
-    assert got == reference(rows, *limits)
+    pairs = set(zip(ds.interactions["user_id"], ds.interactions["item_id"], strict=True))
+    assert pairs == reference(rows, *limits)
     assert accounted(ds)
     counted = pd.DataFrame(rows)
     counted = counted[counted.groupby("parent_asin")["user_id"].transform("size") >= item]
@@ -247,9 +249,9 @@ def test_filters_agree_with_a_plain_implementation(
 @pytest.mark.parametrize("kind", list(SIZES))
 def test_the_seed_chooses_the_users(kind: str, tmp_path: Path) -> None:
     folder = lay_out(kind, tmp_path)
-    whole, three, two = (read(kind, folder, users=count) for count in (None, 3, 2))
+    complete, three, two = (read(kind, folder, users=count) for count in (None, 3, 2))
     assert set(two.users) < set(three.users)
-    assert three.content_hash == whole.for_users(three.users).content_hash
+    assert three.content_hash == complete.for_users(three.users).content_hash
     assert set(read(kind, folder, users=3, seed=1).users) != set(three.users) or kind == "yelp"
     with pytest.raises(DataError, match=r"usable users; ask for 1 to"):
         read(kind, folder, users=10_000)
@@ -259,13 +261,13 @@ def test_half_stars_and_all_layouts_of_movielens_are_read(tmp_path: Path) -> Non
     body, films = of.movielens_csv()
     halves = [body[0], *(line.replace(",1.0,", ",0.5,") for line in body[1:])]
     count = sum(",0.5," in line for line in halves)
-    half = read("csv", lay_out("csv", tmp_path / "half", (halves, films)))
+    half_stars = read("csv", lay_out("csv", tmp_path / "half", (halves, films)))
     plain = read("csv", lay_out("csv", tmp_path / "plain", (body, films)))
     dotted = read("dat", lay_out("dat", tmp_path / "dat"))
-    assert count and half.report["ratings_file"]["mended"] == {
+    assert count and half_stars.report["ratings_file"]["mended"] == {
         "with half a star, read as one": count
     }
-    assert half.content_hash == plain.content_hash
+    assert half_stars.content_hash == plain.content_hash
     same = ["user_id", "item_id", "outcome", "time", "split"]
     pd.testing.assert_frame_equal(dotted.interactions[same], plain.interactions[same])
     assert dotted.report["items_file"]["mended"] == {"not UTF-8, read as Windows-1252": 24}
@@ -276,14 +278,16 @@ def test_yelp_texts_with_averages_come_with_a_warning(tmp_path: Path) -> None:
     items[0]["categories"] = ", ".join(f"Kind {number}" for number in range(12)) + ",, "
     items[1] |= {"review_count": 1, "stars": 5.0}
     folder = lay_out("yelp", tmp_path, (reviews, items))
-    full, plain = read("yelp", folder), read("yelp", folder, without_averages=True)
-    few = read("yelp", folder, without_averages=True, max_categories=2)
-    texts = [dict(zip(ds.items["item_id"], ds.items["text"], strict=True)) for ds in (full, plain)]
+    complete, plain = read("yelp", folder), read("yelp", folder, without_averages=True)
+    without_averages = read("yelp", folder, without_averages=True, max_categories=2)
+    texts = [
+        dict(zip(ds.items["item_id"], ds.items["text"], strict=True)) for ds in (complete, plain)
+    ]
     assert texts[0]["b_0001"] == "Café 1; 5 stars in 1 review; Thai, Restaurants"
     assert texts[1]["b_0001"] == "Café 1; Thai, Restaurants"
     assert texts[1]["b_0000"].endswith("Kind 8, Kind 9")
-    assert "Café 0; Kind 0, Kind 1" in set(few.items["text"])
-    assert "seen the held-out ratings" in full.report["warnings"][0]
+    assert "Café 0; Kind 0, Kind 1" in set(without_averages.items["text"])
+    assert "seen the held-out ratings" in complete.report["warnings"][0]
     assert plain.report["warnings"] == []
 
 
@@ -338,7 +342,7 @@ def test_an_empty_result_says_what_dropped_the_rows(tmp_path: Path) -> None:
         read("amazon", folder)
 
 
-def test_unrelated_items_are_warned_about(tmp_path: Path) -> None:
+def test_an_unrelated_item_file_gives_a_warning(tmp_path: Path) -> None:
     reviews, items = of.amazon_records(items=50)
     ds = read("amazon", lay_out("amazon", tmp_path, (reviews, items[:21])))
     assert (
@@ -381,8 +385,10 @@ def test_the_release_of_100_000_ratings_reads_like_the_others(tmp_path: Path) ->
     body, films = of.movielens_csv()
     of.write(folder / "u.data", ["\t".join(line.split(",")) for line in body[1:]])
     titles = [line.split('"')[1] for line in films[1:]]
-    rest = "|".join(["01-Jan-1999", "", "http://x"] + ["0"] * 19)
-    films = [f"{n + 1}|{title}|{rest}".encode("latin-1") for n, title in enumerate(titles)]
+    further_fields = "|".join(["01-Jan-1999", "", "http://x"] + ["0"] * 19)
+    films = [
+        f"{n + 1}|{title}|{further_fields}".encode("latin-1") for n, title in enumerate(titles)
+    ]
     of.write(folder / "u.item", films)
     ds = import_folder("movielens", folder)
     assert ds.content_hash == plain.content_hash
@@ -418,7 +424,7 @@ def test_amazon_2018_is_read_and_each_release_names_the_other(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["csv", "dat"])
-def test_a_carriage_return_inside_a_line_ends_none(tmp_path: Path, kind: str) -> None:
+def test_a_carriage_return_inside_a_line_does_not_end_it(tmp_path: Path, kind: str) -> None:
     plain = read(kind, lay_out(kind, tmp_path / "plain"))
     folder = lay_out(kind, tmp_path / "cr")
     path = folder / RATINGS[kind]
@@ -442,11 +448,11 @@ def tweets(folder: Path, **changes: Any) -> Path:
         for user in range(30)
         for film in range(25)
     ]
-    made = pd.DataFrame(rows, columns=["user_id", "imdb_id", "rating", "timestamp"])
+    table = pd.DataFrame(rows, columns=["user_id", "imdb_id", "rating", "timestamp"])
     films = pd.DataFrame({"imdb_id": [f"{film:07}" for film in range(25)]})
     films["title"] = "Film " + films["imdb_id"]
     folder.mkdir(parents=True)
-    made.assign(**changes).to_csv(folder / "ratings.csv", index=False)
+    table.assign(**changes).to_csv(folder / "ratings.csv", index=False)
     films.to_csv(folder / "movies.csv", index=False)
     return folder
 
@@ -458,16 +464,16 @@ def test_ids_of_movietweetings_and_goodbooks_are_text(tmp_path: Path) -> None:
     films.write_text(films.read_text() + "tt12,Other (2000)\n")
     again = import_folder("movietweetings", tmp_path / "a", population="foundation")
     assert again.content_hash == ds.content_hash
-    late = tweets(tmp_path / "b", timestamp=lambda made: made["timestamp"] * 1000)
-    same = import_folder("movietweetings", late, population="foundation")
+    in_milliseconds = tweets(tmp_path / "b", timestamp=lambda table: table["timestamp"] * 1000)
+    same = import_folder("movietweetings", in_milliseconds, population="foundation")
     assert same.content_hash == ds.content_hash
-    made = pd.read_csv(tmp_path / "a" / "ratings.csv", dtype=str)
+    table = pd.read_csv(tmp_path / "a" / "ratings.csv", dtype=str)
     books = tmp_path / "c"
     books.mkdir()
-    made = made.rename(columns={"imdb_id": "book_id"}).drop(columns="timestamp")
-    made["rating"] = 1 + made.index % 5
-    made.to_csv(books / "ratings.csv", index=False)
-    of_books = pd.DataFrame({"id": made["book_id"].unique()})
+    table = table.rename(columns={"imdb_id": "book_id"}).drop(columns="timestamp")
+    table["rating"] = 1 + table.index % 5
+    table.to_csv(books / "ratings.csv", index=False)
+    of_books = pd.DataFrame({"id": table["book_id"].unique()})
     of_books.assign(title="T" + of_books["id"], authors="A").to_csv(
         books / "books.csv", index=False
     )
@@ -503,14 +509,16 @@ def test_unreadable_rows_of_the_items_refuse_a_folder_of_original_files(tmp_path
     films.write_text(films.read_text().replace("Film 0000003", '"Film" 0000003'))
     with pytest.raises(
         DataError, match="movies.csv: 1 of 25 rows cannot be used: 1 that cannot be read .line 5"
-    ) as said:
+    ) as caught:
         import_folder("movietweetings", folder)
     # These sources have no option that says how values are quoted.
-    assert "save the table as .parquet" in str(said.value) and "--quote" not in str(said.value)
+    assert "save the table as .parquet" in str(caught.value) and "--quote" not in str(caught.value)
     films.write_text(films.read_text().replace('"Film" 0000003', '"Film 0000003'))
-    with pytest.raises(DataError, match="ends inside a quoted value.*save it as .parquet") as said:
+    with pytest.raises(
+        DataError, match="ends inside a quoted value.*save it as .parquet"
+    ) as caught:
         import_folder("movietweetings", folder)
-    assert "--quote" not in str(said.value)
+    assert "--quote" not in str(caught.value)
 
 
 @pytest.mark.parametrize("source", ["goodbooks", "movietweetings"])

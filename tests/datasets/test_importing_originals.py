@@ -44,10 +44,6 @@ def blocks(language):
     return [body for kind, body in rows if kind == language]
 
 
-def documented_commands():
-    return [line for block in blocks("") for line in block.splitlines()]
-
-
 def run(command, workspace, *more):
     words = shlex.split(command)
     assert words[0] == "puma"
@@ -56,14 +52,14 @@ def run(command, workspace, *more):
 
 def test_every_documented_command_runs(downloads, tmp_path, monkeypatch):
     monkeypatch.chdir(downloads)
-    commands = documented_commands()
+    commands = [line for block in blocks("") for line in block.splitlines()]
     assert len(commands) == 6
-    shown = {}
+    documented = {}
     for command in commands:
         done = run(command, tmp_path / "workspace", "--json")
         assert done.exit_code == 0, done.output
-        shown[command] = json.loads(done.stdout)
-    reports = [result["summary"]["report"] for result in shown.values()]
+        documented[command] = json.loads(done.stdout)
+    reports = [result["summary"]["report"] for result in documented.values()]
     assert [report["source"] for report in reports[:4]] == ["amazon", "yelp", "mind", "movielens"]
     assert reports[4]["repeats_counted"] == {"users": 12, "items": 32, "records": 12 * 32}
     assert sum(reports[5]["dropped"].values()) == 1
@@ -139,9 +135,9 @@ def test_the_same_files_and_settings_give_the_same_run(ws, downloads):
 
 def test_histories_are_loaded_from_the_workspace(ws, downloads):
     run_ = pipeline.import_dataset(ws, "mind", path=downloads / "downloads" / "MIND")
-    back = pipeline.load_dataset(ws, run_)
-    assert back.content_hash == run_.summary["content_hash"]
-    assert {len(past) for past in back.interactions["history"]} == {5}
+    loaded = pipeline.load_dataset(ws, run_)
+    assert loaded.content_hash == run_.summary["content_hash"]
+    assert {len(past) for past in loaded.interactions["history"]} == {5}
 
 
 def test_an_import_reports_progress_and_can_be_cancelled(ws, downloads):
@@ -159,11 +155,11 @@ def test_an_import_reports_progress_and_can_be_cancelled(ws, downloads):
 
     with pytest.raises(Cancelled):
         importing()
-    (stopped,) = ws.runs(kind="dataset")
-    assert stopped.status == "interrupted" and len(reports) == 4
+    (interrupted,) = ws.runs(kind="dataset")
+    assert interrupted.status == "interrupted" and len(reports) == 4
     limit["after"] = 10**6
     done = importing()
-    assert done.id == stopped.id and done.status == "finished"
+    assert done.id == interrupted.id and done.status == "finished"
     stages = {report.stage for report in reports}
     assert {"checking Movies_and_TV.jsonl.gz", "reading Movies_and_TV.jsonl.gz (MiB)"} <= stages
 

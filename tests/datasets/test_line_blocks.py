@@ -50,9 +50,9 @@ def test_the_fast_and_the_line_by_line_json_readers_agree(
         return repr(table.to_pylist()), counts.repaired, counts.rows
 
     # A line that is not an object forces the careful reading of all lines.
-    alone, mended, count = parsed()
-    beside, mended_too, count_too = parsed(b"null\n")
-    assert alone == beside and mended == mended_too and count == count_too - 1
+    fast, fast_repaired, fast_count = parsed()
+    slow, slow_repaired, slow_count = parsed(b"null\n")
+    assert fast == slow and fast_repaired == slow_repaired and fast_count == slow_count - 1
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,7 +79,7 @@ def test_blocks_of_any_size_hold_every_line_once(
 
 
 @pytest.mark.parametrize(
-    ("line", "text", "fine"),
+    ("line", "text", "is_utf_8"),
     [
         ("é".encode(), "é", True),
         ("é".encode("cp1252"), "é", False),
@@ -87,5 +87,5 @@ def test_blocks_of_any_size_hold_every_line_once(
         (b"\x81\xe9", "\x81é", False),
     ],
 )
-def test_decode_line_reads_utf_8_and_windows_1252(line: bytes, text: str, fine: bool) -> None:
-    assert decode_line(line) == (text, fine)
+def test_decode_line_reads_utf_8_and_windows_1252(line: bytes, text: str, is_utf_8: bool) -> None:
+    assert decode_line(line) == (text, is_utf_8)

@@ -85,36 +85,34 @@ def test_paper_filters_cap_rows_clicks_and_histories(clean: Dataset) -> None:
 def test_without_filters_every_pair_is_imported_once(folder: Path) -> None:
     train, dev, _ = of.mind_lines()
     ds = read(folder, **OPEN)
-    wanted = expected(train, dev)
-    assert len(ds.interactions) == len(wanted)
+    expected_rows = expected(train, dev)
+    assert len(ds.interactions) == len(expected_rows)
     for row in ds.interactions.itertuples(index=False):
-        in_dev, click, time, past = wanted[row.user_id, row.item_id]
+        in_dev, click, time, past = expected_rows[row.user_id, row.item_id]
         assert (row.split == "test") == in_dev and row.outcome == click
         assert pd.Timestamp(row.time, unit="s") == time
         assert sorted(row.history) == past
-    repeats = sum(len(pairs) for *_, pairs in parsed([*train, *dev])) - len(wanted)
+    repeats = sum(len(pairs) for *_, pairs in parsed([*train, *dev])) - len(expected_rows)
     assert repeats and [n for n in ds.report["dropped"].values() if n] == [repeats]
 
 
 def test_drawn_histories_come_from_the_history_of_the_session(clean: Dataset) -> None:
     train, dev, _ = of.mind_lines()
     past = {user: set(history) for user, _, history, _ in parsed([*train, *dev])}
-    drawn = clean.interactions
-    for user, item, history in zip(
-        drawn["user_id"], drawn["item_id"], drawn["history"], strict=True
-    ):
+    rows = clean.interactions
+    for user, item, history in zip(rows["user_id"], rows["item_id"], rows["history"], strict=True):
         assert set(history) <= past[user] - {item} and len(set(history)) == len(history)
-    assert drawn["history"].map(tuple).nunique() > 3 * len(clean.users)
+    assert rows["history"].map(tuple).nunique() > 3 * len(clean.users)
 
 
 def test_dev_is_the_test_split_and_the_latest_train_rows_are_validation(clean: Dataset) -> None:
     rows = clean.interactions
     assert rows[rows["split"] != "test"]["time"].max() < rows[rows["split"] == "test"]["time"].min()
     train = rows[rows["split"] != "test"]
-    for _, mine in train.groupby(["user_id", "outcome"]):
-        late = mine[mine["split"] == "validation"]["time"]
-        early = mine[mine["split"] == "train"]["time"]
-        assert len(late) == (max(1, round(len(mine) / 8)) if len(mine) >= 5 else 0)
+    for _, user_rows in train.groupby(["user_id", "outcome"]):
+        late = user_rows[user_rows["split"] == "validation"]["time"]
+        early = user_rows[user_rows["split"] == "train"]["time"]
+        assert len(late) == (max(1, round(len(user_rows) / 8)) if len(user_rows) >= 5 else 0)
         assert not len(late) or late.min() >= early.max()
 
 
@@ -122,7 +120,7 @@ def session(number: int, user: str, shown: list[str], past: list[str], hour: int
     return of.behavior(number, user, f"11/{10 + number % 5}/2019 {hour}:00:00 AM", past, shown)
 
 
-def test_a_click_wins_over_a_non_click_and_dev_over_train(tmp_path: Path) -> None:
+def test_of_repeated_pairs_clicks_and_dev_rows_are_used(tmp_path: Path) -> None:
     titles = [of.news(f"N{number}", f"Title {number}") for number in range(9)]
     train = [
         session(0, "A", ["N1-1", "N2-0", "N3-0"], ["N5"]),
@@ -187,12 +185,14 @@ def test_bad_lines_are_counted_and_change_nothing(clean: Dataset, tmp_path: Path
         "\t".join([number, user, "", history, shown]),
         "\t".join([number, user, time, history, " "]),
     ]
-    odd = "\t".join([number, user, time, history, f"{shown} N1 N1-2 -1 N99999-1 -  untitled-0"])
+    unusual_line = "\t".join(
+        [number, user, time, history, f"{shown} N1 N1-2 -1 N99999-1 -  untitled-0"]
+    )
     stamp = str(int(pd.Timestamp(dev[0].split("\t")[2]).timestamp()))
     dev[0] = "\t".join([*dev[0].split("\t")[:2], stamp, *dev[0].split("\t")[3:]])
     titles += [of.news("untitled", " "), "N5\ttoo\tfew", of.news("N1", "A later title")]
     titles[3] = f"{titles[3]}é".encode("latin-1")
-    lines = ([*bad, odd, *train[1:]], dev, titles)
+    lines = ([*bad, unusual_line, *train[1:]], dev, titles)
     ds = read(
         of.write_mind(tmp_path, lines, ending=b"\r\n", mark=b"\xef\xbb\xbf"), max_bad_share=0.2
     )
@@ -216,11 +216,11 @@ def test_bad_lines_are_counted_and_change_nothing(clean: Dataset, tmp_path: Path
 
 def test_a_part_without_clicks_marks_is_refused(tmp_path: Path) -> None:
     train, dev, titles = of.mind_lines(users=2)
-    blind = [line.replace("-0", "").replace("-1", "") for line in dev]
+    without_marks = [line.replace("-0", "").replace("-1", "") for line in dev]
     with pytest.raises(
         DataError, match=r"96 impressions without a click mark.*test part has no marks"
     ):
-        read(of.write_mind(tmp_path, (train, blind, titles)))
+        read(of.write_mind(tmp_path, (train, without_marks, titles)))
 
 
 def test_the_seed_chooses_the_same_users_for_any_batch_size(
@@ -244,30 +244,30 @@ def test_the_seed_chooses_the_same_users_for_any_batch_size(
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_folders_are_found_by_their_suffixes(clean: Dataset, tmp_path: Path, packed: bool) -> None:
-    made = of.write_mind(tmp_path, packed=packed)
-    (made / "MINDlarge_dev").rename(made / "valid")
+    source = of.write_mind(tmp_path, packed=packed)
+    (source / "MINDlarge_dev").rename(source / "valid")
     if packed:
-        for file in made.rglob("*.tsv"):
+        for file in source.rglob("*.tsv"):
             file.rename(f"{file}.gz")
-    assert read(made).content_hash == clean.content_hash
-    (made / "train").mkdir()
+    assert read(source).content_hash == clean.content_hash
+    (source / "train").mkdir()
     with pytest.raises(DataError, match="holds 2 folders whose names end in train"):
-        read(made)
+        read(source)
     with pytest.raises(DataError, match="There is no folder"):
-        read(made / "none")
+        read(source / "none")
     with pytest.raises(DataError, match="give its folder alone"):
-        read(made, items_path=made / "news.tsv")
+        read(source, items_path=source / "news.tsv")
 
 
 def test_many_shuffled_sessions_agree_with_the_definition(tmp_path: Path) -> None:
     train, dev, titles = of.mind_lines(users=40, titles=60, seed=5)
     np.random.default_rng(0).shuffle(train)
     ds = read(of.write_mind(tmp_path, (train, dev, titles)), **OPEN)
-    got = {
+    actual = {
         (row.user_id, row.item_id): (row.split == "test", int(row.outcome))
         for row in ds.interactions.itertuples(index=False)
     }
-    assert got == {pair: row[:2] for pair, row in expected(train, dev).items()}
+    assert actual == {pair: row[:2] for pair, row in expected(train, dev).items()}
 
 
 def test_a_carriage_return_in_a_title_is_a_space(folder: Path, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_carriage_return_in_a_title_is_a_space(folder: Path, tmp_path: Path) -
     assert read(other, **OPEN).content_hash == read(folder, **OPEN).content_hash
 
 
-def test_mostly_unknown_news_are_told(folder: Path, tmp_path: Path) -> None:
+def test_mostly_unknown_news_give_a_warning(folder: Path, tmp_path: Path) -> None:
     train, dev, titles = of.mind_lines()
     other = of.write_mind(tmp_path / "few", (train, dev, titles[:50]))
     warnings = read(other, **OPEN).report["warnings"]

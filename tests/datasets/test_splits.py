@@ -37,11 +37,11 @@ def test_splits_have_the_documented_sizes_and_depend_on_no_other_row(
         held = size >= 5
         assert (of_group == "test").sum() == (max(1, round(size * 0.2)) if held else 0)
         assert (of_group == "validation").sum() == (max(1, round(size * 0.1)) if held else 0)
-        alone = time[group == number] if timed else None
-        again = assign_splits(np.zeros(size, np.int64), key[group == number], alone)
+        group_times = time[group == number] if timed else None
+        again = assign_splits(np.zeros(size, np.int64), key[group == number], group_times)
         assert (again == of_group).all()
-        if alone is not None and held:
-            stages = [alone[of_group == part] for part in SPLITS]
+        if group_times is not None and held:
+            stages = [group_times[of_group == part] for part in SPLITS]
             assert stages[0].max() <= stages[1].min() and stages[1].max() <= stages[2].min()
     shuffled = np.random.default_rng(seed + 1).permutation(len(rows))
     again = assign_splits(
@@ -105,9 +105,9 @@ def test_sampled_negatives_are_new_distinct_and_depend_on_the_user_alone(
     ids = [np.array([f"{number:02}" for number in range(count)]) for count in (5, 30)]
     marks = EncodedInteractions(*ids, user, item, np.ones(len(user), np.float32))
     popularity = np.ones(30)
-    taken = np.sort(marks.pairs())
-    negatives = sample_negatives(marks, popularity, taken, seed)
+    marked_pairs = np.sort(marks.pairs())
+    negatives = sample_negatives(marks, popularity, marked_pairs, seed)
     codes = negatives.pairs()
-    assert not np.isin(codes, taken).any() and len(np.unique(codes)) == len(codes)
+    assert not np.isin(codes, marked_pairs).any() and len(np.unique(codes)) == len(codes)
     marked, sampled = (np.bincount(users, minlength=5) for users in (user, negatives.user))
     assert (sampled == np.minimum(marked, 30 - marked)).all()

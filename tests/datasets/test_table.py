@@ -41,16 +41,16 @@ def test_ids_outcomes_and_times_survive_csv_and_parquet(
     datasets = [read(save(table, folder / name)) for name in ("a.csv", "a.parquet")]
     assert datasets[0].content_hash == datasets[1].content_hash
     frame = datasets[0].interactions
-    back = zip(frame["user_id"], frame["item_id"], frame["outcome"], frame["time"], strict=True)
-    assert {(user, item): values for user, item, *values in back} == {
+    records = zip(frame["user_id"], frame["item_id"], frame["outcome"], frame["time"], strict=True)
+    assert {(user, item): values for user, item, *values in records} == {
         pair: list(values) for pair, values in rows.items()
     }
 
 
 def test_row_order_and_column_order_do_not_matter(tmp_path: Path) -> None:
-    made = frame()
-    mixed = made.sample(frac=1, random_state=1)[made.columns[::-1]]
-    first, other = read(save(made, tmp_path / "a.csv")), read(save(mixed, tmp_path / "b.csv"))
+    table = frame()
+    shuffled = table.sample(frac=1, random_state=1)[table.columns[::-1]]
+    first, other = read(save(table, tmp_path / "a.csv")), read(save(shuffled, tmp_path / "b.csv"))
     assert first.content_hash == other.content_hash
 
 
@@ -98,19 +98,19 @@ def test_named_columns_and_delimiter_are_used(tmp_path: Path) -> None:
 
 
 def test_texts_may_come_from_a_second_table(tmp_path: Path) -> None:
-    made = frame()
-    items = made[["item_id", "text"]].drop_duplicates("item_id")
+    table = frame()
+    items = table[["item_id", "text"]].drop_duplicates("item_id")
     extra = pd.DataFrame({"item_id": ["never met"], "text": ["Unused"]})
-    rows = save(made.drop(columns="text"), tmp_path / "rows.parquet")
+    rows = save(table.drop(columns="text"), tmp_path / "rows.parquet")
     texts = save(pd.concat([items, extra]).rename(columns={"text": "t"}), tmp_path / "items.csv")
     ds = read(rows, items_path=texts, item_columns={"text": "t"})
-    assert ds.content_hash == read(save(made, tmp_path / "all.csv")).content_hash
+    assert ds.content_hash == read(save(table, tmp_path / "all.csv")).content_hash
     with pytest.raises(DataError, match="no column of item texts"):
         read(rows)
 
 
 def test_titles_lose_control_characters_only(tmp_path: Path) -> None:
-    made = frame()
+    table = frame()
     expected = [
         'She said "no", twice',
         "<s>[INST] </s> <|endoftext|>",
@@ -118,20 +118,20 @@ def test_titles_lose_control_characters_only(tmp_path: Path) -> None:
         "line one line two",
     ]
     inputs = [*expected[:3], "line\x08 one\r\n\tline\u202e two "]
-    for item, title in zip(made["item_id"].unique(), inputs, strict=False):
-        made.loc[made["item_id"] == item, "text"] = title
+    for item, title in zip(table["item_id"].unique(), inputs, strict=False):
+        table.loc[table["item_id"] == item, "text"] = title
     for name in ("odd.csv", "odd.parquet"):
-        assert set(expected) <= set(read(save(made, tmp_path / name)).items["text"])
+        assert set(expected) <= set(read(save(table, tmp_path / name)).items["text"])
 
 
 def test_ids_keep_their_text_whatever_their_type(tmp_path: Path) -> None:
-    made = frame()
-    made["item_id"] = made["item_id"].astype("int64")
-    made["user_id"] = made["user_id"].astype("category")
-    ds = read(save(made, tmp_path / "typed.parquet"))
-    assert set(ds.items["item_id"]) == set(made["item_id"].astype(str))
+    table = frame()
+    table["item_id"] = table["item_id"].astype("int64")
+    table["user_id"] = table["user_id"].astype("category")
+    ds = read(save(table, tmp_path / "typed.parquet"))
+    assert set(ds.items["item_id"]) == set(table["item_id"].astype(str))
     assert ds.users[1] == "001"
-    gaps = made.assign(item_id=made["item_id"].astype("float64"))
+    gaps = table.assign(item_id=table["item_id"].astype("float64"))
     assert read(save(gaps, tmp_path / "gaps.parquet")).content_hash == ds.content_hash
     gaps["item_id"] += 0.5
     with pytest.raises(DataError, match="holds fractions"):
@@ -141,46 +141,46 @@ def test_ids_keep_their_text_whatever_their_type(tmp_path: Path) -> None:
 
 
 def test_times_are_read_as_dates_and_milliseconds(tmp_path: Path) -> None:
-    made = frame()
-    made["time"] += 1_400_000_000
-    plain = read(save(made, tmp_path / "plain.csv"))
-    dates = pd.to_datetime(made["time"], unit="s", utc=True)
+    table = frame()
+    table["time"] += 1_400_000_000
+    plain = read(save(table, tmp_path / "plain.csv"))
+    dates = pd.to_datetime(table["time"], unit="s", utc=True)
     for name, column in (("date.parquet", dates), ("date.csv", dates.dt.strftime("%FT%TZ"))):
-        assert read(save(made.assign(time=column), tmp_path / name)).content_hash == (
+        assert read(save(table.assign(time=column), tmp_path / name)).content_hash == (
             plain.content_hash
         )
-    late = save(made.assign(time=made["time"] * 1_000), tmp_path / "ms.csv")
+    in_milliseconds = save(table.assign(time=table["time"] * 1_000), tmp_path / "ms.csv")
     with pytest.raises(DataError, match="look like milliseconds. Pass time_unit='ms'"):
-        read(late, time_unit="s")
+        read(in_milliseconds, time_unit="s")
     for unit in (None, "ms"):
-        assert read(late, time_unit=unit).content_hash == plain.content_hash
+        assert read(in_milliseconds, time_unit=unit).content_hash == plain.content_hash
 
 
 def test_splits_follow_time_and_small_users_only_train(tmp_path: Path) -> None:
-    made = pd.concat([frame(), frame().head(4).assign(user_id="few")])
-    rows = read(save(made, tmp_path / "a.csv")).interactions
+    table = pd.concat([frame(), frame().head(4).assign(user_id="few")])
+    rows = read(save(table, tmp_path / "a.csv")).interactions
     ordered = rows.sort_values(["user_id", "time"]).groupby("user_id")["split"].agg(list)
     assert ordered.pop("few") == ["train"] * 4
     assert all(splits == ["train"] * 7 + ["validation"] + ["test"] * 2 for splits in ordered)
 
 
 def test_filters_keep_the_latest_rows_of_active_users(tmp_path: Path) -> None:
-    made = pd.concat([frame(), frame().head(4).assign(user_id="few")])
-    ds = read(save(made, tmp_path / "a.csv"), min_rows=5, max_rows=6)
+    table = pd.concat([frame(), frame().head(4).assign(user_id="few")])
+    ds = read(save(table, tmp_path / "a.csv"), min_rows=5, max_rows=6)
     assert "few" not in ds.users
-    latest = made.sort_values("time").groupby("user_id").tail(6)
-    got = ds.interactions.merge(latest, on=["user_id", "item_id", "time"])
-    assert len(got) == len(ds.interactions) == 6 * USERS
+    latest = table.sort_values("time").groupby("user_id").tail(6)
+    matched = ds.interactions.merge(latest, on=["user_id", "item_id", "time"])
+    assert len(matched) == len(ds.interactions) == 6 * USERS
 
 
 def test_clicks_are_read_with_histories(tmp_path: Path) -> None:
-    made = frame().drop(columns="time")
-    made["outcome"] = np.arange(len(made)) % 2
+    table = frame().drop(columns="time")
+    table["outcome"] = np.arange(len(table)) % 2
     past: list[Any] = [["0001", "0002"], [], ["0003"]]
-    lists = made.assign(history=[past[row % 3] for row in range(len(made))])
+    lists = table.assign(history=[past[row % 3] for row in range(len(table))])
     lists = lists[~lists["item_id"].isin(["0001", "0002", "0003"])]
     more = pd.DataFrame({"item_id": ["0001", "0002", "0003"], "text": ["a", "b", "c"]})
-    items = pd.concat([made[["item_id", "text"]], more])
+    items = pd.concat([table[["item_id", "text"]], more])
     texts = save(items.drop_duplicates("item_id", keep="last"), tmp_path / "items.csv")
     rows = lists.drop(columns="text")
     first = read(save(rows, tmp_path / "l.parquet"), task="click", items_path=texts)
@@ -189,32 +189,32 @@ def test_clicks_are_read_with_histories(tmp_path: Path) -> None:
     other = read(path, task="click", items_path=texts, history_separator="|")
     assert first.content_hash == other.content_hash
     assert {"0001", "0002", "0003"} <= set(first.items["item_id"])
-    got = first.interactions.set_index(["user_id", "item_id"])["history"].to_dict()
+    by_pair = first.interactions.set_index(["user_id", "item_id"])["history"].to_dict()
     histories = rows.set_index(["user_id", "item_id"])["history"].to_dict()
-    assert got == histories
-    back = read_dataset(write_dataset(first, tmp_path / "saved"))
-    assert back.interactions["history"].tolist() == first.interactions["history"].tolist()
+    assert by_pair == histories
+    loaded = read_dataset(write_dataset(first, tmp_path / "saved"))
+    assert loaded.interactions["history"].tolist() == first.interactions["history"].tolist()
 
 
 def test_histories_with_unknown_items_or_the_row_itself_are_mended_or_refused(
     tmp_path: Path,
 ) -> None:
-    made = frame().assign(outcome=1, history="")
-    made.loc[0, "history"] = f"nowhere {made['item_id'][0]} {made['item_id'][1]}"
-    path = save(made, tmp_path / "a.csv")
+    table = frame().assign(outcome=1, history="")
+    table.loc[0, "history"] = f"nowhere {table['item_id'][0]} {table['item_id'][1]}"
+    path = save(table, tmp_path / "a.csv")
     with pytest.raises(DataError, match="1 whose history names an item without text"):
         read(path, task="click")
     ds = read(path, task="click", drop_invalid=True)
     rows = ds.interactions.set_index(["user_id", "item_id"])
-    assert rows["history"][made["user_id"][0], made["item_id"][0]] == [made["item_id"][1]]
-    assert len(ds.interactions) == len(made)
+    assert rows["history"][table["user_id"][0], table["item_id"][0]] == [table["item_id"][1]]
+    assert len(ds.interactions) == len(table)
     assert any("All outcomes are equal" in warning for warning in ds.report["warnings"])
 
 
-@pytest.mark.parametrize(("value", "fine"), [("True", True), ("0", True), ("2", False)])
-def test_click_outcomes_are_read(tmp_path: Path, value: str, fine: bool) -> None:
+@pytest.mark.parametrize(("value", "is_valid"), [("True", True), ("0", True), ("2", False)])
+def test_click_outcomes_are_read(tmp_path: Path, value: str, is_valid: bool) -> None:
     path = save(frame().assign(outcome=value), tmp_path / "a.csv")
-    if fine:
+    if is_valid:
         assert len(read(path, task="click").interactions) == USERS * EACH
     else:
         with pytest.raises(DataError, match="120 with a click that is not 0 or 1"):
@@ -222,7 +222,7 @@ def test_click_outcomes_are_read(tmp_path: Path, value: str, fine: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("text", "expected"),
     [
         ("  a\t b\u00a0c ", "a b c"),
         ("a\u2028b", "a b"),
@@ -234,8 +234,8 @@ def test_click_outcomes_are_read(tmp_path: Path, value: str, fine: bool) -> None
         ("\x00\x1b[31m", "[31m"),
     ],
 )
-def test_clean_text_removes_control_characters(given: str, expected: str) -> None:
-    assert clean_text(given) == expected == clean_text(clean_text(given))
+def test_clean_text_removes_control_characters(text: str, expected: str) -> None:
+    assert clean_text(text) == expected == clean_text(clean_text(text))
 
 
 @pytest.mark.parametrize(
@@ -251,21 +251,21 @@ def test_clean_text_removes_control_characters(given: str, expected: str) -> Non
 def test_a_warning_names_ids_that_differ_only_by_what_programs_add(
     tmp_path: Path, column: str, first: str, other: str
 ) -> None:
-    made = frame()
-    rows = made.index[made[column] == made[column][0]]
-    made.loc[rows, column] = first
-    ds = read(save(made, tmp_path / "a.csv"))
+    table = frame()
+    rows = table.index[table[column] == table[column][0]]
+    table.loc[rows, column] = first
+    ds = read(save(table, tmp_path / "a.csv"))
     assert not any("differ from others" in text for text in ds.report["warnings"])
-    made.loc[rows[:1], column] = other
-    ds = read(save(made, tmp_path / "b.csv"))  # quotes what needs it
+    table.loc[rows[:1], column] = other
+    ds = read(save(table, tmp_path / "b.csv"))  # quotes what needs it
     assert {first, other} <= set(ds.interactions[column])
     (warning,) = [text for text in ds.report["warnings"] if "differ from others" in text]
     assert warning.startswith(f"1 {column[:4]} ids differ") and f"one is {other!r}" in warning
 
 
-def test_texts_in_another_encoding_are_told(tmp_path: Path) -> None:
-    made = frame().assign(text=lambda table: "Amélie " + table["item_id"])
-    path = save(made, tmp_path / "a.csv")
+def test_texts_in_another_encoding_give_a_warning(tmp_path: Path) -> None:
+    table = frame().assign(text=lambda table: "Amélie " + table["item_id"])
+    path = save(table, tmp_path / "a.csv")
     assert not any("UTF-8" in text for text in read(path).report["warnings"])
     warnings = read(path, encoding="cp1252").report["warnings"]
     (warning,) = [text for text in warnings if "UTF-8" in text]
@@ -273,11 +273,11 @@ def test_texts_in_another_encoding_are_told(tmp_path: Path) -> None:
     assert "for 'Amélie " in warning
 
 
-def test_item_ids_that_the_second_table_writes_otherwise_are_told(tmp_path: Path) -> None:
-    made = frame()
-    items = made[["item_id", "text"]].drop_duplicates("item_id")
+def test_item_ids_spelled_differently_in_the_second_table_give_a_warning(tmp_path: Path) -> None:
+    table = frame()
+    items = table[["item_id", "text"]].drop_duplicates("item_id")
     items["item_id"] = [id_ if id_ > "0030" else id_.lstrip("0") for id_ in items["item_id"]]
-    path = save(made.drop(columns="text"), tmp_path / "a.csv")
+    path = save(table.drop(columns="text"), tmp_path / "a.csv")
     items_path = save(items, tmp_path / "items.csv")
     with pytest.raises(DataError, match="whose item has no text"):
         read(path, items_path=items_path)
@@ -289,7 +289,7 @@ def test_item_ids_that_the_second_table_writes_otherwise_are_told(tmp_path: Path
 @pytest.mark.parametrize(
     "change", [{"user_id": True}, {"item_id": False}, {"history": ["0001", True]}]
 )
-def test_true_and_false_are_no_ids_in_json_lines(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_booleans_are_refused_as_ids_in_json_lines(tmp_path: Path, change: dict[str, Any]) -> None:
     records = frame().to_dict("records")
     for record in records:
         record |= {"outcome": record["outcome"] > 3, "history": []}

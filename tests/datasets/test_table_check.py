@@ -56,14 +56,16 @@ def test_a_check_says_why_no_row_is_usable(tmp_path):
     assert "No row" in result.refusal and result.statistics is None
 
 
-@pytest.mark.parametrize(("share", "enough"), [(0.0, False), (0.001, False), (0.5, True)])
-def test_a_check_refuses_more_bad_rows_than_its_share_as_the_import_does(tmp_path, share, enough):
+@pytest.mark.parametrize(("share", "is_accepted"), [(0.0, False), (0.001, False), (0.5, True)])
+def test_a_check_refuses_more_bad_rows_than_its_share_as_the_import_does(
+    tmp_path, share, is_accepted
+):
     path = save(BROKEN["bad rating"], tmp_path / "a.csv")
     result = check_table(path, task="rating", max_bad_share=share)
     command = ["data", "check", str(path), "--task", "rating", "--max-bad-share", str(share)]
     done = CliRunner().invoke(app, [*command, "--json"])
     assert json.loads(done.stdout) == json.loads(json.dumps(result.to_dict()))
-    if enough:
+    if is_accepted:
         imported = read_table(path, name="a", task="rating", max_bad_share=share)
         assert done.exit_code == 0 and result.refusal is None and result.problems
         assert result.statistics == statistics(imported) and result.report == imported.report
@@ -85,10 +87,10 @@ def test_a_check_counts_rows_of_another_length(tmp_path):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_preview_shows_the_first_rows_and_guesses_the_columns(ending, tmp_path):
     names = {"user_id": "reviewerID", "item_id": "asin", "text": "Title", "outcome": "stars"}
-    made = frame().rename(columns=names)
-    shown = preview_table(save(made, tmp_path / f"a.{ending}"))
-    assert shown.guess == {**names, "time": "time"}
-    assert shown.frame["asin"].tolist() == made["asin"].head(50).tolist()
+    table = frame().rename(columns=names)
+    preview = preview_table(save(table, tmp_path / f"a.{ending}"))
+    assert preview.guess == {**names, "time": "time"}
+    assert preview.frame["asin"].tolist() == table["asin"].head(50).tolist()
 
 
 def test_no_column_is_guessed_twice():

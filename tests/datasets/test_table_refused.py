@@ -1,4 +1,4 @@
-"""Tables with unusable rows or none that is usable: what is refused, with which message."""
+"""Tables with unusable rows: which are refused, with which message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize(("column", "value", "words"), BAD_ROWS)
-def test_a_bad_row_is_refused_with_its_place_or_left_out(
+def test_a_bad_row_is_refused_with_its_line_or_left_out(
     tmp_path: Path, column: str, value: object, words: str
 ) -> None:
     path = save(changed(column, value), tmp_path / "bad.csv")
@@ -49,12 +49,12 @@ def test_a_bad_row_is_refused_with_its_place_or_left_out(
 def test_an_item_without_any_text_is_refused_but_one_filled_row_is_enough(tmp_path: Path) -> None:
     table = frame()
     item = table["item_id"].value_counts().index[0]
-    mine = table.index[table["item_id"] == item]
-    table.loc[mine[1:], "text"] = " \t"
+    item_rows = table.index[table["item_id"] == item]
+    table.loc[item_rows[1:], "text"] = " \t"
     assert len(read(save(table, tmp_path / "some.csv")).interactions) == len(table)
-    table.loc[mine, "text"] = "\x07\u200b"
+    table.loc[item_rows, "text"] = "\x07\u200b"
     path = save(table, tmp_path / "none.csv")
-    with pytest.raises(DataError, match=f"{len(mine)} whose item has no text"):
+    with pytest.raises(DataError, match=f"{len(item_rows)} whose item has no text"):
         read(path)
     assert item not in set(read(path, drop_invalid=True).items["item_id"])
 
@@ -68,8 +68,8 @@ def test_repeated_pairs_are_refused_or_the_latest_is_used(tmp_path: Path) -> Non
     rows = read(path, drop_invalid=True).interactions
     pair = (rows["user_id"] == table["user_id"][0]) & (rows["item_id"] == table["item_id"][0])
     assert rows[pair]["outcome"].tolist() == [1.5]
-    untimed = save(pd.concat([again, table]).drop(columns="time"), tmp_path / "untimed.csv")
-    rows = read(untimed, drop_invalid=True).interactions
+    without_times = save(pd.concat([again, table]).drop(columns="time"), tmp_path / "untimed.csv")
+    rows = read(without_times, drop_invalid=True).interactions
     pair = (rows["user_id"] == table["user_id"][0]) & (rows["item_id"] == table["item_id"][0])
     assert rows[pair]["outcome"].tolist() == [pytest.approx(table["outcome"][0])]
 
@@ -121,25 +121,25 @@ def test_a_share_of_bad_rows_is_tolerated_only_if_asked_for(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["no.csv", "empty.csv", "header.csv", "empty.parquet", "a.xlsx"])
 def test_files_without_a_table_are_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    words = {"no.csv": "There is no file", "header.csv": "no rows", "a.xlsx": "unknown ending"}
+    message = {"no.csv": "There is no file", "header.csv": "no rows", "a.xlsx": "unknown ending"}
     if name == "header.csv":
         path.write_text("user_id,item_id,text,outcome\n")
     elif name != "no.csv":
         path.write_bytes(b"")
     default = "cannot be read as Parquet" if name.endswith("parquet") else "is empty"
-    with pytest.raises(DataError, match=words.get(name, default)):
+    with pytest.raises(DataError, match=message.get(name, default)):
         read(path)
 
 
 def test_truncated_parquet_and_compressed_files_are_refused(tmp_path: Path) -> None:
-    whole = save(frame(), tmp_path / "whole.parquet").read_bytes()
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    content = save(frame(), tmp_path / "whole.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"cut.parquet cannot be read as Parquet"):
         read(tmp_path / "cut.parquet")
-    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(whole)[:200])
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(content)[:200])
     with pytest.raises(DataError, match=r"cut.csv.gz"):
         read(tmp_path / "cut.csv.gz")
-    (tmp_path / "binary.csv").write_bytes(whole)
+    (tmp_path / "binary.csv").write_bytes(content)
     with pytest.raises(DataError, match=r"binary.csv"):
         read(tmp_path / "binary.csv")
 
@@ -162,17 +162,17 @@ def test_missing_unknown_or_repeated_columns_are_refused(tmp_path: Path) -> None
 def test_a_missing_column_is_guessed_from_what_columns_hold(tmp_path: Path) -> None:
     names = {"user_id": "who", "item_id": "nr", "outcome": "stars_given", "text": "what it is"}
     path = save(frame().rename(columns=names), tmp_path / "a.csv")
-    asked = (
+    message = (
         "--column user_id=who --column item_id=nr --column outcome=stars_given "
         "--column 'text=what it is'?"
     )
-    with pytest.raises(DataError, match=re.escape(f"in Python). Did you mean {asked}")):
+    with pytest.raises(DataError, match=re.escape(f"in Python). Did you mean {message}")):
         read(path)
     with pytest.raises(DataError, match="lacks the column item_id, stars; it has who") as error:
         read(path, columns={"user_id": "who", "outcome": "stars"})
-    assert str(error.value).endswith(f"Did you mean {asked}")
+    assert str(error.value).endswith(f"Did you mean {message}")
     # What is suggested is what is read.
-    suggested = dict(word.split("=") for word in shlex.split(asked[:-1]) if "=" in word)
+    suggested = dict(word.split("=") for word in shlex.split(message[:-1]) if "=" in word)
     plain = read(save(frame(), tmp_path / "b.csv"))
     assert read(path, columns=suggested).content_hash == plain.content_hash
     # What the preview guesses is the same.

@@ -1,4 +1,4 @@
-"""Times of tables: units are found from the values and told, and implausible ones refused."""
+"""Times of tables: units are inferred from the values and reported; implausible ones are refused."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ def column(values: object) -> pa.ChunkedArray:
 @settings(max_examples=60, deadline=None)
 @given(SECONDS, st.sampled_from(list(UNITS)), st.booleans(), st.booleans())
 def test_every_unit_is_found_from_the_values(
-    seconds: list[int], unit: str, as_text: bool, named: bool
+    seconds: list[int], unit: str, as_text: bool, is_unit_named: bool
 ) -> None:
     values = [int(second * UNITS[unit]) for second in seconds]
-    made = column([str(value) for value in values] if as_text else values)
-    times = read_times(made, unit if named else None)
+    times = read_times(
+        column([str(value) for value in values] if as_text else values),
+        unit if is_unit_named else None,
+    )
     assert times.usable.all() and times.seconds.tolist() == seconds and times.note is None
 
 
@@ -56,7 +58,7 @@ def test_common_formats_are_read(seconds: list[int], form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "wanted"),
+    ("values", "expected"),
     [
         ([20150904, 20151231], ["2015-09-04", "2015-12-31"]),
         (["20150904", "20151231"], ["2015-09-04", "2015-12-31"]),
@@ -68,10 +70,10 @@ def test_common_formats_are_read(seconds: list[int], form: str) -> None:
         (pd.to_datetime(["2015-09-04 00:00:00.123456718"]), ["2015-09-04"]),
     ],
 )
-def test_dates_without_a_time_are_days(values: object, wanted: list[str]) -> None:
+def test_dates_without_a_time_are_days(values: object, expected: list[str]) -> None:
     times = read_times(column(values))
     days = pd.to_datetime(times.seconds, unit="s").strftime("%Y-%m-%d").tolist()
-    assert times.usable.all() and days == wanted
+    assert times.usable.all() and days == expected
 
 
 def test_days_and_months_that_cannot_be_told_apart_are_refused() -> None:
@@ -83,8 +85,8 @@ def test_days_and_months_that_cannot_be_told_apart_are_refused() -> None:
 
 
 def test_single_times_out_of_range_are_unusable() -> None:
-    good = 1_441_324_800
-    values = [good, -1, 0, good * 1000, good + 1, good + 2, None, 2024]
+    valid = 1_441_324_800
+    values = [valid, -1, 0, valid * 1000, valid + 1, valid + 2, None, 2024]
     assert read_times(column(values)).usable.tolist() == [
         *(True, False, False, False),
         *(True, True, False, False),
@@ -102,15 +104,15 @@ def test_a_unit_that_does_not_fit_is_refused_and_counts_keep_their_order() -> No
     for values in ([0.25, 0.5], [635_769_216_000_000_000]):
         with pytest.raises(DataError, match="in no known unit; pass time_unit="):
             read_times(column(values))
-    for wrong in ("days", "m"):
+    for unit in ("days", "m"):
         with pytest.raises(DataError, match="time_unit must be s, ms"):
-            read_times(column([1]), wrong)
+            read_times(column([1]), unit)
     times = read_times(column([30, 5, -1, 7]))
     assert times.seconds[[0, 1, 3]].tolist() == [30, 5, 7]
     assert times.usable.tolist() == [True, True, False, True]
     assert "only their order is used. If they are dates, pass time_unit" in str(times.note)
-    named = read_times(column([2019, 2020]), "ms").note
-    assert named == (
+    warning = read_times(column([2019, 2020]), "ms").note
+    assert warning == (
         "The times (one is 2019) are not dates between 1995 and 2100 in milliseconds; only their order "
         "is used."
     )
@@ -128,21 +130,21 @@ def test_a_unit_that_does_not_fit_is_refused_and_counts_keep_their_order() -> No
         ([30, 5, 7], None),
     ],
 )
-def test_times_that_lost_digits_are_told(values: object, step: str | None) -> None:
+def test_times_that_lost_digits_give_a_note(values: object, step: str | None) -> None:
     note = read_times(column(values)).note or ""
     assert ("rounded to steps" in note) == (step is not None)
     assert step is None or f"about {step} seconds" in note
 
 
-def test_a_table_tells_how_its_times_were_read(tmp_path: Path) -> None:
-    made = frame()
-    days = pd.to_datetime("2018-01-10") + pd.to_timedelta(np.arange(len(made)), unit="D")
-    plain = read(save(made.assign(time=days), tmp_path / "dates.parquet"))
-    numbers = save(made.assign(time=days.strftime("%Y%m%d").astype(int)), tmp_path / "numbers.csv")
+def test_an_import_reports_how_times_were_read(tmp_path: Path) -> None:
+    table = frame()
+    days = pd.to_datetime("2018-01-10") + pd.to_timedelta(np.arange(len(table)), unit="D")
+    plain = read(save(table.assign(time=days), tmp_path / "dates.parquet"))
+    numbers = save(table.assign(time=days.strftime("%Y%m%d").astype(int)), tmp_path / "numbers.csv")
     ds = read(numbers)
     assert ds.content_hash == plain.content_hash
     assert ds.report["times"] == {"written_as": "%Y%m%d"}
-    exact = made.assign(time=days.astype("datetime64[ns]") + pd.Timedelta(123_456_789, "ns"))
+    exact = table.assign(time=days.astype("datetime64[ns]") + pd.Timedelta(123_456_789, "ns"))
     assert read(save(exact, tmp_path / "ns.parquet")).content_hash == plain.content_hash
-    whole = made.assign(time=exact["time"].astype("int64"))
-    assert read(save(whole, tmp_path / "int.parquet")).content_hash == plain.content_hash
+    whole_seconds = table.assign(time=exact["time"].astype("int64"))
+    assert read(save(whole_seconds, tmp_path / "int.parquet")).content_hash == plain.content_hash
