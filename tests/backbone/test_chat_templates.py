@@ -76,15 +76,15 @@ def test_the_tokens_are_those_of_the_rendered_conversation(kind, program):
             for piece in encoded.before
             for token in (encoded.fill(piece, [title])[0] if piece is Slot.ITEM else piece)
         ]
-        said = template.text.replace("{item}", title).replace("{prompt}", "")
-        messages = [{"role": "user", "content": said}]
-        whole = tokenizer.apply_chat_template(
+        message = template.text.replace("{item}", title).replace("{prompt}", "")
+        messages = [{"role": "user", "content": message}]
+        rendered = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=False
         )
-        shown, expected = (tokenizer.decode(each) for each in (ids, whole))
+        shown, expected = (tokenizer.decode(each) for each in (ids, rendered))
         assert shown == expected
         if kind.startswith("bytes"):
-            assert ids == whole
+            assert ids == rendered
 
 
 def test_a_title_that_spells_a_marker_stays_text():
@@ -117,19 +117,19 @@ def test_cached_answers_equal_the_plain_model(tmp_path, family):
             uncached = Reader(backbone, chat(name), CONTEXTS, cache_bytes=0)
             torch.testing.assert_close(uncached.logits(prompts, rows), plain, atol=1e-4, rtol=0)
     card = inspect_backbone(backbone.info.spec, device="cpu", chat_template=True)["templates"]
-    shown = card["rating-prompt-last in the chat template"]
-    assert shown["tokens"][-1] == "<prompt>" and "<|assistant|>" in shown["tokens"]
-    assert list(shown["answer_tokens"]) == ["1", "2", "3", "4", "5"]
+    described = card["rating-prompt-last in the chat template"]
+    assert described["tokens"][-1] == "<prompt>" and "<|assistant|>" in described["tokens"]
+    assert list(described["answer_tokens"]) == ["1", "2", "3", "4", "5"]
 
 
-def test_dates_are_fixed():
+def test_dates_in_chat_templates_are_fixed():
     program = "{{ strftime_now('%d %B %Y') }}: {{ messages[0].content }} {{ bos_token }}"
     before, _ = chat_frame(with_chat(tiny_tokenizer("bytes-bos"), program))
     assert before == "26 Jul 2024: "
 
 
 @pytest.mark.parametrize(
-    ("program", "words"),
+    ("program", "message"),
     [
         (None, "has no chat template"),
         ("{{ raise_exception('no user here.') }}", r"cannot be used \(no user here\); leave out"),
@@ -139,8 +139,8 @@ def test_dates_are_fixed():
         ("{{ ('x' * 10 ** 10) | length }}{{ messages[0].content }}", "more than 512 MiB"),
     ],
 )
-def test_a_chat_template_that_fails_or_exceeds_a_limit_is_refused_in_a_sentence(program, words):
-    with pytest.raises(BackboneError, match=words):
+def test_a_chat_template_that_fails_or_exceeds_a_limit_is_refused_in_a_sentence(program, message):
+    with pytest.raises(BackboneError, match=message):
         chat_frame(with_chat(tiny_tokenizer("bytes-bos"), program))
 
 
@@ -165,7 +165,7 @@ def test_the_sandbox_tells_why_a_chat_template_cannot_be_rendered(program, words
     assert words in chat_program.render(request)["error"]
 
 
-def test_it_is_stored_only_where_it_is_used():
+def test_a_chat_template_is_stored_only_where_it_is_used():
     plain = TEMPLATES["rating-prompt-last"]
     assert "chat_template" not in plain.to_config()
     for template in (
@@ -185,7 +185,7 @@ def test_it_is_stored_only_where_it_is_used():
 
 
 def test_another_chat_template_in_a_file_of_its_own_is_another_model(tmp_path):
-    """Tokenizers store it as chat_template.jinja, which earlier versions did not count."""
+    """Tokenizers store chat_template.jinja, which earlier versions did not hash."""
     ws = Workspace.open(tmp_path / "ws", create=True)
     folder = chat_folder(tmp_path, "llama")
     file = folder / "chat_template.jinja"
@@ -206,14 +206,17 @@ def test_a_fit_and_its_migration_read_in_chat_templates(tmp_path):
     bench = Workbench(tmp_path / "ws", create=True)
     bench.import_dataset("table", path=write_ratings(tmp_path / "r.csv"), task="rating", name="r")
     small = chat_folder(tmp_path, "llama")
-    large, bare = chat_folder(tmp_path, "qwen2", LLAMA2), tiny_backbone_folder(tmp_path, "phi3")
+    large, without_template = (
+        chat_folder(tmp_path, "qwen2", LLAMA2),
+        tiny_backbone_folder(tmp_path, "phi3"),
+    )
     plain = bench.fit_prompts("r", small, training=QUICK)
     source = bench.fit_prompts("r", small, training=QUICK, chat_template=True, name="chat")
     assert source.config == plain.config | {"chat_template": True} and source.id != plain.id
-    words = ["prompts", "fit", "--dataset=r", f"--backbone={small}", "--chat-template"]
-    words += [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    shown = CliRunner().invoke(app, [*words, "-w", str(bench.workspace.root), "--json"])
-    assert json.loads(shown.stdout)["id"] == source.id
+    command = ["prompts", "fit", "--dataset=r", f"--backbone={small}", "--chat-template"]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    result = CliRunner().invoke(app, [*command, "-w", str(bench.workspace.root), "--json"])
+    assert json.loads(result.stdout)["id"] == source.id
 
     settings = {"training": QUICK, "adapter": SMALL}
     inherited = bench.migrate("chat", large, **settings)
@@ -223,6 +226,6 @@ def test_a_fit_and_its_migration_read_in_chat_templates(tmp_path):
     off = bench.migrate("chat", large, template="rating-prompt-last", **settings)
     assert "chat_template" not in off.config
     with pytest.raises(BackboneError, match="has no chat template; leave out --chat-template, or"):
-        bench.migrate("chat", bare, **settings)
+        bench.migrate("chat", without_template, **settings)
     moved = bench.prompts(inherited).vectors
     assert not (moved == bench.prompts(off).vectors).all()

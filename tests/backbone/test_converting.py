@@ -43,39 +43,42 @@ def test_a_gguf_file_becomes_a_folder_with_the_same_weights_and_tokens(versions,
     facts = convert_model(file, tmp_path / "whole", precision="fp32")
     assert facts["bytes"] == sum(f.stat().st_size for f in (tmp_path / "whole").iterdir())
     assert facts["licence"] == "mit" and facts["rounded_weights"] == 0
-    mine, theirs = weights(tmp_path / "whole"), weights(GgufModel([file]))
-    assert list(mine) == list(theirs)
-    for name, weight in mine.items():
-        torch.testing.assert_close(weight, theirs[name], atol=0, rtol=0)
-    own, other = load_gguf_tokenizer(GgufModel([file])), load_tokenizer(tmp_path / "whole")
+    written, expected = weights(tmp_path / "whole"), weights(GgufModel([file]))
+    assert list(written) == list(expected)
+    for name, weight in written.items():
+        torch.testing.assert_close(weight, expected[name], atol=0, rtol=0)
+    expected_tokenizer, tokenizer = (
+        load_gguf_tokenizer(GgufModel([file])),
+        load_tokenizer(tmp_path / "whole"),
+    )
     for text in (*TEXTS, "Dune by Frank Herbert", "1984 <|user|> </s>"):
-        assert own(text)["input_ids"] == other(text)["input_ids"]
-    assert other.chat_template == CHAT
+        assert expected_tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert tokenizer.chat_template == CHAT
     convert_model(file, tmp_path / "half")
-    half = weights(tmp_path / "half")
-    for name, weight in half.items():
-        torch.testing.assert_close(weight, mine[name].bfloat16().float(), atol=0, rtol=0)
+    in_bf16 = weights(tmp_path / "half")
+    for name, weight in in_bf16.items():
+        torch.testing.assert_close(weight, written[name].bfloat16().float(), atol=0, rtol=0)
 
 
 def test_rounding_full_weights_gives_those_of_a_quantised_file(versions, tmp_path):
     full, file = versions
-    words = ["models", "convert", str(full), str(tmp_path / "rounded"), "--precision=fp32"]
-    shown = CliRunner().invoke(app, [*words, "--round-to=Q4_0", "--json"])
-    assert shown.exit_code == 0, shown.output
-    rounded, quantised, whole = (
+    command = ["models", "convert", str(full), str(tmp_path / "rounded"), "--precision=fp32"]
+    result = CliRunner().invoke(app, [*command, "--round-to=Q4_0", "--json"])
+    assert result.exit_code == 0, result.output
+    rounded, quantised, full_weights = (
         weights(tmp_path / "rounded"),
         weights(GgufModel([file])),
         weights(full),
     )
     for name, weight in rounded.items():
         torch.testing.assert_close(weight, quantised[name], atol=0, rtol=0)
-    matrices = [weight for weight in whole.values() if weight.dim() == 2]
-    assert json.loads(shown.stdout)["rounded_weights"] == sum(w.numel() for w in matrices)
-    assert all((rounded[n] != w).any() for n, w in whole.items() if w.dim() == 2)
+    matrices = [weight for weight in full_weights.values() if weight.dim() == 2]
+    assert json.loads(result.stdout)["rounded_weights"] == sum(w.numel() for w in matrices)
+    assert all((rounded[n] != w).any() for n, w in full_weights.items() if w.dim() == 2)
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "error", "message"),
     [
         ({"round_to": "Q4_K"}, BackboneError, "rounded to Q4_0, .*, not Q4_K"),
         ({"precision": "int8"}, BackboneError, "stored as bf16, fp16, fp32, not int8"),
@@ -83,18 +86,18 @@ def test_rounding_full_weights_gives_those_of_a_quantised_file(versions, tmp_pat
         ({"spec": "nothing.gguf"}, BackboneError, "no backbone 'nothing.gguf'"),
     ],
 )
-def test_what_cannot_be_written_is_refused_and_leaves_nothing(
-    versions, tmp_path, settings, error, words
+def test_invalid_conversions_are_refused_and_leave_no_files(
+    versions, tmp_path, settings, error, message
 ):
     (tmp_path / "there").mkdir()
     chosen = {"spec": versions[0], "folder": "new"} | settings
     folder = tmp_path / "there" / chosen.pop("folder")
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         convert_model(chosen.pop("spec"), folder, **chosen)
     assert not list((tmp_path / "there").iterdir())
 
 
-def test_prompts_of_a_quantised_file_go_to_the_whole_model(versions, tmp_path):
+def test_prompts_migrate_from_a_quantised_file_to_the_unquantised_model(versions, tmp_path):
     full, file = versions
     bench = Workbench(tmp_path / "ws", create=True)
     bench.import_dataset("table", path=write_ratings(tmp_path / "r.csv"), task="rating", name="r")
@@ -103,22 +106,32 @@ def test_prompts_of_a_quantised_file_go_to_the_whole_model(versions, tmp_path):
     source = bench.fit_prompts("r", old, training=QUICK, name="source")
     moved = bench.migrate(source, new, training=QUICK, adapter=SMALL)
     assert moved.inputs["backbone"] == new.id
-    own = bench.evaluate(source)
+    on_source = bench.evaluate(source)
     reused = bench.evaluate(source, backbone=new)
-    words = ["evaluate", "source", "--backbone", "whole", "-w", str(bench.workspace.root), "--json"]
-    assert json.loads(CliRunner().invoke(app, words).stdout)["id"] == reused.id
-    assert reused.id != own.id and "backbone" not in own.inputs
+    arguments = [
+        "evaluate",
+        "source",
+        "--backbone",
+        "whole",
+        "-w",
+        str(bench.workspace.root),
+        "--json",
+    ]
+    assert json.loads(CliRunner().invoke(app, arguments).stdout)["id"] == reused.id
+    assert reused.id != on_source.id and "backbone" not in on_source.inputs
     assert method_kind(reused) == "reused" and method_cost(bench.workspace, reused)["seconds"] == 0
     assert method_label(bench.workspace, reused) == "Prompts reused as they are"
-    mine, theirs = (bench.predictions(run)["prediction"] for run in (own, reused))
+    source_predictions, reused_predictions = (
+        bench.predictions(run)["prediction"] for run in (on_source, reused)
+    )
     # Q4_0 changes what the model says a little, and not everything.
-    assert 0 < (mine - theirs).abs().max() < 1.5
+    assert 0 < (source_predictions - reused_predictions).abs().max() < 1.5
     same = bench.evaluate(source, backbone=old)
     torch.testing.assert_close(
         torch.tensor(bench.predictions(same)["prediction"].to_numpy()),
-        torch.tensor(mine.to_numpy()),
+        torch.tensor(source_predictions.to_numpy()),
     )
-    bench.compare([own, reused, bench.evaluate(moved)], name="change")
+    bench.compare([on_source, reused, bench.evaluate(moved)], name="change")
     other = tiny_backbone_folder(tmp_path, "qwen2", width=48)
     with pytest.raises(ConfigError, match="have 32 numbers a token, and 'qwen2' reads 48"):
         bench.evaluate(source, backbone=other)
@@ -129,9 +142,9 @@ def test_prompts_of_a_quantised_file_go_to_the_whole_model(versions, tmp_path):
 def test_the_study_of_changes_compares_both_directions_and_another_wording(versions, tmp_path):
     full, file = versions
     models = [f"--source={file}", f"--target={full}", "--dataset=movietweetings"]
-    words = ["study", "changes", *models, "--users=6", "--seed=0", f"--out={tmp_path}"]
-    done = CliRunner().invoke(app, [*words, "-w", str(tmp_path / "ws"), "--json"])
-    assert done.exit_code == 0, done.output
+    arguments = ["study", "changes", *models, "--users=6", "--seed=0", f"--out={tmp_path}"]
+    result = CliRunner().invoke(app, [*arguments, "-w", str(tmp_path / "ws"), "--json"])
+    assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "changes.json").read_text())["rows"]
     by_change = {}
     for row in rows:
@@ -142,9 +155,9 @@ def test_the_study_of_changes_compares_both_directions_and_another_wording(versi
             *("source", "reused", "retrained", "random", "migrated"),
         }
         assert change["reused as they are"]["rmse"] != change["source"]["rmse"]
-    there, back = by_change["source to target"], by_change["target to source"]
-    assert there["retrained"]["rmse"] == back["source"]["rmse"]
-    assert there["source"]["rmse"] == back["retrained"]["rmse"]
+    forward, backward = by_change["source to target"], by_change["target to source"]
+    assert forward["retrained"]["rmse"] == backward["source"]["rmse"]
+    assert forward["source"]["rmse"] == backward["retrained"]["rmse"]
     # Every row is compared with the retraining of its own change.
     differences = json.loads((tmp_path / "changes.json").read_text())["differences"]
     lines = {

@@ -1,4 +1,4 @@
-"""Compiled layers and 8-bit products give what the plain ones do."""
+"""Compiled layers and 8-bit products: close to plain ones."""
 
 import pytest
 import torch

@@ -202,7 +202,7 @@ def test_inspection_shows_tokens_and_answers(folder):
 def test_ffn_activations_depend_on_the_prompt_alone(folder):
     backbone = FrozenBackbone.load(tiny_backbone_folder(folder / "f", "qwen2"), device="cpu")
     prompts = torch.randn(5, 2, backbone.width)
-    together = backbone.ffn_activations(prompts)
-    alone = torch.cat([backbone.ffn_activations(prompt.unsqueeze(0)) for prompt in prompts])
-    assert together.shape == (5, 128) and torch.equal(together, alone)
-    assert len({tuple(row.tolist()) for row in together}) > 1
+    batched = backbone.ffn_activations(prompts)
+    single = torch.cat([backbone.ffn_activations(prompt.unsqueeze(0)) for prompt in prompts])
+    assert batched.shape == (5, 128) and torch.equal(batched, single)
+    assert len({tuple(row.tolist()) for row in batched}) > 1

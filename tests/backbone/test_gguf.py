@@ -155,7 +155,7 @@ def test_every_architecture_is_written_and_read():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def single_file(tmp_path_factory):
     """A tiny Llama as one file, with the model and the tokenizer that were written."""
     return written(tmp_path_factory.mktemp("whole"), "llama")
 
@@ -173,18 +173,18 @@ def test_quantised_weights_are_the_values_that_llama_cpp_reads(kind, tmp_path):
             assert not torch.equal(loaded[name], weight)
 
 
-def test_a_file_is_loaded_in_the_wanted_precision(whole):
-    path, built, _ = whole
-    half = FrozenBackbone.load(path, device="cpu", precision="bf16")
-    assert half.info.dtype == "bf16" and half.dtype == torch.bfloat16
-    assert loading.weight_bytes(locate(path).shapes(), "bf16") == half.info.memory_bytes
+def test_a_file_is_loaded_in_the_requested_precision(single_file):
+    path, built, _ = single_file
+    loaded_bf16 = FrozenBackbone.load(path, device="cpu", precision="bf16")
+    assert loaded_bf16.info.dtype == "bf16" and loaded_bf16.dtype == torch.bfloat16
+    assert loading.weight_bytes(locate(path).shapes(), "bf16") == loaded_bf16.info.memory_bytes
     loaded = weights_of(path, torch.bfloat16)
     for name, weight in built.named_parameters():
         assert torch.equal(loaded[name], weight.bfloat16())
 
 
-def test_split_files_are_the_whole_model(whole, tmp_path):
-    _, built, tokenizer = whole
+def test_a_split_model_equals_the_single_file(single_file, tmp_path):
+    _, built, tokenizer = single_file
     first = write_gguf(tmp_path / "tiny.gguf", built, tokenizer, parts=3)
     parts = sorted(tmp_path.iterdir())
     assert first == parts[0] and len(parts) == 3
@@ -203,8 +203,8 @@ def test_split_files_are_the_whole_model(whole, tmp_path):
         FrozenBackbone.load(first)
 
 
-def test_a_folder_with_several_files_asks_which(whole, tmp_path):
-    path = whole[0]
+def test_a_folder_with_several_files_is_refused(single_file, tmp_path):
+    path = single_file[0]
     (tmp_path / "one.gguf").write_bytes(path.read_bytes())
     assert find_parts(tmp_path) == [tmp_path / "one.gguf"]
     (tmp_path / "two.gguf").write_bytes(path.read_bytes())
@@ -213,27 +213,27 @@ def test_a_folder_with_several_files_asks_which(whole, tmp_path):
     assert find_parts(tmp_path / "two.gguf") == [tmp_path / "two.gguf"]
 
 
-def test_a_folder_of_safetensors_stays_one_beside_a_gguf_file(whole, tmp_path):
+def test_a_folder_of_safetensors_stays_one_beside_a_gguf_file(single_file, tmp_path):
     folder = tiny_backbone_folder(tmp_path, "qwen2")
-    (folder / "other.gguf").write_bytes(whole[0].read_bytes())
+    (folder / "other.gguf").write_bytes(single_file[0].read_bytes())
     assert locate(folder).gguf is None and locate(folder / "other.gguf").gguf is not None
 
 
-def test_a_file_without_a_suffix_is_known_by_its_content(whole, tmp_path):
+def test_a_file_without_a_suffix_is_recognised_by_its_content(single_file, tmp_path):
     blob = tmp_path / "sha256-0123"
-    blob.write_bytes(whole[0].read_bytes())
+    blob.write_bytes(single_file[0].read_bytes())
     assert FrozenBackbone.load(blob, device="cpu").info.family == "llama"
 
 
-def test_a_quantised_model_and_the_whole_one_are_different_backbones(whole, tmp_path):
+def test_a_quantised_model_and_the_unquantised_one_are_different_backbones(single_file, tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     small = written(tmp_path, "llama", quantised="Q4_1")[0]
-    told = []
+    messages = []
     runs = [
-        pipeline.add_backbone(ws, path, device="cpu", progress=told.append)
-        for path in (whole[0], small)
+        pipeline.add_backbone(ws, path, device="cpu", progress=messages.append)
+        for path in (single_file[0], small)
     ]
-    assert re.fullmatch(r"loading 0\.\d MiB of weights in fp32, .* are free", told[1].stage)
+    assert re.fullmatch(r"loading 0\.\d MiB of weights in fp32, .* are free", messages[1].stage)
     assert runs[0].id != runs[1].id
     assert [run.summary["file_type"] for run in runs] == ["F32", "Q4_1"]
     again = pipeline.add_backbone(ws, small, device="cpu")
@@ -245,26 +245,26 @@ def test_a_quantised_model_and_the_whole_one_are_different_backbones(whole, tmp_
         pipeline.load_backbone(ws, runs[1], device="cpu")
 
 
-def test_a_tokenizer_beside_the_file_is_used_and_belongs_to_the_model(whole, tmp_path):
-    path, _, tokenizer = whole
+def test_a_tokenizer_beside_the_file_is_used_and_belongs_to_the_model(single_file, tmp_path):
+    path, _, tokenizer = single_file
     file = tmp_path / "tiny.gguf"
     file.write_bytes(path.read_bytes())
     ws = Workspace.open(tmp_path / "ws", create=True)
-    alone = pipeline.add_backbone(ws, file, device="cpu")
+    without_tokenizer = pipeline.add_backbone(ws, file, device="cpu")
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     settings = json.loads((tmp_path / "tokenizer.json").read_text())
     settings["post_processor"] = None
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     assert FrozenBackbone.load(file, device="cpu").info.starts_with == ()
-    assert list(alone.summary["starts_with"]) == ["<s>"]
-    assert pipeline.add_backbone(ws, file, device="cpu").id != alone.id
+    assert list(without_tokenizer.summary["starts_with"]) == ["<s>"]
+    assert pipeline.add_backbone(ws, file, device="cpu").id != without_tokenizer.id
     tiny_tokenizer("metaspace").backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(BackboneError, match="belongs to another model"):
         FrozenBackbone.load(file, device="cpu")
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"extra": {"expert_count": 4}}, "mixture of experts"),
         ({"extra": {"block_count": 10**9}}, "names 1,000,000,000 layers"),
@@ -274,15 +274,15 @@ def test_a_tokenizer_beside_the_file_is_used_and_belongs_to_the_model(whole, tmp
         ({"tensors": {"rope_freqs.weight": torch.full((8,), 3.0).numpy()}}, "not those of Llama 3"),
     ],
 )
-def test_what_is_not_read_is_refused(whole, options, words, tmp_path):
-    _, built, tokenizer = whole
+def test_unsupported_files_are_refused(single_file, options, message, tmp_path):
+    _, built, tokenizer = single_file
     path = write_gguf(tmp_path / "odd.gguf", built, tokenizer, **options)
-    with pytest.raises(BackboneError, match=words):
+    with pytest.raises(BackboneError, match=message):
         FrozenBackbone.load(path, device="cpu")
 
 
-def test_an_architecture_that_is_not_read_is_named_with_those_that_are(whole, tmp_path):
-    data = whole[0].read_bytes()
+def test_an_architecture_that_is_not_read_is_named_with_those_that_are(single_file, tmp_path):
+    data = single_file[0].read_bytes()
     path = tmp_path / "mamba.gguf"
     path.write_bytes(data.replace(b"llama", b"mamba"))
     with pytest.raises(BackboneError, match=r"architecture 'mamba'; .* llama, qwen2, "):
@@ -290,9 +290,9 @@ def test_an_architecture_that_is_not_read_is_named_with_those_that_are(whole, tm
 
 
 @pytest.mark.parametrize("cut", [0, 3, 30, 2000, -1])
-def test_a_damaged_file_is_refused(whole, cut, tmp_path):
+def test_a_damaged_file_is_refused(single_file, cut, tmp_path):
     path = tmp_path / "short.gguf"
-    path.write_bytes(whole[0].read_bytes()[:cut])
+    path.write_bytes(single_file[0].read_bytes()[:cut])
     with pytest.raises(BackboneError, match="not a complete GGUF file"):
         FrozenBackbone.load(path, device="cpu")
 
@@ -314,32 +314,32 @@ def test_the_header_is_what_the_packages_own_reader_finds(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    ours, theirs = HeaderReader(tmp_path / "m.gguf"), GGUFReader(tmp_path / "m.gguf")
-    assert list(ours.fields) == list(theirs.fields)
-    for key, field in theirs.fields.items():
-        assert ours.fields[key].contents() == field.contents()
-        assert ours.fields[key].types == field.types
-    assert {key: ours.fields[key].contents() for key in values} == values
-    assert np.array_equal(ours.tensors[0].data, theirs.tensors[0].data)
+    header, expected = HeaderReader(tmp_path / "m.gguf"), GGUFReader(tmp_path / "m.gguf")
+    assert list(header.fields) == list(expected.fields)
+    for key, field in expected.fields.items():
+        assert header.fields[key].contents() == field.contents()
+        assert header.fields[key].types == field.types
+    assert {key: header.fields[key].contents() for key in values} == values
+    assert np.array_equal(header.tensors[0].data, expected.tensors[0].data)
     content = (tmp_path / "m.gguf").read_bytes()
-    place = content.index(b"texts") + len("texts") + 8
+    position = content.index(b"texts") + len("texts") + 8
     for count in (5, 2**40, 2**64 - 1):
         # The array declares more texts than it has: one, or more than the file can hold.
-        wrong = content[:place] + count.to_bytes(8, "little") + content[place + 8 :]
-        (tmp_path / "wrong.gguf").write_bytes(wrong)
+        damaged = content[:position] + count.to_bytes(8, "little") + content[position + 8 :]
+        (tmp_path / "wrong.gguf").write_bytes(damaged)
         with pytest.raises(BackboneError, match="not a complete GGUF file"):
             GgufModel([tmp_path / "wrong.gguf"]).value("texts")
 
 
-def test_a_file_without_room_is_refused_before_its_weights_are_read(whole, monkeypatch):
+def test_a_file_without_room_is_refused_before_its_weights_are_read(single_file, monkeypatch):
     monkeypatch.setattr(model, "free_bytes", lambda place: 10_000)
     with pytest.raises(BackboneError, match=r"take 0\.\d MiB, but cpu has 0\.0 MiB free"):
-        FrozenBackbone.load(whole[0], device="cpu")
+        FrozenBackbone.load(single_file[0], device="cpu")
 
 
-def test_a_file_is_not_quantised_again(whole):
+def test_a_file_is_not_quantised_again(single_file):
     with pytest.raises(BackboneError, match="--quantise 8bit does not apply"):
-        FrozenBackbone.load(whole[0], device="cpu", quantise="8bit")
+        FrozenBackbone.load(single_file[0], device="cpu", quantise="8bit")
 
 
 def test_a_missing_file_is_not_taken_for_a_hub_id():
@@ -347,8 +347,8 @@ def test_a_missing_file_is_not_taken_for_a_hub_id():
         FrozenBackbone.load("models/none.gguf")
 
 
-def test_what_a_file_says_that_is_not_read_is_on_its_card(whole, tmp_path):
-    _, built, tokenizer = whole
+def test_unread_settings_of_a_file_are_on_its_card(single_file, tmp_path):
+    _, built, tokenizer = single_file
     tokenizer.chat_template = "{{ raise_exception('run') }}"
     path = write_gguf(tmp_path / "new.gguf", built, tokenizer, extra={"attention.new": 3})
     tokenizer.chat_template = None

@@ -1,4 +1,4 @@
-"""Reading cached keys and values in place gives what reading copies of them gives."""
+"""Attention in place: equal to attention over copies of the cached keys and values."""
 
 import in_place_on_cpu  # noqa: F401
 import pytest
@@ -36,7 +36,7 @@ def assert_close(actual, expected):
 
 @pytest.fixture
 def in_place(monkeypatch):
-    """Switches a backbone to attention in place, on a CPU too."""
+    """A function that switches a backbone to attention in place, on a CPU too."""
 
     def switch(backbone):
         monkeypatch.setattr(backbone_model, "can_attend_in_place", lambda *_: True)
@@ -103,11 +103,11 @@ def test_tokens_that_all_rows_begin_with_are_stored_once(rows, common):
     assert packed.common == common
     assert len(packed.ids) == sum(map(len, rows)) - common * (len(rows) - 1)
     assert packed.lengths.tolist() == [len(row) for row in rows]
-    every = torch.arange(len(rows))
-    for texts, numbers in ((packed, every), (packed.take(every.flip(0)), every.flip(0))):
+    indices = torch.arange(len(rows))
+    for texts, numbers in ((packed, indices), (packed.take(indices.flip(0)), indices.flip(0))):
         assert [texts.row(at) for at in range(len(rows))] == [rows[n] for n in numbers]
         for left in (True, False):
-            index, exists = texts.index(every, 4, left=left)
+            index, exists = texts.index(indices, 4, left=left)
             assert [texts.ids[i][e].tolist() for i, e in zip(index, exists, strict=True)] == [
                 rows[n] for n in numbers
             ]
@@ -116,13 +116,13 @@ def test_tokens_that_all_rows_begin_with_are_stored_once(rows, common):
 def test_prefixes_with_a_common_beginning_have_the_keys_of_each_text_alone():
     backbone = load("llama-small")
     rows = [[1, 9, 8, 7], [1, 9, 3], [1, 9]]
-    every = torch.arange(len(rows))
+    indices = torch.arange(len(rows))
     caches = []
     for share in (True, False):
         texts = RaggedTensor.pack(rows, torch.device("cpu"), share=share)
-        cache = backbone.prefix(texts, every, backbone_model.KVCache())
-        index, exists = texts.index(every, 4, left=False)
+        cache = backbone.prefix(texts, indices, backbone_model.KVCache())
+        index, exists = texts.index(indices, 4, left=False)
         pairs = cache.gather(index)
         caches.append([part[exists[:, None].expand_as(part[..., 0])] for p in pairs for part in p])
-    for shared, alone in zip(*caches, strict=True):
-        torch.testing.assert_close(shared, alone)
+    for shared, separate in zip(*caches, strict=True):
+        torch.testing.assert_close(shared, separate)

@@ -63,11 +63,11 @@ def test_hidden_states_and_gradients_are_those_of_the_whole_layer(backbone):
         hidden = backbone.last_hidden(embeddings, lengths)
         return hidden, torch.autograd.grad((hidden * d_hidden).sum(), embeddings)[0]
 
-    short = both()
+    last_only = both()
     last_mlp, backbone.last_mlp = backbone.last_mlp, None
-    whole = both()
+    complete = both()
     backbone.last_mlp = last_mlp
-    for actual, expected in zip(short, whole, strict=True):
+    for actual, expected in zip(last_only, complete, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 

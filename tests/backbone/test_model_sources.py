@@ -107,7 +107,7 @@ def test_offline_reads_the_cache_without_any_request(hub, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("spec", "revision", "words"),
+    ("spec", "revision", "message"),
     [
         ("me/gated", None, "accept its terms"),
         ("me/nobody", None, "or it is private"),
@@ -117,8 +117,8 @@ def test_offline_reads_the_cache_without_any_request(hub, monkeypatch):
         ("me/a b", None, "not a hub id"),
     ],
 )
-def test_hub_errors_are_explained(hub, spec, revision, words):
-    with pytest.raises(BackboneError, match=words):
+def test_hub_errors_are_explained(hub, spec, revision, message):
+    with pytest.raises(BackboneError, match=message):
         FrozenBackbone.load(spec, revision=revision)
 
 
@@ -170,16 +170,16 @@ def test_a_truncated_file_is_refused(folder, tmp_path):
 
 
 def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path):
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
+    repository = tmp_path / "theirs"
+    repository.mkdir()
     for file in folder.iterdir():
-        (theirs / file.name).write_bytes(file.read_bytes())
-    config = json.loads((theirs / "config.json").read_text())
+        (repository / file.name).write_bytes(file.read_bytes())
+    config = json.loads((repository / "config.json").read_text())
     config |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Config"}}
-    (theirs / "config.json").write_text(json.dumps(config))
-    (theirs / "code.py").write_text("import pathlib; pathlib.Path('ran').touch()")
+    (repository / "config.json").write_text(json.dumps(config))
+    (repository / "code.py").write_text("import pathlib; pathlib.Path('ran').touch()")
     with pytest.raises(BackboneError, match="never run"):
-        FrozenBackbone.load(theirs)
+        FrozenBackbone.load(repository)
     assert not (tmp_path / "ran").exists()
 
 
@@ -192,7 +192,7 @@ def edited(folder, target, **settings):
 
 
 def test_a_folder_with_weights_and_an_adapter_is_refused(folder, tmp_path):
-    """Its weights may hold the adapter already, and transformers would add it again."""
+    """The weights may contain the adapter already, and transformers would add it again."""
     from peft import LoraConfig, get_peft_model
 
     tuned = get_peft_model(
@@ -276,7 +276,7 @@ def gemma4(**settings):
 
 
 def test_a_model_that_reads_tokens_by_their_embeddings_is_refused():
-    """It looks up a second embedding of each token, and a soft prompt is none."""
+    """Such a model looks up a second embedding of each token, which a soft prompt lacks."""
     with pytest.raises(BackboneError, match="its part 'soft prompts' fails"):
         frozen(gemma4(hidden_size_per_layer_input=8))
 
@@ -355,11 +355,11 @@ def test_quantised_loading_without_its_package_is_reported(folder, monkeypatch):
 def test_quantised_models_are_smaller_and_still_agree_with_themselves(tmp_path, kind):
     pytest.importorskip("bitsandbytes")
     path = tiny_backbone_folder(tmp_path, "llama", width=64)
-    whole = FrozenBackbone.load(path, device="cpu")
-    small = FrozenBackbone.load(path, device="cpu", quantise=kind)
-    assert small.info.quantised == kind
-    assert small.info.parameters == whole.info.parameters
-    assert small.info.memory_bytes < whole.info.memory_bytes
+    unquantised = FrozenBackbone.load(path, device="cpu")
+    quantised = FrozenBackbone.load(path, device="cpu", quantise=kind)
+    assert quantised.info.quantised == kind
+    assert quantised.info.parameters == unquantised.info.parameters
+    assert quantised.info.memory_bytes < unquantised.info.memory_bytes
 
 
 def test_spreading_needs_gpus(folder):

@@ -1,4 +1,4 @@
-"""Keys and values of items on disk: the same bits as computed, whatever happens to the files."""
+"""The prefix store: keys and values on disk equal computed ones, also with damaged files."""
 
 import os
 import stat
@@ -40,7 +40,7 @@ def files(store):
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_is_read_from_disk_is_what_was_computed_bit_for_bit(backbone, store, name):
+def test_items_read_from_disk_equal_the_computed_ones_bit_for_bit(backbone, store, name):
     computed, layers = answers(backbone, store, name=name)
     again, from_disk = answers(backbone, store, name=name)
     assert torch.equal(again, computed)
@@ -53,7 +53,7 @@ def test_what_is_read_from_disk_is_what_was_computed_bit_for_bit(backbone, store
 
 
 def test_items_are_shared_between_sets_of_items(backbone, store):
-    """Other items have other tokens in common; a single item has all."""
+    """Sets of items differ in the tokens that all their items begin with."""
     answers(backbone, store)
     for chosen in ([0], [1, 3], [4, 2, 0]):
         store.forget()
@@ -122,15 +122,15 @@ def test_files_are_private_and_what_was_used_longest_ago_goes_first(backbone, st
 
 
 def test_no_more_than_the_budget_is_written(backbone, tmp_path):
-    whole = PrefixStore(tmp_path / "whole", "k", 64 * MIB)
-    answers(backbone, whole)
-    size = sum(file.stat().st_size for file in files(whole))
-    half = PrefixStore(tmp_path / "half", "k", size // 2)
-    first, _ = answers(backbone, half)
-    assert 0 < sum(file.stat().st_size for file in files(half)) <= size // 2
-    half.forget()
-    again, _ = answers(backbone, half)
-    assert 0 < half.hits < len(CONTEXTS)
+    unlimited = PrefixStore(tmp_path / "whole", "k", 64 * MIB)
+    answers(backbone, unlimited)
+    size = sum(file.stat().st_size for file in files(unlimited))
+    limited = PrefixStore(tmp_path / "half", "k", size // 2)
+    first, _ = answers(backbone, limited)
+    assert 0 < sum(file.stat().st_size for file in files(limited)) <= size // 2
+    limited.forget()
+    again, _ = answers(backbone, limited)
+    assert 0 < limited.hits < len(CONTEXTS)
     torch.testing.assert_close(again, first, atol=1e-6, rtol=0)
 
 

@@ -68,11 +68,11 @@ def written(template, title, pieces):
 def merges_into_title(tokenizer, title, following):
     """Return whether the tokenizer joins the end of a title with what follows it."""
     encoder = text_encoder(tokenizer)
-    (alone,), (whole,) = (
+    (title_tokens,), (joined_tokens,) = (
         encoder.continued([f" {title}"]),
         encoder.continued([f" {title}{following}"]),
     )
-    return whole[: len(alone)] != alone
+    return joined_tokens[: len(title_tokens)] != title_tokens
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=list(TEMPLATES))
@@ -94,34 +94,34 @@ def test_pieces_have_the_tokens_of_the_running_text(name, template):
         compared += 1
         before, after = spans(encoded, title)
         text = written(template, title, template.before)
-        (whole,) = encoder([text.removesuffix(" ")])
-        assert before == whole
+        (expected,) = encoder([text.removesuffix(" ")])
+        assert before == expected
         text = written(template, title, template.after)
         answer = " " + answers[0]
-        (whole,) = encoder.continued([text + answer])
+        (expected,) = encoder.continued([text + answer])
         if template.prompt_last:
-            assert after == [] and encoded.answers[0] == whole[-1]
+            assert after == [] and encoded.answers[0] == expected[-1]
         else:
-            assert [*after, encoded.answers[0]] == whole
+            assert [*after, encoded.answers[0]] == expected
     assert compared > len(TITLES) / 2
 
 
 @pytest.mark.parametrize("name", ["bytes-bos", "bytes-no-bos", *ZOO_NAMES])
-def test_no_space_stands_alone_before_a_title_or_between_it_and_the_full_stop(name):
+def test_no_token_is_a_lone_space_before_or_behind_a_title(name):
     tokenizer = tokenizer_of(name)
     for template in TEMPLATES.values():
         encoded = encode_template(tokenizer, template, get_task(template.task).answers)
         before, after = spans(encoded, "The Hobbit")
         for ids, text in ((before, template.before), (after, template.after)):
-            shown = tokenizer.decode(ids).strip()
-            assert shown == written(template, "The Hobbit", text).strip()
+            decoded = tokenizer.decode(ids).strip()
+            assert decoded == written(template, "The Hobbit", text).strip()
         lone = {"\u2581", "\u0120"}
         tokens = tokenizer.convert_ids_to_tokens([*encoded.fill(Slot.ITEM, ["The Hobbit"])[0]])
         assert not lone & set(tokens)
 
 
-def test_a_mark_that_merges_with_the_full_stop_stays_apart():
-    """Where a title ends in a mark that the tokenizer joins with the next, only that differs."""
+def test_a_title_ending_in_a_mark_is_not_merged_with_the_full_stop():
+    """Only titles whose last mark the tokenizer would merge with the next differ from running text."""
     tokenizer = tiny_tokenizer("bytes-bos", ["Oh!. Rating: 1 2 3 4 5"] * 50)
     assert merges_into_title(tokenizer, "Oh!", ".")
     encoded = encode_template(tokenizer, TEMPLATES["rating"], ("1", "2", "3", "4", "5"))
@@ -144,7 +144,7 @@ def test_no_title_becomes_an_added_token(kind):
 
 
 def test_an_end_token_that_is_not_marked_as_special_is_not_read_from_text():
-    """Phi-3 has the token </s> with special: false, in its vocabulary."""
+    """Phi-3 has the token </s> in its vocabulary, with special: false."""
     tokenizer = tiny_tokenizer("metaspace-prefix")
     state = tokenizer.backend_tokenizer.to_str().replace(
         '"content":"</s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,'
@@ -177,7 +177,7 @@ def test_vocabularies_that_hold_their_special_tokens_do_not_read_them(model):
 
 
 def test_the_piecewise_reading_is_that_of_version_0_1():
-    """Prompts that were fitted with it are read with its tokens, whose spaces are doubled."""
+    """Prompts of version 0.1 are read with its tokens, whose spaces are doubled."""
     template = dataclasses.replace(TEMPLATES["rating"], reading=PIECEWISE)
     tokenizer = tiny_tokenizer("metaspace-prefix")
     encoded = encode_template(tokenizer, template, ("1", "2", "3", "4", "5"))

@@ -56,7 +56,7 @@ def test_a_cpu_gathers_keys_and_values():
 def test_tiles_hold_each_row_once_and_one_text_each(tile):
     rows = (2, 0, 1, 0, 0, 2, 0, 0, 0)
     inputs = AttentionInputs(rows=rows, device="cpu", dtype=HALF)
-    first, count, place, length, common, order = inputs.prefix.tiles(tile).unbind(1)
+    first, count, start, length, common, order = inputs.prefix.tiles(tile).unbind(1)
     assert sorted(order.tolist()) == list(range(len(rows)))
     used = count > 0
     tiles = [order[a : a + n].tolist() for a, n in zip(first[used], count[used], strict=True)]
@@ -67,11 +67,11 @@ def test_tiles_hold_each_row_once_and_one_text_each(tile):
     texts = [rows[part[0]] for part in tiles]
     tokens = inputs.prefix.tokens
     assert length[used].tolist() == tokens.lengths[texts].tolist()
-    assert (place + common)[used].tolist() == tokens.offset[texts].tolist()
+    assert (start + common)[used].tolist() == tokens.offset[texts].tolist()
     assert set(common.tolist()) == {tokens.common}
 
 
-def test_a_place_in_the_cache_goes_before_all_else_and_knows_no_softcap(monkeypatch):
+def test_reading_in_place_is_preferred_and_refuses_a_softcap(monkeypatch):
     inputs = AttentionInputs(device="cpu", dtype=torch.float32)
     module, here = torch.nn.Module(), InPlace(inputs.layer, inputs.prefix.tiles(1), True)
     calls = []

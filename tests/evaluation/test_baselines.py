@@ -1,4 +1,4 @@
-"""Baselines recover what they model, by id and not by position."""
+"""Baselines: they recover the structure that they model, by id and not by position."""
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,8 @@ def test_each_baseline_beats_the_simpler_one_on_real_ratings(goodbooks):
 def test_predictions_follow_ids(goodbooks, name):
     model = BASELINES[name]().fit(goodbooks.rows("train"), goodbooks.rows("validation"))
     test = goodbooks.rows("test").head(200)
-    mixed = test.sample(frac=1, random_state=1)
-    frame = pd.Series(model.predict(mixed), index=mixed.index).loc[test.index]
+    shuffled = test.sample(frac=1, random_state=1)
+    frame = pd.Series(model.predict(shuffled), index=shuffled.index).loc[test.index]
     np.testing.assert_allclose(frame, model.predict(test))
 
 
@@ -75,17 +75,17 @@ def test_factorisation_beats_biases_where_tastes_interact(click, limit):
 def test_factors_do_not_depend_on_the_order_of_rows_or_on_position(goodbooks):
     train, validation = goodbooks.rows("train"), goodbooks.rows("validation")
     test = goodbooks.rows("test")
-    mixed = train.sample(frac=1, random_state=2)
+    shuffled = train.sample(frac=1, random_state=2)
     first = MatrixFactorisation().fit(train, validation).predict(test)
     np.testing.assert_allclose(
-        MatrixFactorisation().fit(mixed, validation).predict(test), first, atol=1e-3
+        MatrixFactorisation().fit(shuffled, validation).predict(test), first, atol=1e-3
     )
 
 
 def test_without_validation_rows_factorisation_equals_biases():
     train, _, test = tastes(click=False)
-    alone = MatrixFactorisation().fit(train).predict(test)
-    np.testing.assert_allclose(alone, UserItemBias().fit(train).predict(test), atol=1e-5)
+    factorisation = MatrixFactorisation().fit(train).predict(test)
+    np.testing.assert_allclose(factorisation, UserItemBias().fit(train).predict(test), atol=1e-5)
     new = pd.DataFrame({"user_id": ["nobody"], "item_id": ["nothing"]})
     known = MatrixFactorisation().fit(train, test).predict(new)
     assert known[0] == pytest.approx(train["outcome"].mean())

@@ -1,4 +1,4 @@
-"""Blends recover weights, ignore what knows nothing, and are no worse than the methods that they blend."""
+"""Blends: they recover weights, ignore noise, and are no worse than the blended methods."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def error(task, predicted, outcome):
 
 
 @pytest.mark.parametrize("task", ["rating", "click"])
-def test_two_views_with_errors_of_their_own_are_better_together_on_other_rows(task):
+def test_blending_predictions_with_independent_errors_improves_other_rows(task):
     blend = Blend(task).fit(*two_views(task))
     views, outcome = two_views(task, seed=1)
-    together = error(task, blend.predict(views), outcome)
-    assert together < 0.99 * min(error(task, view, outcome) for view in views.T)
+    blended = error(task, blend.predict(views), outcome)
+    assert blended < 0.99 * min(error(task, view, outcome) for view in views.T)
     # The view with the smaller errors counts more.
     assert blend.weights[0] > blend.weights[1] > 0
 
@@ -41,7 +41,7 @@ def test_weights_and_intercept_of_an_exact_sum_are_found():
 
 
 @pytest.mark.parametrize("task", ["rating", "click"])
-def test_a_prediction_that_knows_nothing_gets_hardly_any_weight(task):
+def test_an_uninformative_prediction_gets_hardly_any_weight(task):
     views, outcome = two_views(task)
     views[:, 1] = np.random.default_rng(5).permutation(views[:, 1])
     weights = Blend(task).fit(views, outcome).weights

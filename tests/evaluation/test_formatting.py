@@ -1,4 +1,4 @@
-"""Names in charts, and the method that a chart draws as a line."""
+"""Labels of charts, and the baseline that a chart draws as a line."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ def test_a_text_is_cut_to_so_many_characters(text, cut):
     assert shortened(text, 10) == cut
 
 
-def test_the_best_method_without_a_language_model_is_the_one_that_keeps_most():
+def test_the_best_baseline_keeps_the_largest_share():
     plans = pd.DataFrame(
         {
             "method": ["Retraining", "Bias", "Factorisation", "Mean"],

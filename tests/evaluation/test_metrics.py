@@ -175,11 +175,11 @@ def test_row_order_does_not_change_metrics(rows, task):
     first = metrics.pooled(task, y, p, user)
     second = metrics.pooled(task, y[order], p[order], user[order])
     assert first == pytest.approx(second)
-    mine = metrics.per_user(task, y[order], p[order], user[order]).set_index("user_id")
+    shuffled = metrics.per_user(task, y[order], p[order], user[order]).set_index("user_id")
     chosen = user == 7
     name = "mae" if task == "rating" else "log_loss"
-    alone = metrics.pooled(task, y[chosen], p[chosen], user[chosen])
-    assert mine.loc["7", name] == pytest.approx(alone[name])
+    single_user = metrics.pooled(task, y[chosen], p[chosen], user[chosen])
+    assert shuffled.loc["7", name] == pytest.approx(single_user[name])
 
 
 def test_intervals_contain_the_value_and_paired_ones_are_narrower(rows):
@@ -204,42 +204,47 @@ def test_joint_and_blockwise_bootstrap_equal_single_bootstraps(rows, task, monke
     if task == "click":
         y, p = (y > 3).astype(float), p / 6
     methods = [p, p * 0.9, p[::-1]]
-    together = metrics.bootstrap(task, y, methods, user, reference=1, seed=3, draws=150)
+    joint = metrics.bootstrap(task, y, methods, user, reference=1, seed=3, draws=150)
     monkeypatch.setattr(metrics, "BLOCK", 7 * 40)
-    for method, estimates in zip(methods, together, strict=True):
+    for method, estimates in zip(methods, joint, strict=True):
         for name, estimate in estimates.items():
-            alone = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
-            assert vars(estimate.interval) == pytest.approx(vars(alone), abs=1e-12)
+            single = metrics.bootstrap_metric(task, name, y, method, user, seed=3, draws=150)
+            assert vars(estimate.interval) == pytest.approx(vars(single), abs=1e-12)
     gap = metrics.bootstrap_difference(
         task, name, y, methods[:1], methods[1:2], user, seed=3, draws=150
     )
-    assert vars(together[0][name].difference) == pytest.approx(vars(gap), abs=1e-12)
-    assert together[1][name].difference is None
+    assert vars(joint[0][name].difference) == pytest.approx(vars(gap), abs=1e-12)
+    assert joint[1][name].difference is None
 
 
-def test_many_users_are_resampled_as_few_are(rows, monkeypatch):
+def test_both_ways_to_resample_users_have_the_same_distribution(rows, monkeypatch):
     y, p, user = rows
     intervals = []
-    for many in (1, 10**9):
-        monkeypatch.setattr(metrics, "MANY_USERS", many)
+    for threshold in (1, 10**9):
+        monkeypatch.setattr(metrics, "MANY_USERS", threshold)
         weights = metrics._resampled(np.random.default_rng(0), 40, 4000)
         assert weights.shape == (4000, 40) and (weights.sum(1) == 40).all()
         assert weights.mean(0) == pytest.approx(np.ones(40), abs=0.08)
         assert weights.var() == pytest.approx(1 - 1 / 40, rel=0.02)
         intervals.append(metrics.bootstrap_metric("rating", "rmse", y, p, user, draws=4000))
-    drawn, counted = intervals
-    assert drawn.value == counted.value
-    width = counted.high - counted.low
-    assert (drawn.low, drawn.high) == pytest.approx((counted.low, counted.high), abs=width / 15)
+    by_draws, by_counts = intervals
+    assert by_draws.value == by_counts.value
+    width = by_counts.high - by_counts.low
+    assert (by_draws.low, by_draws.high) == pytest.approx(
+        (by_counts.low, by_counts.high), abs=width / 15
+    )
 
 
 def test_difference_of_several_trainings_is_the_mean_over_trainings(rows):
     y, p, user = rows
-    clicked, others = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
-    pairs = [metrics.pooled("click", clicked, prediction, user)["uauc"] for prediction in others]
+    clicked, other_predictions = (y > 3).astype(float), [p / 6, p[::-1] / 60 + 0.5]
+    pairs = [
+        metrics.pooled("click", clicked, prediction, user)["uauc"]
+        for prediction in other_predictions
+    ]
     base = metrics.pooled("click", clicked, p * 0 + 0.5, user)["uauc"]
     interval = metrics.bootstrap_difference(
-        "click", "uauc", clicked, others, [p * 0 + 0.5] * 2, user, draws=50
+        "click", "uauc", clicked, other_predictions, [p * 0 + 0.5] * 2, user, draws=50
     )
     assert interval.value == pytest.approx(np.mean(pairs) - base)
     assert interval.low < interval.value < interval.high
@@ -296,13 +301,13 @@ def test_shares_kept_are_ratios_of_gains_in_the_same_draws(rows, task, names):
     more = {"retrained": 0, "references": [1, 3], "names": names}
     measured = metrics.shares_kept(sampled, trainings, **more)
     for kept_of, reference in zip(measured, ("random", "worse"), strict=True):
-        for kept, method in zip(kept_of, methods, strict=True):
+        for share_estimates, method in zip(kept_of, methods, strict=True):
             for name in names:
                 gain = expected[reference][name] - expected["retrained"][name]
-                own = expected[reference][name] - expected[method][name]
-                share = kept[name].share
-                assert abs(kept[name].gain.value) == pytest.approx(abs(gain))
-                assert share.value == pytest.approx(own / gain)
+                method_gain = expected[reference][name] - expected[method][name]
+                share = share_estimates[name].share
+                assert abs(share_estimates[name].gain.value) == pytest.approx(abs(gain))
+                assert share.value == pytest.approx(method_gain / gain)
                 if method == "retrained":
                     assert (share.value, share.low, share.high) == pytest.approx((1, 1, 1))
                 elif method == reference:
@@ -311,7 +316,7 @@ def test_shares_kept_are_ratios_of_gains_in_the_same_draws(rows, task, names):
                     assert share.low < share.value < share.high
 
 
-def test_no_share_is_given_of_a_gain_that_is_not_sure(rows):
+def test_no_share_is_given_of_an_uncertain_gain(rows):
     y, p, user = rows
     noisy = p + np.random.default_rng(3).normal(0, 1e-3, len(p))
     for reference in (noisy, y):  # no gain at all, and a loss

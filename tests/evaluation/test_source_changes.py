@@ -22,7 +22,7 @@ def changes(**differences):
 
 
 @pytest.mark.parametrize(
-    ("level", "wanted"),
+    ("differences", "relation"),
     [
         ([(0.010, 0.004, 0.016), (0.008, 0.004, 0.012)], "worse"),
         ([(0.010, 0.004, 0.016), (0.008, -0.001, 0.012)], "behind"),
@@ -31,15 +31,17 @@ def changes(**differences):
         ([(-0.010, -0.016, -0.004), (0.008, -0.001, 0.012)], "mixed"),
     ],
 )
-def test_all_plans_against_the_old_model(level, wanted):
+def test_the_relation_to_the_old_model_follows_from_the_intervals_of_all_plans(
+    differences, relation
+):
     for ranking, sign in itertools.product((False, True), (1, -1)):
         # The same figures of a metric of which more is better are the opposite.
         opposite = {"worse": "better", "better": "worse", "behind": "ahead", "ahead": "behind"}
-        pairs = [(sign * value, *sorted((sign * a, sign * b))) for value, a, b in level]
-        expected = wanted if sign == 1 else opposite.get(wanted, wanted)
+        pairs = [(sign * value, *sorted((sign * a, sign * b))) for value, a, b in differences]
+        expected = relation if sign == 1 else opposite.get(relation, relation)
         if ranking:
-            actual = source_change(changes(rmse=level, pair_accuracy=pairs), PLANS, "rmse")
-            assert actual.ranking == opposite.get(expected, expected) and actual.level == wanted
+            actual = source_change(changes(rmse=differences, pair_accuracy=pairs), PLANS, "rmse")
+            assert actual.ranking == opposite.get(expected, expected) and actual.level == relation
         else:
             actual = source_change(changes(rmse=pairs), PLANS, "rmse")
             assert (actual.level, actual.ranking) == (expected, None)
@@ -68,10 +70,10 @@ def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking()
         "ranking: the best, full retraining, has 1 % more error (between 0.5 % more and 2 % more) and 1 % "
         "less pair accuracy (between 0.5 % less and 2 % less)."
     )
-    alone = {"Again": PLANS["Again"]}
+    single_plan = {"Again": PLANS["Again"]}
     assert (
         "the only plan is surely worse in rating accuracy and ranking: it has 1 % more error"
-        in (source_change(table, alone, "rmse").sentence)
+        in (source_change(table, single_plan, "rmse").sentence)
     )
 
 

@@ -184,12 +184,12 @@ def test_gain_is_the_ratio_of_pooled_metrics_with_the_bootstraps_interval(metric
     assert gain.value == pytest.approx(
         second_value / first_value if higher else first_value / second_value
     )
-    drawn = []
+    gains = []
     for _ in range(400):
         chosen = rng.integers(0, 150, 150)
         parts = [frame.iloc[chosen].assign(user_id=np.arange(150)) for frame in frames]
-        drawn.append(summaries.gain(parts[0], parts[1], metric).value)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+        gains.append(summaries.gain(parts[0], parts[1], metric).value)
+    low, high = np.quantile(gains, [0.025, 0.975])
     width = high - low
     assert abs(gain.low - low) < 0.2 * width and abs(gain.high - high) < 0.2 * width
 
@@ -219,8 +219,8 @@ def test_evaluated_methods_of_real_runs_have_their_origin(tmp_path):
     hop_one, hop_two = pipeline.chain(ws, source, [b, a], strategy="random", budget=4, **settings)
     both = pipeline.migrate(ws, [source, hop_one], b, **settings)
     retrained = pipeline.fit_prompts(ws, data, b, role="retrained", training=QUICK)
-    for subject in (source, hop_one, hop_two, both, retrained):
-        pipeline.evaluate(ws, subject)
+    for prompts in (source, hop_one, hop_two, both, retrained):
+        pipeline.evaluate(ws, prompts)
     pipeline.evaluate(ws, "item_mean", dataset=data)
     table = pipeline.evaluated_methods(ws, data.id, "test").set_index("run")
     assert len(table) == 6 and pipeline.evaluated_methods(ws, data.id, "train").empty
@@ -231,8 +231,8 @@ def test_evaluated_methods_of_real_runs_have_their_origin(tmp_path):
     methods = table.reset_index()
     pairs = summaries.model_pairs(methods)
     assert pairs[["origin", "target"]].values.tolist() == [["llama", "qwen2"]]
-    got = pipeline.gain_between(ws, *pairs.loc[0, ["retrained", "evaluation"]], "rmse")
-    assert got.value == pytest.approx(pairs["retrained_value"][0] / pairs["value"][0], abs=1e-5)
+    gain = pipeline.gain_between(ws, *pairs.loc[0, ["retrained", "evaluation"]], "rmse")
+    assert gain.value == pytest.approx(pairs["retrained_value"][0] / pairs["value"][0], abs=1e-5)
     assert summaries.chains(methods)["step"].tolist() == [0, 1, 2]
     assert set(summaries.aggregations(methods)["origin"]) == {"llama", "llama + qwen2"}
 

@@ -106,10 +106,10 @@ def test_higher_is_better_metrics_are_negated():
 
 
 def test_the_cheapest_migration_that_is_as_good_is_named():
-    fine, wide = (0.001, -0.004, 0.006), (0.03, 0.02, 0.04)
+    small_gap, large_gap = (0.001, -0.004, 0.006), (0.03, 0.02, 0.04)
     rows = (
-        migrated(wide, 1.0, label="Too few"),
-        migrated(fine, 10.0, label="Enough"),
+        migrated(large_gap, 1.0, label="Too few"),
+        migrated(small_gap, 10.0, label="Enough"),
         migrated((-0.02, -0.03, -0.01), 60.0, label="All"),
         BASE,
     )
@@ -328,19 +328,19 @@ def test_refining_is_recommended_only_if_it_closes_the_gap():
 
 
 def test_controls_and_baselines_add_cautions():
-    good = migrated((0.001, -0.004, 0.006))
+    migration = migrated((0.001, -0.004, 0.006))
     near, far = (0.002, -0.003, 0.007), (0.2, 0.15, 0.25)
     for kind, words in (
         ("shuffled", "prompts swapped between users"),
         ("random", "Random prompts"),
         ("baseline", "no language model"),
     ):
-        close = judge(question(good, BASE, ("Other", kind, 1.002, near, 1.0)))
+        close = judge(question(migration, BASE, ("Other", kind, 1.002, near, 1.0)))
         assert any(words in caution for caution in close.cautions), kind
-        away = judge(question(good, BASE, ("Other", kind, 1.2, far, 1.0)))
+        away = judge(question(migration, BASE, ("Other", kind, 1.2, far, 1.0)))
         assert not any(words in caution for caution in away.cautions), kind
-    good = migrated((0.01, 0.0, 0.02))
-    data = question(good, BASE, ("Random prompts", "random", 1.2, far, 1.0))
+    migration = migrated((0.01, 0.0, 0.02))
+    data = question(migration, BASE, ("Random prompts", "random", 1.2, far, 1.0))
     table = data.scores.assign(n_users=500)
     references = {"random": "Random prompts"}
     shares = shares_of_scores("rating", table, retrained=BASE[0], references=references)
@@ -349,19 +349,19 @@ def test_controls_and_baselines_add_cautions():
 
 
 def test_weak_evidence_adds_cautions():
-    good = migrated((0.001, -0.004, 0.006))
-    few = judge(question(good, BASE, users=40))
-    assert any("Only 40 users" in caution for caution in few.cautions)
-    elsewhere = judge(question(good, BASE, Moved={"device": "H100"}))
+    migration = migrated((0.001, -0.004, 0.006))
+    few_users = judge(question(migration, BASE, users=40))
+    assert any("Only 40 users" in caution for caution in few_users.cautions)
+    elsewhere = judge(question(migration, BASE, Moved={"device": "H100"}))
     assert any("not comparable" in caution for caution in elsewhere.cautions)
-    seeds = judge(question(good, BASE, migrated((0.0, -0.1, 0.1), label="b"), b={"seed": 1}))
+    seeds = judge(question(migration, BASE, migrated((0.0, -0.1, 0.1), label="b"), b={"seed": 1}))
     refined = ("b", "refined", 1.0, (0.0, -0.1, 0.1), 12.0)
-    refined_otherwise = judge(question(good, BASE, refined, b={"seed": 1}))
+    refined_otherwise = judge(question(migration, BASE, refined, b={"seed": 1}))
     unknown = {label: {"seed": None} for label in ("Moved", BASE[0])}
-    unknown_seeds = judge(question(good, BASE, **unknown))
+    unknown_seeds = judge(question(migration, BASE, **unknown))
     several = "Each figure is of one training"
     for verdict, words in (
-        (few, "One seed"),
+        (few_users, "One seed"),
         (seeds, several),
         (refined_otherwise, several),
         (unknown_seeds, several),
@@ -421,7 +421,7 @@ def test_per_user_losses_are_means_of_rows():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_users_listed_as_worse_are_right_nine_times_in_ten(seed):
+def test_nine_in_ten_users_listed_as_worse_are_worse(seed):
     rng = np.random.default_rng(seed)
     users = 3000
     truth = rng.normal(0, 0.3, users)
@@ -550,14 +550,14 @@ def test_there_is_no_caution_where_level_and_ranking_agree(level, ranking, share
     assert verdict.disagreement == "" and "ranking" not in " ".join(verdict.cautions)
 
 
-def test_a_gain_that_is_not_sure_has_no_share_but_a_sentence():
+def test_an_uncertain_gain_is_reported_without_a_share():
     data = rated(LEVEL_KEPT, (0.001, -0.004, 0.006), shares=(0.98, np.nan))
     evidence = " ".join(judge(data).evidence)
     assert "no sure gain over random prompts in ranking (pair accuracy)" in evidence
     assert "nan" not in evidence
 
 
-def test_ranking_that_is_not_measured_is_said_and_changes_no_decision():
+def test_unmeasured_ranking_is_reported_and_changes_no_decision():
     with_it = judge(rated(LEVEL_KEPT, (0.001, -0.004, 0.006)))
     base = (*BASE[:2], 0.8, None, 100.0)
     without = judge(question(migrated(LEVEL_KEPT, value=0.801), base))
