@@ -49,10 +49,10 @@ def world(tmp_path_factory):
     large = tiny_backbone_folder(folder / "models", "qwen2", width=48)
     fitted = {"template": "rating", "training": QUICK, "name": "source"}
     source = pipeline.fit_prompts(ws, "books", small, **fitted)
-    how = {"training": QUICK, "adapter": SMALL}
-    moved = pipeline.migrate(ws, source, large, name="moved", **how)
-    back = pipeline.migrate(ws, moved, small, name="next", **how)
-    pipeline.export_adapter(ws, back, folder / "next-adapter")
+    settings = {"training": QUICK, "adapter": SMALL}
+    moved = pipeline.migrate(ws, source, large, name="moved", **settings)
+    moved_back = pipeline.migrate(ws, moved, small, name="next", **settings)
+    pipeline.export_adapter(ws, moved_back, folder / "next-adapter")
     pipeline.export_prompts(ws, source, folder / "theirs.safetensors")
     text = (DOCS / "prompts.md").read_text(encoding="utf-8")
     (template,) = re.findall(r"^```toml\n(# stars\.toml\n.*?)^```$", text, re.S | re.M)
@@ -87,13 +87,13 @@ def test_every_documented_command_works(world, monkeypatch):
     lines = commands()
     assert len(lines) >= 9
     for line in lines:
-        words = shlex.split(line.replace("llama-small", "llama").replace("2000", "4"))[1:]
-        words = ["theirs.safetensors" if word == "PATH" else word for word in words]
-        words += ["--seconds", "0"] if words[:2] == ["models", "check"] else []
-        words += ["--epochs", "1"] if words[0] in ("migrate", "aggregate") else []
-        done = CliRunner().invoke(app, [*words, "--workspace", "workspace"])
+        arguments = shlex.split(line.replace("llama-small", "llama").replace("2000", "4"))[1:]
+        arguments = ["theirs.safetensors" if word == "PATH" else word for word in arguments]
+        arguments += ["--seconds", "0"] if arguments[:2] == ["models", "check"] else []
+        arguments += ["--epochs", "1"] if arguments[0] in ("migrate", "aggregate") else []
+        done = CliRunner().invoke(app, [*arguments, "--workspace", "workspace"])
         assert done.exit_code == 0, (line, done.output)
-    back = CliRunner().invoke(
+    moved_back = CliRunner().invoke(
         app,
         [
             "prompts",
@@ -107,4 +107,4 @@ def test_every_documented_command_works(world, monkeypatch):
             "workspace",
         ],
     )
-    assert back.exit_code == 0, back.output
+    assert moved_back.exit_code == 0, moved_back.output

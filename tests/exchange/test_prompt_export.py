@@ -77,11 +77,11 @@ def test_every_format_round_trips_exactly(world, tmp_path, form, name):
     path = pipeline.export_prompts(
         ws, world["moved"], tmp_path / name, form=form, device="cpu", **shards
     )
-    back = pipeline.import_prompts(ws, world["data"], world["large"], path, name=f"back-{form}")
-    same(pipeline.load_prompts(ws, world["moved"]), pipeline.load_prompts(ws, back))
-    assert back.config["template"] == "rating" and "head_training" not in back.config
+    imported = pipeline.import_prompts(ws, world["data"], world["large"], path, name=f"back-{form}")
+    same(pipeline.load_prompts(ws, world["moved"]), pipeline.load_prompts(ws, imported))
+    assert imported.config["template"] == "rating" and "head_training" not in imported.config
     before = pipeline.evaluate(ws, world["moved"]).summary["metrics"]
-    assert pipeline.evaluate(ws, back).summary["metrics"] == before
+    assert pipeline.evaluate(ws, imported).summary["metrics"] == before
 
 
 def test_a_shuffled_table_is_joined_by_user_id(world, tmp_path):
@@ -91,8 +91,8 @@ def test_a_shuffled_table_is_joined_by_user_id(world, tmp_path):
         ws, world["moved"], tmp_path / "p.npz", form="numpy", users=users
     )
     assert read_prompts(path).user_ids == users
-    back = pipeline.import_prompts(ws, world["data"], world["large"], path, name="reversed")
-    same(table, pipeline.load_prompts(ws, back))
+    imported = pipeline.import_prompts(ws, world["data"], world["large"], path, name="reversed")
+    same(table, pipeline.load_prompts(ws, imported))
 
 
 def test_an_export_is_imported_without_its_head_where_none_is_asked_for(world, tmp_path):
@@ -200,12 +200,12 @@ def test_an_adapter_round_trips_exactly_over_the_hub(world, tmp_path, monkeypatc
     (folder / "notes.txt").write_text("stays here")
     try:
         push_to_hub(folder, "me/adapter")
-        back = from_hub("me/adapter")
+        loaded = from_hub("me/adapter")
     finally:
         hub.close()
     here = read_adapter(folder)
-    assert back.config == here.config and back.revision is not None
-    assert all(np.array_equal(back.tensors[name], here.tensors[name]) for name in here.tensors)
+    assert loaded.config == here.config and loaded.revision is not None
+    assert all(np.array_equal(loaded.tensors[name], here.tensors[name]) for name in here.tensors)
     assert not (store / "me/adapter/notes.txt").exists()
     assert hub.created == [("me/adapter", True)]
 
@@ -246,9 +246,9 @@ def server(world):
             values = torch.log_softmax(logits[allowed].float(), 0).tolist()
             top = {f"token_id:{t}": v for t, v in zip(allowed, values, strict=True)}
             answer = {"choices": [{"logprobs": {"top_logprobs": [top]}}]}
-            wrong = self.headers["Authorization"] == "Bearer wrong"
-            content = json.dumps({"error": "no"} if wrong else answer).encode()
-            self.send_response(401 if wrong else 200)
+            unauthorised = self.headers["Authorization"] == "Bearer wrong"
+            content = json.dumps({"error": "no"} if unauthorised else answer).encode()
+            self.send_response(401 if unauthorised else 200)
             self.end_headers()
             self.wfile.write(content)
 
@@ -302,7 +302,7 @@ def test_a_single_pair_is_exported_as_a_request_for_curl(world, server, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("pairs", "name", "error", "words"),
+    ("pairs", "name", "error", "message"),
     [
         ([("nobody", "i1")], "p.safetensors", MigrationError, "no prompt"),
         ([("004", "nothing")], "p.safetensors", DataError, "no item 'nothing'"),
@@ -311,8 +311,8 @@ def test_a_single_pair_is_exported_as_a_request_for_curl(world, server, tmp_path
         ([], "p.safetensors", ConfigError, "0 pairs"),
     ],
 )
-def test_pairs_that_cannot_be_embedded_are_refused(world, tmp_path, pairs, name, error, words):
-    with pytest.raises(error, match=words):
+def test_pairs_that_cannot_be_embedded_are_refused(world, tmp_path, pairs, name, error, message):
+    with pytest.raises(error, match=message):
         pipeline.embed_prompts(world["ws"], world["moved"], pairs, tmp_path / name, device="cpu")
     assert list(tmp_path.iterdir()) == []
 
@@ -341,8 +341,8 @@ def test_a_refused_export_leaves_nothing(world, tmp_path):
     ):
         with pytest.raises(error):
             pipeline.export_prompts(ws, moved, tmp_path / name, form=form)
-    for unknown, words in ((["nobody"], "^1 user has no"), (["nobody", "x"], "^2 users have no")):
-        with pytest.raises(MigrationError, match=f"{words} prompt in this table"):
+    for unknown, message in ((["nobody"], "^1 user has no"), (["nobody", "x"], "^2 users have no")):
+        with pytest.raises(MigrationError, match=f"{message} prompt in this table"):
             pipeline.export_prompts(ws, moved, tmp_path / "p", form="packed", users=unknown)
     assert list(tmp_path.iterdir()) == []
 

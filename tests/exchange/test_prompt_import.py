@@ -118,7 +118,7 @@ def test_numbered_columns_are_read_in_the_order_of_their_numbers(tmp_path, endin
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_a_column_named_otherwise_is_refused_or_asked_for(tmp_path, ending):
+def test_a_further_column_is_refused_unless_vector_columns_are_named(tmp_path, ending):
     vectors = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
     path = tmp_path / f"t.{ending}"
 
@@ -130,8 +130,8 @@ def test_a_column_named_otherwise_is_refused_or_asked_for(tmp_path, ending):
     save(age=[31, 44, 58, 23, 19])
     with pytest.raises(DataError, match=r"'age' of .* the 12 columns 'd0' to 'd11', .*'d\*,age'"):
         read_prompts(path)
-    for wanted, expected in (("d*", vectors), ("d1,d0", vectors[:, [1, 0]])):
-        assert np.array_equal(read_prompts(path, vector_columns=wanted).vectors[:, 0], expected)
+    for columns, expected in (("d*", vectors), ("d1,d0", vectors[:, [1, 0]])):
+        assert np.array_equal(read_prompts(path, vector_columns=columns).vectors[:, 0], expected)
     both = read_prompts(path, vector_columns="age, d*").vectors[:, 0]
     assert both[:, 0].tolist() == [31, 44, 58, 23, 19] and np.array_equal(both[:, 1:], vectors)
     # A column that nobody asked for may hold anything.
@@ -155,13 +155,17 @@ def test_columns_of_several_tokens_share_a_stem(tmp_path):
 
 def test_a_stray_quote_in_a_table_of_vectors_has_a_remedy_that_exists(tmp_path):
     (tmp_path / "t.csv").write_text('user_id,d0,d1\na,1,2\nb,"3" or,4\n')
-    with pytest.raises(DataError, match="stray quotation mark.*save the table as .parquet") as said:
+    with pytest.raises(
+        DataError, match="stray quotation mark.*save the table as .parquet"
+    ) as caught:
         read_prompts(tmp_path / "t.csv")
-    assert "--quote" not in str(said.value)
+    assert "--quote" not in str(caught.value)
     (tmp_path / "t.csv").write_text('user_id,d0,d1\na,1,2\nb,"3,4\n')
-    with pytest.raises(DataError, match="ends inside a quoted value.*save it as .parquet") as said:
+    with pytest.raises(
+        DataError, match="ends inside a quoted value.*save it as .parquet"
+    ) as caught:
         read_prompts(tmp_path / "t.csv")
-    assert "--quote" not in str(said.value)
+    assert "--quote" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -177,34 +181,35 @@ def test_a_column_that_numbers_the_rows_is_no_part_of_the_vectors(tmp_path, name
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(1e30, "numbers up to 1e\\+30; those above 1e\\+17"), (1e300, "infinite")]
+    ("value", "message"),
+    [(1e30, "numbers up to 1e\\+30; those above 1e\\+17"), (1e300, "infinite")],
 )
-def test_numbers_that_no_model_can_read_are_refused(tmp_path, value, words, recwarn):
+def test_numbers_that_no_model_can_read_are_refused(tmp_path, value, message, recwarn):
     vectors = np.ones((3, 8))
     vectors[1, 2] = -value
     np.savez(tmp_path / "t.npz", vectors=vectors, user_ids=list("abc"))
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_prompts(tmp_path / "t.npz")
     assert not recwarn.list
 
 
 def test_bf16_tables_become_float32_exactly(world, tmp_path, ids):
-    whole = torch.from_numpy(shuffled(world).copy()).bfloat16()
-    save_torch({"prompts": whole}, tmp_path / "t.safetensors")
+    vectors = torch.from_numpy(shuffled(world).copy()).bfloat16()
+    save_torch({"prompts": vectors}, tmp_path / "t.safetensors")
     prompts = read_prompts(tmp_path / "t.safetensors", users=ids)
-    assert np.array_equal(prompts.vectors[:, 0], whole.float().numpy())
+    assert np.array_equal(prompts.vectors[:, 0], vectors.float().numpy())
 
 
-def write_peft_user(folder, about):
+def write_peft_user(folder, description):
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text('{"peft_type": "PROMPT_TUNING"}')
     save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": np.ones((1, 8))})
-    (folder / "puma.json").write_text(about)
+    (folder / "puma.json").write_text(description)
     return folder.parent
 
 
 @pytest.mark.parametrize(
-    ("about", "words"),
+    ("description", "message"),
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "nested too deep"),
@@ -213,22 +218,22 @@ def write_peft_user(folder, about):
         ('{"prefix_tokens": "x"}', "prefix_tokens = 'x'"),
     ],
 )
-def test_damaged_descriptions_of_peft_users_are_refused(tmp_path, about, words):
-    with pytest.raises((DataError, StoreError), match=words):
-        read_prompts(write_peft_user(tmp_path / "peft" / "u0", about))
+def test_damaged_descriptions_of_peft_users_are_refused(tmp_path, description, message):
+    with pytest.raises((DataError, StoreError), match=message):
+        read_prompts(write_peft_user(tmp_path / "peft" / "u0", description))
 
 
-def peft_user(folder, width=8, about=None, **config):
+def peft_user(folder, width=8, description=None, **config):
     folder.mkdir(parents=True)
     config = {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": "a/one"} | config
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": np.ones((2, width))})
-    if about:
-        (folder / "puma.json").write_text(json.dumps(about))
+    if description:
+        (folder / "puma.json").write_text(json.dumps(description))
 
 
 @pytest.mark.parametrize(
-    ("config", "about", "words"),
+    ("config", "description", "message"),
     [
         ({"base_model_name_or_path": "a/two"}, None, "differ in model .'a/one' and 'a/two'"),
         ({}, {"backbone": {"fingerprint": "f"}}, "differ in model"),
@@ -238,15 +243,15 @@ def peft_user(folder, width=8, about=None, **config):
         ({"num_transformer_submodules": 2}, None, "holds prompts for 2 parts of a model"),
     ],
 )
-def test_peft_users_of_several_models_or_shapes_are_refused(tmp_path, config, about, words):
+def test_peft_users_of_several_models_or_shapes_are_refused(tmp_path, config, description, message):
     peft_user(tmp_path / "a", num_virtual_tokens=2, token_dim=8, num_transformer_submodules=1)
     assert read_prompts(tmp_path).vectors.shape == (1, 2, 8)
-    peft_user(tmp_path / "b", about=about, **config)
-    with pytest.raises(DataError, match=words):
+    peft_user(tmp_path / "b", description=description, **config)
+    with pytest.raises(DataError, match=message):
         read_prompts(tmp_path)
 
 
-def test_the_head_beside_a_folder_of_users_is_not_theirs(tmp_path):
+def test_a_head_is_read_from_the_folder_of_users_and_not_from_beside_it(tmp_path):
     peft_user(tmp_path / "mine" / "a")
     save_tensors(tmp_path / "head.safetensors", {"head.bias": np.zeros(3)})
     assert read_prompts(tmp_path / "mine").head is None
@@ -255,7 +260,7 @@ def test_the_head_beside_a_folder_of_users_is_not_theirs(tmp_path):
         assert read_prompts(path).head["bias"][0] == 1
 
 
-def test_prompts_that_name_another_model_are_told(world, tmp_path, caplog):
+def test_prompts_of_another_model_give_a_warning(world, tmp_path, caplog):
     ws, model = world["ws"], world["model"]
     for user in USERS:
         peft_user(tmp_path / "other" / user, width=32)
@@ -269,7 +274,7 @@ def test_prompts_that_name_another_model_are_told(world, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "index.parquet").write_bytes(b"x"), "not a whole Parquet file"),
         (lambda folder: place_rows(folder, ["0", "x"]), "not a whole Parquet file"),
@@ -283,14 +288,14 @@ def test_prompts_that_name_another_model_are_told(world, tmp_path, caplog):
         ),
     ],
 )
-def test_damaged_packed_folders_are_refused(tmp_path, damage, words):
+def test_damaged_packed_folders_are_refused(tmp_path, damage, message):
     folder = tmp_path / "packed"
     folder.mkdir()
     table = PromptTable(np.array(["a", "b"]), np.ones((2, 1, 4), np.float32))
     write_packed(folder, table, {"template": "rating"})
     assert read_prompts(folder).user_ids == ["a", "b"]
     damage(folder)
-    with pytest.raises((DataError, StoreError), match=words):
+    with pytest.raises((DataError, StoreError), match=message):
         read_prompts(folder)
 
 
@@ -390,8 +395,8 @@ def test_peft_folders_are_joined_by_folder_name(world, tmp_path):
         save_tensors(folder / "adapter_model.safetensors", {"prompt_embeddings": vector[None]})
     prompts = read_prompts(tmp_path / "peft")
     assert prompts.user_ids == USERS and np.array_equal(prompts.vectors[:, 0], world["vectors"])
-    alone = read_prompts(tmp_path / "peft" / "007")
-    assert alone.user_ids == ["007"]
+    single = read_prompts(tmp_path / "peft" / "007")
+    assert single.user_ids == ["007"]
     config = tmp_path / "peft" / "007" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"peft_type": "LORA"}))
     with pytest.raises(DataError, match="type LORA"):
@@ -420,7 +425,7 @@ def bad(path, **arrays):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "words"),
+    ("arrays", "message"),
     [
         ({"a": np.zeros((24, 3)), "b": np.zeros((24, 3))}, "rename"),
         ({"a": np.zeros(24)}, "rename"),
@@ -429,8 +434,8 @@ def bad(path, **arrays):
         ({"vectors": np.zeros((24, 3), bool)}, "must be numbers"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused(tmp_path, ids, arrays, words):
-    with pytest.raises(DataError, match=words):
+def test_a_table_that_does_not_fit_is_refused(tmp_path, ids, arrays, message):
+    with pytest.raises(DataError, match=message):
         read_prompts(bad(tmp_path, **arrays), users=ids)
 
 
@@ -451,7 +456,7 @@ def test_other_paths_are_refused(tmp_path, ids):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "wanted"),
+    ("name", "content", "expected"),
     [
         ("u.txt", "\ufeffb\r\na\r\n\r\n", ["b", "a"]),
         ("u.json", '["b", 7]', ["b", "7"]),
@@ -462,16 +467,16 @@ def test_other_paths_are_refused(tmp_path, ids):
         ("u.csv", "place,Row,User_ID\n9,1,007\n8,0,NA\n", ["NA", "007"]),
     ],
 )
-def test_user_ids_are_read_unchanged(tmp_path, name, content, wanted):
+def test_user_ids_are_read_unchanged(tmp_path, name, content, expected):
     (tmp_path / name).write_text(content, encoding="utf-8")
-    assert read_ids(tmp_path / name, 2) == wanted
+    assert read_ids(tmp_path / name, 2) == expected
 
 
-@pytest.mark.parametrize("wrong", ["\ru2", "u\x00", "u2\u0085", "\t", "", "u" * 1001])
+@pytest.mark.parametrize("user_id", ["\ru2", "u\x00", "u2\u0085", "\t", "", "u" * 1001])
 def test_ids_with_control_characters_blank_or_long_ones_are_refused_in_every_format(
-    tmp_path, wrong
+    tmp_path, user_id
 ):
-    ids, vectors = ["u1", wrong, "u3"], np.ones((3, 1, 4), np.float32)
+    ids, vectors = ["u1", user_id, "u3"], np.ones((3, 1, 4), np.float32)
     np.save(tmp_path / "t.npy", vectors[:, 0])
     np.savez(tmp_path / "t.npz", vectors=vectors, user_ids=np.array(ids, dtype="U1001"))
     save_tensors(tmp_path / "t.safetensors", {"vectors": vectors}, {"user_ids": ids})
@@ -498,27 +503,27 @@ def test_ids_with_control_characters_blank_or_long_ones_are_refused_in_every_for
         *(lambda n=name: read_prompts(tmp_path / n) for name in ("packed", "peft")),
         lambda: PromptShards(packed),
     ]
-    if not wrong.endswith("\x00"):  # NumPy itself cuts these off
+    if not user_id.endswith("\x00"):  # NumPy itself cuts these off
         readings.append(lambda: read_prompts(tmp_path / "t.npz"))
     for read in readings:
         with pytest.raises(DataError, match="without a usable user id .*control character"):
             read()
 
 
-@pytest.mark.parametrize("wrong", [True, None, ["u2"], 1.5])
-def test_ids_that_are_neither_text_nor_whole_numbers_are_refused(tmp_path, wrong):
+@pytest.mark.parametrize("user_id", [True, None, ["u2"], 1.5])
+def test_ids_that_are_neither_text_nor_whole_numbers_are_refused(tmp_path, user_id):
     np.save(tmp_path / "t.npy", np.ones((2, 4), np.float32))
-    (tmp_path / "u.json").write_text(json.dumps(["u1", wrong]))
-    arrays, meta = {"vectors": np.ones((2, 1, 4), np.float32)}, {"user_ids": ["u1", wrong]}
+    (tmp_path / "u.json").write_text(json.dumps(["u1", user_id]))
+    arrays, meta = {"vectors": np.ones((2, 1, 4), np.float32)}, {"user_ids": ["u1", user_id]}
     save_tensors(tmp_path / "t.safetensors", arrays, meta)
-    sentence = f"must be text or a whole number, not {re.escape(json.dumps(wrong))}"
+    sentence = f"must be text or a whole number, not {re.escape(json.dumps(user_id))}"
     with pytest.raises(DataError, match=sentence):
         read_prompts(tmp_path / "t.npy", users=tmp_path / "u.json")
     with pytest.raises(DataError, match=sentence):
         read_prompts(tmp_path / "t.safetensors")
 
 
-def test_half_of_a_surrogate_pair_is_no_user(tmp_path):
+def test_a_lone_surrogate_is_refused_as_a_user_id(tmp_path):
     (tmp_path / "u.json").write_text('["u1", "u\\ud800"]')
     with pytest.raises(DataError, match="without a usable user id"):
         read_ids(tmp_path / "u.json", 2)
@@ -534,7 +539,7 @@ def npy(shape, values=b""):
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (npy((1 << 40, 8)), "declares 35,184,372,088,832 bytes of values, and 0 are there"),
         (npy((2, 4), bytes(28)), "declares 32 bytes of values, and 28 are there"),
@@ -543,13 +548,13 @@ def npy(shape, values=b""):
         (b"no array", "cannot be read as NumPy arrays"),
     ],
 )
-def test_numpy_files_that_declare_another_size_are_refused(tmp_path, ids, name, content, words):
+def test_numpy_files_that_declare_another_size_are_refused(tmp_path, ids, name, content, message):
     if name == "a.npz":
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr("vectors.npy", content)
     else:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_prompts(tmp_path / name, users=ids)
 
 
@@ -591,7 +596,7 @@ def test_a_damaged_archive_of_arrays_is_refused(tmp_path, ids):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("u.json", '{"a": 0, "b": 0}', "each once"),
         ("u.json", '{"a": 0, "b": "1"}', "each once"),
@@ -611,9 +616,9 @@ def test_a_damaged_archive_of_arrays_is_refused(tmp_path, ids):
         ("u.doc", "a", "give a"),
     ],
 )
-def test_user_ids_that_do_not_fit_are_refused(tmp_path, name, content, words):
+def test_user_ids_that_do_not_fit_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_ids(tmp_path / name, 2)
 
 
@@ -626,9 +631,9 @@ def test_a_repeated_user_is_refused(tmp_path, world):
 
 def test_the_hash_depends_on_content_and_ids(tmp_path, world, ids):
     np.save(tmp_path / "t.npy", world["vectors"])
-    alone, named = content_hash(tmp_path / "t.npy"), content_hash(tmp_path / "t.npy", ids)
+    without_ids, with_ids = content_hash(tmp_path / "t.npy"), content_hash(tmp_path / "t.npy", ids)
     ids.write_text(ids.read_text() + "x\n")
-    assert len({alone, named, content_hash(tmp_path / "t.npy", ids)}) == 3
+    assert len({without_ids, with_ids, content_hash(tmp_path / "t.npy", ids)}) == 3
 
 
 def test_a_table_whose_own_description_is_damaged_is_refused(tmp_path):
@@ -637,9 +642,9 @@ def test_a_table_whose_own_description_is_damaged_is_refused(tmp_path):
     write_parquet(path, table, {})
     assert read_prompts(path).vectors.shape == (2, 2, 3)
     read = pq.read_table(path)
-    about = json.loads(read.schema.metadata[b"puma"])
-    del about["tokens"]
-    pq.write_table(read.replace_schema_metadata({"puma": json.dumps(about)}), path)
+    description = json.loads(read.schema.metadata[b"puma"])
+    del description["tokens"]
+    pq.write_table(read.replace_schema_metadata({"puma": json.dumps(description)}), path)
     with pytest.raises(DataError, match="it lacks tokens or meta"):
         read_prompts(path)
     save_file({"vectors": np.ones((2, 3), np.float32)}, tmp_path / "t.safetensors", {"meta": "{"})
@@ -665,9 +670,9 @@ def test_a_flipped_bit_in_the_vectors_of_a_written_parquet_table_is_refused(tmp_
     path = tmp_path / "prompts.parquet"
     write_parquet(path, table, {})
     data = path.read_bytes()
-    place = data.find(numbers[3, 1, 4].tobytes())
-    assert place > 0
-    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    position = data.find(numbers[3, 1, 4].tobytes())
+    assert position > 0
+    path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
     with pytest.raises(DataError, match="cannot be read as Parquet .*(CRC|checksum)"):
         read_prompts(path)
 

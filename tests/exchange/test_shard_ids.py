@@ -36,7 +36,7 @@ BOUNDS = pytest.mark.parametrize("bound", [{}, {"max_hashes": 5}])
 
 @KINDS
 @pytest.mark.parametrize(
-    ("shards", "words"),
+    ("shards", "message"),
     [
         ([["a", "b"], ["c", "d", "c"]], "'c' occurs twice in .*p-1"),
         ([["a", "b"], ["c"], ["d", "b"]], "'b' is in the shards p-0.* and p-2"),
@@ -45,8 +45,8 @@ BOUNDS = pytest.mark.parametrize("bound", [{}, {"max_hashes": 5}])
         ([["a", "u" * 5000]], "1 rows without a usable user id"),
     ],
 )
-def test_ids_that_other_readers_refuse_are_refused(tmp_path, kind, shards, words):
-    with pytest.raises(DataError, match=words):
+def test_ids_that_other_readers_refuse_are_refused(tmp_path, kind, shards, message):
+    with pytest.raises(DataError, match=message):
         check(write(tmp_path / "in", kind, *shards))
 
 
@@ -55,8 +55,8 @@ def test_every_pair_of_shards_is_compared_in_bounded_memory(tmp_path, bound):
     ids = [[f"u{number}-{row}" for row in range(30)] for number in range(4)]
     folder = write(tmp_path / "in", "safetensors", *ids)
     read = []
-    found = check(folder, begin=read.append, **bound)
-    assert (found.unnamed, found.alike) == (0, 0)
+    result = check(folder, begin=read.append, **bound)
+    assert (result.unnamed, result.alike) == (0, 0)
     # Each pass reads every shard; five hashes of 120 at once take 32 parts or more.
     assert len(read) == 4 if not bound else len(read) >= 4 * 32
     for first in range(4):
@@ -72,8 +72,8 @@ def test_every_pair_of_shards_is_compared_in_bounded_memory(tmp_path, bound):
 def test_ids_that_are_nearly_those_of_others_are_counted(tmp_path, bound):
     composed, decomposed = "Zoë", "Zoe\u0308"
     shards = [["a", composed, "7", " lone"], ["a ", decomposed, "7.0", "b"]]
-    found = check(write(tmp_path / "in", "safetensors", *shards), **bound)
-    assert found.alike == 3 and found.example in ("a ", decomposed, "7.0")
+    result = check(write(tmp_path / "in", "safetensors", *shards), **bound)
+    assert result.alike == 3 and result.example in ("a ", decomposed, "7.0")
 
 
 def test_shards_that_name_no_users_are_counted(tmp_path):

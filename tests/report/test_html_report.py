@@ -101,17 +101,17 @@ def test_a_browser_without_a_network_shows_the_report(page, tmp_path):
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = play.chromium.launch(executable_path=str(CHROMIUM), args=options)
         context = browser.new_context(offline=True, viewport={"width": 1000, "height": 800})
-        view, asked, said = context.new_page(), [], []
-        view.on("request", lambda request: asked.append(request.url))
-        view.on("console", lambda message: said.append(message.text))
-        view.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
-        view.goto(file.as_uri())
-        wide = view.evaluate("document.documentElement.scrollWidth - innerWidth")
-        pictures = view.locator("figure svg").all()
+        page_view, requests, messages = context.new_page(), [], []
+        page_view.on("request", lambda request: requests.append(request.url))
+        page_view.on("console", lambda message: messages.append(message.text))
+        page_view.on("dialog", lambda dialog: (messages.append("dialog"), dialog.dismiss()))
+        page_view.goto(file.as_uri())
+        wide = page_view.evaluate("document.documentElement.scrollWidth - innerWidth")
+        pictures = page_view.locator("figure svg").all()
         heights = [picture.bounding_box()["height"] for picture in pictures]
-        title = view.locator("h1").inner_text()
+        title = page_view.locator("h1").inner_text()
         browser.close()
-    assert asked == [file.as_uri()] and said == [] and wide <= 0
+    assert requests == [file.as_uri()] and messages == [] and wide <= 0
     assert len(heights) == 6 and min(heights) > 80
     assert compared.HOSTILE in title
 
@@ -122,8 +122,8 @@ def test_a_click_task_and_a_missing_retraining_are_reported(tmp_path):
     text = Page(pipeline.render_report(ws, world["comparison"])).text
     assert "uAUC" in text and "Log loss of a user" in text and "RMSE" not in text
     assert "1,000 draws (AUC 200)" in text
-    alone = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
-    parsed = Page(pipeline.render_report(ws, alone))
+    comparison = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
+    parsed = Page(pipeline.render_report(ws, comparison))
     assert "No verdict yet" in parsed.text and "Who gains" not in parsed.text
 
 
@@ -149,7 +149,7 @@ def test_the_command_writes_a_complete_file_or_none(world, tmp_path):
     done = CliRunner().invoke(cli, ["report", run.id, "--out", str(out), *common])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["bytes"] == out.stat().st_size
-    for words in (
+    for arguments in (
         ["report", run.id, "--out", str(tmp_path / "r.pdf")],
         ["report", "nothing", "--out", str(tmp_path / "s.html")],
         ["report", run.id, "--out", str(tmp_path / "t.html"), "--margin", "7"],
@@ -157,8 +157,8 @@ def test_the_command_writes_a_complete_file_or_none(world, tmp_path):
         ["export", "table", run.id, "nothing", "--out", str(tmp_path / "v.csv")],
         ["export", "table", run.id, "methods", "--out", str(tmp_path / "w.xlsx")],
     ):
-        failed = CliRunner().invoke(cli, [*words, *common])
-        assert failed.exit_code == 1 and "error" in json.loads(failed.stderr), words
+        failed = CliRunner().invoke(cli, [*arguments, *common])
+        assert failed.exit_code == 1 and "error" in json.loads(failed.stderr), arguments
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
 
@@ -170,8 +170,8 @@ def test_exported_tables_equal_the_stored_ones(world, tmp_path):
         parquet = pipeline.export_table(ws, run, name, tmp_path / f"{name}.parquet")
         pd.testing.assert_frame_equal(pd.read_parquet(parquet), frame, check_dtype=False)
         csv = pipeline.export_table(ws, run, name, tmp_path / f"{name}.csv")
-        back = pd.read_csv(csv, dtype={"user_id": str, "item_id": str})
-        assert list(back) == list(frame) and len(back) == len(frame)
+        loaded = pd.read_csv(csv, dtype={"user_id": str, "item_id": str})
+        assert list(loaded) == list(frame) and len(loaded) == len(frame)
     users = pd.read_csv(tmp_path / "user_metrics.csv", dtype={"user_id": str})
     assert users["user_id"][0] == "000"
     with pytest.raises(NotFoundError, match="predictions"):
@@ -182,22 +182,22 @@ def test_exported_tables_equal_the_stored_ones(world, tmp_path):
         pipeline.export_table(ws, run, "metrics", tmp_path / "metrics.csv" / "x.csv")
 
 
-def test_an_exported_table_keeps_its_ids_and_says_what_a_spreadsheet_would_run(tmp_path):
+def test_an_exported_table_keeps_its_ids_and_warns_of_spreadsheet_formulas(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     run = ws.begin("dataset", name="data", config={}, inputs={})
     frame = pd.DataFrame({"user_id": ["-12", "007", "=1+1"], "text": ["@x", "plain", None]})
     ws.put_table(run.id, "items", frame)
     ws.finish(run.id, seconds=1, device="cpu")
-    words = ["-w", str(ws.root), "export", "table", "data", "items", "--out"]
+    arguments = ["-w", str(ws.root), "export", "table", "data", "items", "--out"]
     read = {"dtype": str, "keep_default_na": False}
-    told = CliRunner().invoke(cli, [*words, str(tmp_path / "a.csv")])
-    assert told.exit_code == 0 and "would run 3 texts of" in told.stderr
+    result = CliRunner().invoke(cli, [*arguments, str(tmp_path / "a.csv")])
+    assert result.exit_code == 0 and "would run 3 texts of" in result.stderr
     assert pd.read_csv(tmp_path / "a.csv", **read)["user_id"].tolist() == ["-12", "007", "=1+1"]
-    safe = CliRunner().invoke(cli, [*words, str(tmp_path / "b.csv"), "--spreadsheet"])
+    safe = CliRunner().invoke(cli, [*arguments, str(tmp_path / "b.csv"), "--spreadsheet"])
     assert safe.exit_code == 0 and not safe.stderr
-    back = pd.read_csv(tmp_path / "b.csv", **read)
-    assert back["user_id"].tolist() == ["'-12", "007", "'=1+1"]
-    assert back["text"].tolist() == ["'@x", "plain", ""]
+    loaded = pd.read_csv(tmp_path / "b.csv", **read)
+    assert loaded["user_id"].tolist() == ["'-12", "007", "'=1+1"]
+    assert loaded["text"].tolist() == ["'@x", "plain", ""]
     with pytest.raises(ConfigError, match="is a .csv file"):
         pipeline.export_table(ws, run, "items", tmp_path / "c.parquet", spreadsheet=True)
 
@@ -231,14 +231,14 @@ def test_the_page_offers_the_report_with_its_verdict(world, monkeypatch):
 
 
 def test_the_page_exports_any_table_of_any_run(world, monkeypatch):
-    few = world["runs"]["few"]
-    app = see(world, monkeypatch, part="table", run=few.id, table="user_metrics")
-    expected = world["ws"].user_metrics(few.id)
+    evaluation = world["runs"]["few"]
+    app = see(world, monkeypatch, part="table", run=evaluation.id, table="user_metrics")
+    expected = world["ws"].user_metrics(evaluation.id)
     pd.testing.assert_frame_equal(app.dataframe[0].value, expected.head(200), check_dtype=False)
     app.selectbox(key="choose-table").select("predictions").run()
     assert len(app.dataframe[0].value) == 200 and "480 rows" in app.caption[0].value
-    again = see(world, monkeypatch, part="table", run=world["data"].id)
-    assert "predictions" not in again.selectbox(key="choose-table").options
+    reopened = see(world, monkeypatch, part="table", run=world["data"].id)
+    assert "predictions" not in reopened.selectbox(key="choose-table").options
 
 
 def test_large_tables_and_prompts_are_exported_by_command_only(world, monkeypatch):

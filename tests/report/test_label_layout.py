@@ -23,7 +23,7 @@ from puma_engine.report.label_layout import (
 )
 
 
-def crowd(seed, widths):
+def crowded_scenes(seed, widths):
     """Nine points with error bars in charts of some widths, and their labels."""
     rng = np.random.default_rng(seed)
     shares = rng.uniform(0, 1, (9, 2))
@@ -38,36 +38,36 @@ def crowd(seed, widths):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_placed_labels_and_their_lines_meet_nothing_at_any_width(seed):
-    scenes, texts = crowd(seed, (270.0, 390.0, 640.0))
+    scenes, texts = crowded_scenes(seed, (270.0, 390.0, 640.0))
     placed = place_labels(scenes, texts)
-    assert any(place is not None and place.position is None for place in placed)
+    assert any(label is not None and label.position is None for label in placed)
     for scene in scenes:
         boxes, lines = {}, {}
-        for number, (point, text, place) in enumerate(
+        for number, (point, text, label) in enumerate(
             zip(scene.points, texts, placed, strict=True)
         ):
-            if place is not None:
-                boxes[number] = placed_box(*point, text, place)
-                if place.position is None:
-                    lines[number] = list(line_boxes(*leader(*point, text, place), half=LEADER))
+            if label is not None:
+                boxes[number] = placed_box(*point, text, label)
+                if label.position is None:
+                    lines[number] = list(line_boxes(*leader(*point, text, label), half=LEADER))
         for number, box in boxes.items():
             assert box.left >= 0 and box.right <= scene.width
             assert box.bottom >= 0 and box.top <= scene.height
-            others = [other for name, other in boxes.items() if name != number]
-            assert not any(box.meets(other) for other in [*scene.marks, *scene.thin, *others])
+            other_boxes = [other for name, other in boxes.items() if name != number]
+            assert not any(box.meets(other) for other in [*scene.marks, *scene.thin, *other_boxes])
             marks = [mark for name, mark in enumerate(scene.marks) if name != number]
             for piece in lines.get(number, []):
-                assert not any(piece.meets(other) for other in [*marks, *others])
+                assert not any(piece.meets(other) for other in [*marks, *other_boxes])
 
 
 def test_a_line_goes_from_the_mark_to_the_border_of_the_text():
     text, point = "x" * 10, (100.0, 50.0)
     # Around the mark there is no room for a label, but for a line.
-    (place,) = place_labels([Scene(300, 200, [point], thin=[Box(20, 25, 180, 75)])], [text])
-    assert place is not None and place.position is None
-    start, end = leader(*point, text, place)
+    (label,) = place_labels([Scene(300, 200, [point], thin=[Box(20, 25, 180, 75)])], [text])
+    assert label is not None and label.position is None
+    start, end = leader(*point, text, label)
     assert math.dist(point, start) == pytest.approx(MARK)
-    box = placed_box(*point, text, place)
+    box = placed_box(*point, text, label)
     assert not mark_box(*point).meets(box)
     assert box.left - 1e-9 <= end[0] <= box.right + 1e-9
     assert box.bottom - 1e-9 <= end[1] <= box.top + 1e-9
@@ -79,21 +79,21 @@ def test_the_first_label_has_its_place_and_one_that_is_too_long_for_the_chart_is
     points = [(100.0, 50.0), (102.0, 50.0)]
     first, second = place_labels([Scene(200, 100, points)], ["first", "x" * 60])
     assert first.position == "middle left" and second is None
-    (place,) = place_labels([Scene(200, 100, points[:1])], ["one"])
-    assert place.position == "middle right"
-    (place,) = place_labels([Scene(200, 100, [(195.0, 50.0)])], ["at the border"])
-    assert place.position == "middle left"
+    (label,) = place_labels([Scene(200, 100, points[:1])], ["one"])
+    assert label.position == "middle right"
+    (label,) = place_labels([Scene(200, 100, [(195.0, 50.0)])], ["at the border"])
+    assert label.position == "middle left"
 
 
 def test_a_faint_line_is_covered_only_where_there_is_no_other_room():
     point, text = (100.0, 50.0), "a plan"
     (right,) = place_labels([Scene(200, 100, [point])], [text])
     faint = [placed_box(*point, text, right)]
-    (place,) = place_labels([Scene(200, 100, [point], faint=faint)], [text])
-    assert place.position == "middle left"
+    (label,) = place_labels([Scene(200, 100, [point], faint=faint)], [text])
+    assert label.position == "middle left"
     everywhere = [Box(0, 0, 200, 100)]
-    (place,) = place_labels([Scene(200, 100, [point], faint=everywhere)], [text])
-    assert place == right
+    (label,) = place_labels([Scene(200, 100, [point], faint=everywhere)], [text])
+    assert label == right
     assert place_labels([Scene(200, 100, [point], everywhere)], [text]) == [None]
 
 

@@ -42,8 +42,8 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
     assert f"I accept up to {100 * margin:g} % more error" in " ".join(parsed.text.split())
     shares = comparison_shares(ws, run).set_index(["method", "aspect"])["share"]
     measured = shares.get((verdict.method, "level"), np.nan)
-    kept = "–" if np.isnan(measured) else f"{100 * measured:.0f} %"
-    assert kept in parsed.texts
+    share_text = "–" if np.isnan(measured) else f"{100 * measured:.0f} %"
+    assert share_text in parsed.texts
     # No training counted its operations, so seconds are compared.
     seconds = {"Migration trained on all users": 8.0, "Migration trained on 30 users": 2.5}
     share = seconds[method_names([verdict.method])[verdict.method]] / 40
@@ -53,7 +53,7 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
 
 
 @pytest.mark.parametrize(
-    ("seeds", "spread", "said"),
+    ("seeds", "spread", "sentence"),
     [
         (1, None, "One seed: intervals are over users, not over trainings."),
         (
@@ -66,19 +66,19 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
         (2, None, "not over trainings. The trainings have 2 seeds."),
     ],
 )
-def test_the_fine_print_never_takes_seeds_of_several_plans_for_repetitions(seeds, spread, said):
+def test_the_fine_print_never_takes_seeds_of_several_plans_for_repetitions(seeds, spread, sentence):
     none = pd.DataFrame(columns=["method", "value"])
-    assert said in decision_texts.fine_print("rating", none, seeds, spread, 0, "")
+    assert sentence in decision_texts.fine_print("rating", none, seeds, spread, 0, "")
 
 
 def test_the_cost_is_arithmetic_where_every_training_counted_its_operations(tmp_path):
     world = compared.workspace(tmp_path)
     ws, run = world["ws"], world["comparison"]
     with edited(ws) as db:
-        for made in [*ws.runs("prompts"), *ws.runs("migration")]:
-            flops = 1e14 if made.config["role"] == "retrained" else 7e12
-            cost = json.dumps(made.cost | {"flops": flops})
-            db.execute("UPDATE runs SET cost = ? WHERE id = ?", [cost, made.id])
+        for training in [*ws.runs("prompts"), *ws.runs("migration")]:
+            flops = 1e14 if training.config["role"] == "retrained" else 7e12
+            cost = json.dumps(training.cost | {"flops": flops})
+            db.execute("UPDATE runs SET cost = ? WHERE id = ?", [cost, training.id])
     assert pipeline.judge_comparison(ws, run).arithmetic == pytest.approx(0.07)
     parsed = Page(render_summary(ws, run))
     assert "Cost against retraining" in parsed.texts and "7 %" in parsed.texts
@@ -88,9 +88,9 @@ def test_the_cost_is_arithmetic_where_every_training_counted_its_operations(tmp_
 def test_the_page_loads_nothing_and_says_where_a_published_run_was_measured(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws, run = world["ws"], world["comparison"]
-    own = Page(render_summary(ws, run))
-    assert "Published" not in own.text
-    assert not {name for name, _ in own.attributes} & {"src", "href", "action"}
+    unpublished = Page(render_summary(ws, run))
+    assert "Published" not in unpublished.text
+    assert not {name for name, _ in unpublished.attributes} & {"src", "href", "action"}
     facts = {"comparison": run.id, "device": "NVIDIA H200", "date": "2026-11-01T00:00"}
     with edited(ws) as db:
         summary = json.dumps(run.summary | {"published": facts})
@@ -101,7 +101,7 @@ def test_the_page_loads_nothing_and_says_where_a_published_run_was_measured(tmp_
     assert "url(" not in style and "@import" not in style
     app = open_page("reports", ws.root, monkeypatch)
     assert not app.exception and "not computed in this workspace" in texts(app)
-    policy = next(value for _, value in own.attributes if value and "default-src" in value)
+    policy = next(value for _, value in unpublished.attributes if value and "default-src" in value)
     assert policy.startswith("default-src 'none'")
 
 
@@ -110,8 +110,8 @@ def test_a_page_without_a_judged_migration_or_predictions_says_so(tmp_path):
     ws = world["ws"]
     text = " ".join(Page(render_summary(ws, world["comparison"])).text.split())
     assert "less uAUC" in text and "(probability)" in text
-    alone = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
-    parsed = Page(render_summary(ws, alone))
+    comparison = pipeline.compare(ws, [world["runs"]["source"]], baselines=True, name="alone")
+    parsed = Page(render_summary(ws, comparison))
     assert "No verdict yet" in parsed.text and "svg" not in parsed.tags
     for name in ("few", "all"):
         next(ws.folder(world["runs"][name].id).glob("predictions*")).unlink()
@@ -121,13 +121,13 @@ def test_a_page_without_a_judged_migration_or_predictions_says_so(tmp_path):
 def test_the_command_writes_the_page_and_refuses_addresses_that_are_no_web_pages(world, tmp_path):
     ws, run = world["ws"], world["comparison"]
     out = tmp_path / "page.html"
-    words = ["report", run.id, "--workspace", str(ws.root), "--out", str(out)]
-    done = CliRunner().invoke(cli, [*words, "--one-page", "--address", ADDRESS])
+    arguments = ["report", run.id, "--workspace", str(ws.root), "--out", str(out)]
+    done = CliRunner().invoke(cli, [*arguments, "--one-page", "--address", ADDRESS])
     assert done.exit_code == 0, done.output
     assert ADDRESS in out.read_text(encoding="utf-8")
     out.unlink()
     for more in (["--one-page", "--address", "javascript:alert(1)"], ["--address", ADDRESS]):
-        failed = CliRunner().invoke(cli, [*words, *more])
+        failed = CliRunner().invoke(cli, [*arguments, *more])
         assert failed.exit_code == 1 and not out.exists()
     with pytest.raises(ConfigError, match="http"):
         render_summary(ws, run, address="file:///etc/passwd")
@@ -158,9 +158,9 @@ def test_labels_of_plans_cover_no_interval():
     ]
     chart = svg.share_kept_by_cost("Costs", plans, ("Bias", 95.0), ("x", "y"))
     (interval,) = [line[0] for line in chart.lines if line[0] == line[2] and line[1] != line[3]]
-    shown = {text: (x, anchor) for x, _, text, anchor in chart.labels}
-    assert set(shown) == {"Retrained", "All users", "60 users", "Bias"}
-    for text, (x, anchor) in shown.items():
+    anchors = {text: (x, anchor) for x, _, text, anchor in chart.labels}
+    assert set(anchors) == {"Retrained", "All users", "60 users", "Bias"}
+    for text, (x, anchor) in anchors.items():
         width = CHARACTER * len(text)
         left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
         assert not left < interval < left + width

@@ -29,9 +29,9 @@ def test_tables_and_tensors_are_loaded_by_user_id(ws):
     vectors = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
     arrays = {"vectors": vectors, "head.bias": np.zeros(5, np.float16)}
     ws.put_tensors(run.id, "prompts", arrays, ids=["007", "12", "x"], meta={"l": 2})
-    back = Workspace.open(ws.root).get_table(run.id, "interactions")
-    assert back["user_id"].tolist() == ["007", "12", "x"]
-    assert back["outcome"].dtype == np.float32 and list(back["history"][0]) == ["1", "2"]
+    loaded = Workspace.open(ws.root).get_table(run.id, "interactions")
+    assert loaded["user_id"].tolist() == ["007", "12", "x"]
+    assert loaded["outcome"].dtype == np.float32 and list(loaded["history"][0]) == ["1", "2"]
     tensors, ids, meta = ws.get_tensors(run.id, "prompts")
     assert ids == ["007", "12", "x"] and meta == {"l": 2}
     for name, array in arrays.items():
@@ -156,8 +156,8 @@ def test_a_crash_between_file_and_row_leaves_a_clean_store(ws):
     assert list(ws.folder(run.id).iterdir()) and ws.verify() == []
     with pytest.raises(NotFoundError):
         ws.get_tensors(run.id, "t")
-    again = ws.begin("dataset", name="x", config={}, inputs={})
-    assert again.id == run.id and not list(ws.folder(run.id).glob("*"))
+    restarted = ws.begin("dataset", name="x", config={}, inputs={})
+    assert restarted.id == run.id and not list(ws.folder(run.id).glob("*"))
     ws.put_tensors(run.id, "t", {"x": np.ones(3)})
     ws.finish(run.id, seconds=1, device="cpu")
     assert ws.verify() == [] and len(list(ws.folder(run.id).glob("t.*"))) == 1

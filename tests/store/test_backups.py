@@ -39,15 +39,15 @@ def test_a_backup_of_a_workspace_in_use_is_whole_and_can_be_put_back(ws, tmp_pat
     assert not (copied.folder / "work").exists()
     later = finished(ws, "dataset", later=True)
     put_back = restore(copied.folder, tmp_path / "elsewhere" / "workspace")
-    again = Workspace.open(put_back.folder)
-    assert again.runs(status="finished") == before and again.scrub() == []
-    assert [run.name for run in again.runs(status="interrupted")] == ["running"]
-    assert (again.root / "studies" / "table2.json").read_text() == "{}"
+    restored = Workspace.open(put_back.folder)
+    assert restored.runs(status="finished") == before and restored.scrub() == []
+    assert [run.name for run in restored.runs(status="interrupted")] == ["running"]
+    assert (restored.root / "studies" / "table2.json").read_text() == "{}"
     with pytest.raises(NotFoundError):
-        again.run(later.id)
-    for taken in (lambda: backup(ws, copied.folder), lambda: restore(copied.folder, ws.root)):
+        restored.run(later.id)
+    for copy in (lambda: backup(ws, copied.folder), lambda: restore(copied.folder, ws.root)):
         with pytest.raises(StoreError, match="already something"):
-            taken()
+            copy()
     with pytest.raises(NotFoundError, match="no workspace"):
         restore(tmp_path, tmp_path / "third")
     assert not (tmp_path / "third").exists()
@@ -56,8 +56,8 @@ def test_a_backup_of_a_workspace_in_use_is_whole_and_can_be_put_back(ws, tmp_pat
 def test_a_backup_names_what_was_damaged_before(ws, tmp_path):
     file = next(ws.folder(ws.run("prompts").id).glob("v.*"))
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    words = ["-w", str(ws.root), "backup", str(tmp_path / "copy")]
-    done = CliRunner().invoke(app, words)
+    arguments = ["-w", str(ws.root), "backup", str(tmp_path / "copy")]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1 and "has 1 problems" in done.stderr and file.name in done.stderr
 
 
@@ -66,11 +66,11 @@ def test_a_run_is_deleted_with_what_was_made_from_it(ws):
     scores = finished(ws, "evaluation", {"prompts": prompts.id, "dataset": data.id})
     other = finished(ws, "dataset", other=1)
     assert [run.id for run in ws.descendants(data.id)] == [prompts.id, scores.id]
-    words = ["-w", str(ws.root), "runs", "delete", data.id, "--cascade"]
-    result = CliRunner().invoke(app, words, input="n\n")
+    arguments = ["-w", str(ws.root), "runs", "delete", data.id, "--cascade"]
+    result = CliRunner().invoke(app, arguments, input="n\n")
     assert result.exit_code == 1 and scores.id in result.output and "these 3 runs" in result.output
     assert ws.run(scores.id) == scores
-    done = CliRunner().invoke(app, [*words, "--yes", "--json"])
+    done = CliRunner().invoke(app, [*arguments, "--yes", "--json"])
     assert json.loads(done.stdout)["deleted"] == [data.id, prompts.id, scores.id]
     assert {run.id for run in ws.runs(status="finished")} == {other.id} and ws.verify() == []
 

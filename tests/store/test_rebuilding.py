@@ -75,8 +75,8 @@ def test_a_lost_database_is_made_again_from_the_records(ws, loss):
     result = rebuild(ws.root)
     assert len(result.restored) == 4 and result.problems == []
     assert (result.set_aside is None) == (loss == "deleted")
-    again = Workspace.open(ws.root)
-    assert content(again) == before and again.scrub() == []
+    rebuilt = Workspace.open(ws.root)
+    assert content(rebuilt) == before and rebuilt.scrub() == []
     assert rebuild(ws.root).restored == []
 
 
@@ -103,7 +103,7 @@ def test_folders_without_a_database_are_never_said_to_be_removable(ws):
         ("status", "failed"),
     ],
 )
-def test_a_damaged_row_is_named_and_restored_and_ends_no_list(ws, column, value):
+def test_a_damaged_row_is_named_restored_and_leaves_lists_readable(ws, column, value):
     run = ws.run("dataset")
     with ws.transaction() as db:
         expression = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
@@ -143,8 +143,8 @@ def test_damaged_rows_of_results_are_refused_and_restored(ws, damage):
         "    except StoreError as error:\n"
         "        print('refused', error)"
     )
-    said = in_process(code, ws.root).splitlines()
-    assert said[0] == "0" and [line.split()[0] for line in said[1:]] == ["refused"] * 2
+    errors = in_process(code, ws.root).splitlines()
+    assert errors[0] == "0" and [line.split()[0] for line in errors[1:]] == ["refused"] * 2
     assert any(run.id in problem for problem in ws.verify())
     assert rebuild(ws.root).restored == [run.id] and content(ws) == before
 
@@ -167,12 +167,14 @@ def test_a_workspace_of_an_earlier_version_gets_checksums_and_records(ws):
         db.execute("UPDATE runs SET checksum = NULL, results_checksum = NULL")
     for record in (ws.root / "runs").glob("*/run.json"):
         record.unlink()
-    again = Workspace.open(ws.root)
+    reopened = Workspace.open(ws.root)
     assert len(list((ws.root / "runs").glob("*/run.json"))) == 4
-    assert not again.query("SELECT 1 FROM runs WHERE checksum IS NULL") and again.scrub() == []
+    assert (
+        not reopened.query("SELECT 1 FROM runs WHERE checksum IS NULL") and reopened.scrub() == []
+    )
 
 
-def test_a_damaged_job_ends_no_list_and_no_worker(ws):
+def test_a_damaged_job_stops_neither_lists_nor_workers(ws):
     bad = jobs.enqueue(ws, "no_such_command", {"x": 1}, title="Bad")
     good = jobs.enqueue(ws, "no_such_command", {"x": 1}, title="Good")
     with ws.transaction() as db:
@@ -210,10 +212,10 @@ def test_a_run_that_cannot_be_sealed_keeps_no_other_from_its_record(ws, caplog):
     scores, model = ws.run("scores"), ws.run("backbone")
     with edited(ws):
         pass
-    folder, kept = ws.folder(model.id), ws.root / "kept"
+    folder, moved_folder = ws.folder(model.id), ws.root / "kept"
     for run in ws.runs():
         ws.record_path(run.id).unlink()
-    folder.rename(kept)
+    folder.rename(moved_folder)
     folder.write_text("a file where a folder should be")
     for _ in range(2):
         ws = Workspace.open(ws.root)
@@ -223,18 +225,18 @@ def test_a_run_that_cannot_be_sealed_keeps_no_other_from_its_record(ws, caplog):
         assert missing == [{"id": model.id}] and ws.record_path(scores.id).is_file()
     assert any("has no record" in problem for problem in ws.scrub())
     folder.unlink()
-    kept.rename(folder)
+    moved_folder.rename(folder)
     ws = Workspace.open(ws.root)
     assert not caplog.text and ws.scrub() == [] and ws.record_path(model.id).is_file()
 
 
-def test_nothing_to_rebuild_is_said(tmp_path):
+def test_a_folder_with_nothing_to_rebuild_is_refused(tmp_path):
     with pytest.raises(NotFoundError, match="no runs with a record"):
         rebuild(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_database_of_something_else_is_left_alone(ws):
+def test_a_database_of_another_program_is_refused(ws):
     ws.close()
     with sqlite3.connect(ws.path) as other:
         other.execute("DROP TABLE _sqlite_migrations")
@@ -243,7 +245,7 @@ def test_a_database_of_something_else_is_left_alone(ws):
         rebuild(ws.root)
 
 
-def test_damage_is_mended_before_files_or_users_are_removed(ws):
+def test_damage_is_repaired_before_files_or_users_are_removed(ws):
     scored = ws.run("scores")
     files = set(ws.folder(scored.id).iterdir())
     with ws.transaction() as db:

@@ -18,8 +18,8 @@ VECTORS = np.arange(80, dtype=np.float32).reshape(20, 1, 4)
 
 def write_header(path, tensors, size):
     """Write a header as it is given, and so many bytes of data behind it."""
-    about = {"__metadata__": {"meta": json.dumps({"user_ids": USERS})}}
-    text = json.dumps(about | tensors).encode()
+    header = {"__metadata__": {"meta": json.dumps({"user_ids": USERS})}}
+    text = json.dumps(header | tensors).encode()
     data = VECTORS.tobytes().ljust(size, b"\0")[:size]
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 

@@ -42,14 +42,14 @@ def test_the_same_request_returns_the_same_run(ws):
     same = done(ws, config={"a": {"rate": 0.5}, "b": [1, 2]}, seed=3, name="other")
     assert same == first and same.id == ws.run_key("dataset", config, {}, 3)
     assert (first.status, first.seconds, first.summary) == ("finished", 2.0, {"users": 5})
-    others = [
+    other_runs = [
         done(ws, config=config, seed=4),
         done(ws, config=config),
         done(ws, "backbone", config=config, seed=3),
         done(ws, config=config | {"c": None}, seed=3),
         done(ws, config=config, seed=3, inputs={"source": first.id}),
     ]
-    assert len({first.id, *(run.id for run in others)}) == 6
+    assert len({first.id, *(run.id for run in other_runs)}) == 6
     assert len(ws.runs()) == 6 and first.versions["python"]
 
 
@@ -98,10 +98,10 @@ def test_lineage_reaches_data_and_models(ws):
         | {"backbone": large.id, "dataset": data.id},
     )
     result = done(ws, "evaluation", inputs={"prompts": moved.id, "dataset": data.id})
-    walk = ws.lineage(result.id)
-    assert walk[0] == result and {run.id for run in walk} == {run.id for run in ws.runs()}
-    place = {run.id: number for number, run in enumerate(walk)}
-    assert all(place[i] > place[run.id] for run in walk for i in run.inputs.values())
+    lineage = ws.lineage(result.id)
+    assert lineage[0] == result and {run.id for run in lineage} == {run.id for run in ws.runs()}
+    position = {run.id: number for number, run in enumerate(lineage)}
+    assert all(position[i] > position[run.id] for run in lineage for i in run.inputs.values())
     assert [run.id for run in ws.lineage(data.id)] == [data.id]
     assert {run.id for run in ws.dependents(source.id)} == {chosen.id, moved.id}
     with pytest.raises(StoreError, match="used by 3 runs"):
@@ -112,11 +112,11 @@ def test_lineage_reaches_data_and_models(ws):
 
 
 def test_inputs_must_be_finished_and_in_the_workspace(ws):
-    half = started(ws)
-    for wrong in (half.id, "0" * 16):
+    unfinished = started(ws)
+    for run_id in (unfinished.id, "0" * 16):
         with pytest.raises(StoreError, match="not finished here"):
-            ws.begin("prompts", name="p", config={}, inputs={"dataset": wrong})
-    assert [run.id for run in ws.runs()] == [half.id]
+            ws.begin("prompts", name="p", config={}, inputs={"dataset": run_id})
+    assert [run.id for run in ws.runs()] == [unfinished.id]
 
 
 def test_stored_metrics_are_read_back(ws):
@@ -134,9 +134,9 @@ def test_stored_metrics_are_read_back(ws):
     assert metrics["n"].iloc[0] == 7 and metrics["method"].tolist()[0] == "migrated"
     users = pd.DataFrame({"user_id": ["b", "007"], "n": [2, 1], "rmse": [0.25, np.nan]})
     ws.put_user_metrics(run.id, users)
-    back = ws.user_metrics(run.id).set_index("user_id")
-    assert list(back.columns) == ["n", "rmse"] and back.loc["b", "rmse"] == 0.25
-    assert np.isnan(back.loc["007", "rmse"])
+    user_metrics = ws.user_metrics(run.id).set_index("user_id")
+    assert list(user_metrics.columns) == ["n", "rmse"] and user_metrics.loc["b", "rmse"] == 0.25
+    assert np.isnan(user_metrics.loc["007", "rmse"])
     assert len(ws.metrics()) == 2 and ws.metrics().iloc[0]["run_id"] == run.id
     with pytest.raises(StoreError, match="precision"):
         ws.put_user_metrics(run.id, users.assign(precision=1.0))
@@ -187,10 +187,10 @@ def test_failed_runs_give_their_names_to_later_ones(ws):
     for run in failed:
         ws.fail(run.id, "a bad row")
     assert ws.run("books").id == look_up(ws, "books", "dataset").id == failed[-1].id
-    good = done(ws, name="books", config={"file": "good"})
-    assert ws.run("books") == look_up(ws, "books", "dataset") == good
+    finished_run = done(ws, name="books", config={"file": "good"})
+    assert ws.run("books") == look_up(ws, "books", "dataset") == finished_run
     later = started(ws, "books", file="another")
-    assert ws.run("books") == good
+    assert ws.run("books") == finished_run
     # What is deleted or renamed must be one run alone.
     with pytest.raises(StoreError, match=f"4 runs match 'books' .*{failed[0].id} failed"):
         ws.run("books", alone=True)
@@ -212,34 +212,34 @@ def test_a_name_that_begins_another_id_is_refused(ws):
     assert look_up(ws, other.name, "backbone") == other, "the kind decides"
 
 
-@pytest.mark.parametrize("bad", ["../../etc", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b"])
-def test_no_name_escapes_the_workspace(ws, bad):
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b"])
+def test_no_name_escapes_the_workspace(ws, name):
     run = started(ws)
     for use in (ws.folder, ws.work, ws.lock, ws.artifacts, ws.delete, ws.lineage):
         with pytest.raises(StoreError):
-            use(bad)
+            use(name)
     with pytest.raises(StoreError, match="cannot name an artifact"):
-        ws.put_table(run.id, bad, FRAME)
+        ws.put_table(run.id, name, FRAME)
     with pytest.raises(StoreError):
-        ws.get_table(run.id, bad)
+        ws.get_table(run.id, name)
     with pytest.raises(StoreError):
-        ws.begin("dataset", name="x", config={}, inputs={"dataset": bad})
+        ws.begin("dataset", name="x", config={}, inputs={"dataset": name})
     with ws.transaction() as db:
-        row = [run.id, "t", "parquet", bad, "", 0, 0, ""]
+        row = [run.id, "t", "parquet", name, "", 0, 0, ""]
         db.execute("INSERT INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     with pytest.raises(StoreError, match="artifact"):
         ws.get_table(run.id, "t")
 
 
 def test_bad_runs_are_refused_with_the_reason(ws):
-    for arguments, words in (
+    for arguments, message in (
         ({"kind": "model"}, "'model' is not a kind of run"),
         ({"name": " "}, "name"),
         ({"name": "a\x1b[2J"}, "printable"),
         ({"name": "a" * 201}, "200"),
         ({"config": {"x": object()}}, "settings cannot hold a object"),
     ):
-        with pytest.raises(StoreError, match=words):
+        with pytest.raises(StoreError, match=message):
             ws.begin(**{"kind": KINDS[0], "name": "x", "config": {}, "inputs": {}} | arguments)
     run = started(ws)
     with pytest.raises(StoreError, match="1 repeat"):
