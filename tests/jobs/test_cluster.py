@@ -1,4 +1,4 @@
-"""Runs computed on a Ray cluster: the same as here, also when nodes, drivers and stores fail."""
+"""Runs on a Ray cluster: the same as on this machine, also when nodes, drivers and stores fail."""
 
 import functools
 import importlib.metadata
@@ -79,9 +79,9 @@ def test_fit_migration_refining_and_evaluation_are_those_of_one_machine(world, s
         ("refine", RefineRequest(start="moved", training=QUICK)),
         ("predict_anchors", AnchorRequest(prompts="moved", count=4)),
     ):
-        there = execute(world, command, request)
-        here = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
-        assert_same(world, there, here)
+        actual = execute(world, command, request)
+        expected = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
+        assert_same(world, actual, expected)
     selection = world.there.runs(kind="selection")[0]
     assert_same(world, selection, world.here.run(selection.id))
     assert world.there.verify() == []
@@ -103,10 +103,10 @@ def test_a_plan_and_a_migration_from_predictions_are_those_of_one_machine(world,
         sources=(source[0].name,), target=str(world.large), from_predictions=4, **learning
     )
     for command, request in (("run_plan", plan), ("migrate", pairs)):
-        there = execute(world, command, request)
-        here = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
-        assert there.id == here.id and there.status == "finished"
-        for step in world.there.lineage(there.id):
+        actual = execute(world, command, request)
+        expected = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
+        assert actual.id == expected.id and actual.status == "finished"
+        for step in world.there.lineage(actual.id):
             files = [
                 {row["name"]: row["sha256"] for row in ws.artifacts(step.id)}
                 for ws in (world.there, world.here)
@@ -130,7 +130,7 @@ def long_fit(world, seed):
 
 def test_a_cancelled_run_goes_on_from_its_checkpoint(world):
     request, steps = long_fit(world, seed=31), [0]
-    here = execute_here(world, "fit_prompts", request)
+    expected = execute_here(world, "fit_prompts", request)
 
     def progress(report):
         steps.append(report.step)
@@ -143,16 +143,16 @@ def test_a_cancelled_run_goes_on_from_its_checkpoint(world):
             progress=progress,
             should_cancel=lambda: max(steps) >= MANY,
         )
-    assert world.there.run(here.id).status == "interrupted"
-    stopped = clusters._saved_at(world.there.work(here.id))[0]
-    assert stopped >= max(steps)
+    assert world.there.run(expected.id).status == "interrupted"
+    saved_step = clusters._saved_at(world.there.work(expected.id))[0]
+    assert saved_step >= max(steps)
     steps.clear()
-    there = execute(world, "fit_prompts", request, progress=progress)
-    assert min(filter(None, steps)) >= stopped
-    assert_same(world, there, here)
+    actual = execute(world, "fit_prompts", request, progress=progress)
+    assert min(filter(None, steps)) >= saved_step
+    assert_same(world, actual, expected)
 
 
-def test_a_node_whose_run_goes_on_there_gets_no_other(world):
+def test_an_actor_whose_run_was_abandoned_is_not_reused(world):
     def fail(report):
         if report.step:
             raise StoreError("no room")
@@ -194,18 +194,18 @@ def test_a_job_whose_process_is_killed_goes_on_from_its_checkpoint(world, monkey
     assert subprocess.run(["grep", "-rqF", TOKEN, ws.root]).returncode == 1
 
 
-def test_a_full_object_store_holds_nothing_up(world):
+def test_runs_finish_with_a_full_object_store(world):
     import ray
 
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=6)
-    here = pipeline.run_fit(world.here, request, pipeline.Execution())
+    expected = pipeline.run_fit(world.here, request, pipeline.Execution())
     # 64 MiB that go to the node with the checkpoint, while other data fill the store.
-    extra = world.there.work(here.id) / "extra.bin"
+    extra = world.there.work(expected.id) / "extra.bin"
     extra.write_bytes(np.random.default_rng(0).bytes(64 << 20))
-    others = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
-    there = execute(world, "fit_prompts", request)
-    assert_same(world, there, here)
-    assert len(others) == 4
+    objects = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
+    actual = execute(world, "fit_prompts", request)
+    assert_same(world, actual, expected)
+    assert len(objects) == 4
 
 
 def test_a_model_that_a_node_lacks_is_sent(world, tmp_path):
@@ -217,15 +217,15 @@ def test_a_model_that_a_node_lacks_is_sent(world, tmp_path):
     RELOCATED[str(model)] = moved
     try:
         request = FitRequest(dataset=data.id, backbone=added.id, training=QUICK)
-        there = execute(world, "fit_prompts", request, ws)
+        actual = execute(world, "fit_prompts", request, ws)
     finally:
         del RELOCATED[str(model)]
     moved.rename(model)
     again = Workspace.open(tmp_path / "again", create=True)
     pipeline.import_dataset(again, "table", path=world.table, task="rating")
-    here = pipeline.fit_prompts(again, data.id, model, training=QUICK)
-    files = [[row["sha256"] for row in w.artifacts(here.id)] for w in (ws, again)]
-    assert there.id == here.id and files[0] == files[1]
+    expected = pipeline.fit_prompts(again, data.id, model, training=QUICK)
+    files = [[row["sha256"] for row in w.artifacts(expected.id)] for w in (ws, again)]
+    assert actual.id == expected.id and files[0] == files[1]
 
 
 def test_an_error_of_a_node_is_the_error_of_the_command(world):
@@ -264,7 +264,7 @@ def test_a_gpu_that_the_cluster_lacks_is_refused(world):
         Cluster(world.ray.address, device="cuda:1")
 
 
-def test_places_and_commands_that_there_are_not(world, monkeypatch):
+def test_unknown_clusters_and_commands_are_refused(world, monkeypatch):
     with pytest.raises(JobError, match="is not an address of a cluster"):
         dispatch.run_command(world.there, "evaluate", on="the moon", subject="x")
     with pytest.raises(JobError, match="on this machine alone; a cluster takes chain"):
@@ -278,13 +278,13 @@ def test_places_and_commands_that_there_are_not(world, monkeypatch):
 
 
 def test_a_scratch_folder_that_another_user_could_point_elsewhere_is_refused(tmp_path, monkeypatch):
-    kept = tmp_path / "home" / "letters"
-    kept.mkdir(parents=True)
-    (tmp_path / f"puma-{os.getuid()}").symlink_to(kept.parent)
+    target = tmp_path / "home" / "letters"
+    target.mkdir(parents=True)
+    (tmp_path / f"puma-{os.getuid()}").symlink_to(target.parent)
     monkeypatch.setenv(scratch.VARIABLE, str(tmp_path))
     with pytest.raises(StoreError, match="is a link, or another user's"):
         node_worker.NodeWorker()
-    assert kept.is_dir()
+    assert target.is_dir()
 
 
 def test_a_checkpoint_without_its_record_is_not_offered(tmp_path, monkeypatch):
@@ -327,13 +327,13 @@ def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(wo
     ws = world.there
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=9)
     bench = Workbench(ws.root, on=world.ray.address)
-    there = bench.fit_prompts(world.data, world.small, training=QUICK, seed=9)
-    assert_same(world, there, pipeline.run_fit(world.here, request, pipeline.Execution()))
+    actual = bench.fit_prompts(world.data, world.small, training=QUICK, seed=9)
+    assert_same(world, actual, pipeline.run_fit(world.here, request, pipeline.Execution()))
     with pytest.raises(TypeError):
         bench.fit_prompts(world.data, world.small, epochs=2)
 
 
-def test_jobs_of_a_cluster_take_places_and_leave_the_devices_alone(world, monkeypatch):
+def test_jobs_of_a_cluster_take_slots_and_change_no_visible_device(world, monkeypatch):
     monkeypatch.setenv(dispatch.VARIABLE, world.ray.address)
     monkeypatch.setenv(worker_loop.VISIBLE, "7")
     assert worker_loop.served_devices() == ["cluster:0", "cluster:1", "cluster:2", "cluster:3"]
@@ -360,12 +360,14 @@ def test_a_study_runs_its_cells_at_the_same_time_and_makes_the_same_runs(world):
         Cell("scored", "evaluate", {}, {"subject": "best"}),
         Cell("mean", "evaluate", {"subject": "global_mean"}, on),
     ]
-    there = run_cells(world.there, cells, on=world.ray.address)
-    here = run_cells(world.here, cells)
-    assert there.runs == here.runs and set(there.runs) == {cell.name for cell in cells} - {"bad"}
-    assert there.failed == here.failed and "nothing" in there.failed["bad"]
+    actual = run_cells(world.there, cells, on=world.ray.address)
+    expected = run_cells(world.here, cells)
+    assert actual.runs == expected.runs and set(actual.runs) == {cell.name for cell in cells} - {
+        "bad"
+    }
+    assert actual.failed == expected.failed and "nothing" in actual.failed["bad"]
     for name in ("one", "two", "scored", "mean"):
-        assert_same(world, world.there.run(there.runs[name]), world.here.run(here.runs[name]))
+        assert_same(world, world.there.run(actual.runs[name]), world.here.run(expected.runs[name]))
     with pytest.raises(Cancelled):
         run_cells(world.there, cells, on=world.ray.address, should_cancel=lambda: True)
 

@@ -118,9 +118,7 @@ def training(world, source, command, **more):
     )
 
 
-def test_runs_at_once_are_on_three_nodes_and_those_of_one_machine_and_each_is_made_once(
-    world, actors
-):
+def test_concurrent_runs_use_three_nodes_and_equal_those_of_one_machine(world, actors):
     world.cluster.end_idle()
     actors.clear()
     assert world.cluster.capacity() == NODES
@@ -141,30 +139,30 @@ def test_runs_at_once_are_on_three_nodes_and_those_of_one_machine_and_each_is_ma
 @pytest.mark.parametrize("command", ["fit_prompts", "migrate"])
 def test_a_training_whose_node_dies_goes_on_from_its_checkpoint(world, source, losing, command):
     request = training(world, source, command)
-    here = execute_here(world, command, request)
+    expected = execute_here(world, command, request)
     # The driver discards a node's copy of a checkpoint when it has its own.
-    work = world.there.work(here.id)
+    work = world.there.work(expected.id)
     calls, steps = losing("discard", lambda: clusters._saved_at(work)[0]), []
-    there = execute(
+    actual = execute(
         world, command, request, progress=lambda report: steps.append((report.step, len(calls)))
     )
-    lost = replaced(calls)
-    (begun,) = (n for n, call in enumerate(calls) if n > lost and call[1] == "start")
+    lost_call = replaced(calls)
+    (begun,) = (n for n, call in enumerate(calls) if n > lost_call and call[1] == "start")
     assert node_worker.CHECKPOINT in calls[begun][2]["checkpoint"]
     # Before, there may be a report that is older than the checkpoint.
-    assert min(step for step, at in steps if at > begun and step) >= calls[lost][2] > 1
-    assert_same(world, there, here)
-    assert_committed_once(world, there)
+    assert min(step for step, at in steps if at > begun and step) >= calls[lost_call][2] > 1
+    assert_same(world, actual, expected)
+    assert_committed_once(world, actual)
 
 
 def test_an_evaluation_whose_node_dies_is_made_by_another(world, source, losing):
     request = EvaluationRequest(subject=source[0].id, split="validation")
-    here = execute_here(world, "evaluate", request)
+    expected = execute_here(world, "evaluate", request)
     calls = losing("start")
-    there = execute(world, "evaluate", request)
+    actual = execute(world, "evaluate", request)
     replaced(calls)
-    assert_same(world, there, here)
-    assert_committed_once(world, there)
+    assert_same(world, actual, expected)
+    assert_committed_once(world, actual)
 
 
 def test_a_killed_driver_that_is_started_again_goes_on_and_commits_each_run_once(
@@ -175,7 +173,7 @@ def test_a_killed_driver_that_is_started_again_goes_on_and_commits_each_run_once
         "migrate": training(world, source, "migrate", epochs=LONG["epochs"] + 1),
         "evaluate": EvaluationRequest(subject=source[0].id),
     }
-    here = {name: execute_here(world, name, request) for name, request in requests.items()}
+    expected = {name: execute_here(world, name, request) for name, request in requests.items()}
     ws = world.there
     text = json.dumps({name: request.to_dict() for name, request in requests.items()})
     world.cluster.end_idle()
@@ -189,18 +187,18 @@ def test_a_killed_driver_that_is_started_again_goes_on_and_commits_each_run_once
     wait_for(in_the_middle)
     driver.kill()
     driver.wait()
-    saved = clusters._saved_at(ws.work(here["migrate"].id))[0]
+    saved = clusters._saved_at(ws.work(expected["migrate"].id))[0]
     assert saved >= waiting_nodes.MANY
-    assert not {ws.run(run.id).status for run in here.values()} & {"finished", "failed"}
+    assert not {ws.run(run.id).status for run in expected.values()} & {"finished", "failed"}
     for name, request in requests.items():
         steps = []
-        there = execute(
+        actual = execute(
             world, name, request, progress=lambda report, seen=steps: seen.append(report.step)
         )
         if name == "migrate":
             assert min(filter(None, steps)) >= saved
-        assert_same(world, there, here[name])
-    for run in here.values():
+        assert_same(world, actual, expected[name])
+    for run in expected.values():
         assert_committed_once(world, ws.run(run.id))
 
 
@@ -251,9 +249,9 @@ def test_the_dashboard_shows_nodes_and_what_runs_where(world, actors, monkeypatc
     cluster_nodes.write_state(
         ws, cluster_nodes.ClusterState("ray", now(), problem="Nothing answers.")
     )
-    shown = texts(open_page("jobs", ws.root, monkeypatch))
-    assert "There is a Ray cluster at" in shown and "Nothing answers." in shown
-    assert "Jobs run on this machine" in shown
+    text = texts(open_page("jobs", ws.root, monkeypatch))
+    assert "There is a Ray cluster at" in text and "Nothing answers." in text
+    assert "Jobs run on this machine" in text
 
 
 @pytest.fixture
@@ -281,35 +279,35 @@ def test_a_training_of_two_nodes_is_cancelled_loses_a_process_and_ends_like_that
     request = MigrationRequest(
         sources=(source[0].id,), target=str(group.large), training=LONG, adapter=ADAPTER
     )
-    alone = execute_here(group, "migrate", request)
+    expected = execute_here(group, "migrate", request)
     with pytest.raises(Cancelled, match="at step"):
-        execute(group, "migrate", request, should_cancel=lambda: saved_step(group, alone) > 0)
-    assert group.there.run(alone.id).status == "interrupted"
+        execute(group, "migrate", request, should_cancel=lambda: saved_step(group, expected) > 0)
+    assert group.there.run(expected.id).status == "interrupted"
     assert [number for number, *_ in sorted(processes())] == [1, 2]
     assert len({node for *_, node in processes()}) == 2
-    stopped = saved_step(group, alone)
+    cancelled_step = saved_step(group, expected)
     steps, lost, call = [], [], group.cluster.call
 
     def calling(actor, method, *arguments):
         result = call(actor, method, *arguments)
         # The driver, and so the group, has a checkpoint that this attempt has made.
-        if method == "discard" and not lost and saved_step(group, alone) > stopped:
-            lost.append(saved_step(group, alone))
+        if method == "discard" and not lost and saved_step(group, expected) > cancelled_step:
+            lost.append(saved_step(group, expected))
             _, pid, _ = processes()[-1]
             os.kill(pid, signal.SIGKILL)
         return result
 
     monkeypatch.setattr(group.cluster, "call", calling)
-    there = execute(
+    actual = execute(
         group,
         "migrate",
         request,
         progress=lambda report: steps.append((len(processes()), report.step)),
     )
     assert [number for number, *_ in sorted(processes())] == [1, 1, 1, 2, 2, 2]
-    assert min(step for _, step in steps if step) >= stopped
+    assert min(step for _, step in steps if step) >= cancelled_step
     assert min(step for begun, step in steps if step and begun == 6) >= lost[0]
-    assert_close(group, there, alone)
+    assert_close(group, actual, expected)
 
 
 def test_a_process_that_fails_alone_ends_the_others(group, source, processes, monkeypatch):

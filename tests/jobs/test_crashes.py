@@ -95,8 +95,8 @@ def test_late_process_of_an_old_attempt_is_ignored(ws):
     old = queue.claim(ws, "cpu")
     with ws.transaction() as db:
         db.execute("UPDATE jobs SET attempt = 2")
-    late = processes.start_detached(job_commands.job_command(ws, old), Path(old.log))
-    assert late.wait(120) == 0
+    process = processes.start_detached(job_commands.job_command(ws, old), Path(old.log))
+    assert process.wait(120) == 0
     assert not ws.runs() and "not wanted" in jobs.read_log(ws, job.id)
     assert not queue.finish_attempt(ws, job.id, 1, "failed", error="late", run_id=None)
 

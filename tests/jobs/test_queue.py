@@ -51,8 +51,8 @@ def test_retry_after_a_cancel_resumes_the_job(ws):
     cancelled = jobs.cancel(ws, job.id)
     assert cancelled.status == "running" and cancelled.cancel_asked
     thread.join()
-    stopped = jobs.job(ws, job.id)
-    assert stopped.status == "cancelled" and "Stopped at step" in stopped.error
+    cancelled_job = jobs.job(ws, job.id)
+    assert cancelled_job.status == "cancelled" and "Stopped at step" in cancelled_job.error
     assert ws.runs()[0].status == "failed"
     with pytest.raises(JobError, match="cancelled"):
         jobs.cancel(ws, job.id)

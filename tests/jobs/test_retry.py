@@ -45,7 +45,7 @@ def test_retry_after_killed_processes_ends_well_from_where_it_says(ws, tmp_path,
     wait_for(lambda: status_of(ws, job) not in ("queued", "running", "interrupted"))
     done = jobs.job(ws, job.id)
     assert (done.status, done.attempt, done.error) == ("finished", 2, None)
-    made = ws.run(done.run_id)
+    run = ws.run(done.run_id)
     # An uninterrupted fit is the same run with the same history.
-    assert made == pipeline.fit_prompts(ws, **settings)
-    assert [row["epoch"] for row in made.summary["history"]] == [0, 1, 2]
+    assert run == pipeline.fit_prompts(ws, **settings)
+    assert [row["epoch"] for row in run.summary["history"]] == [0, 1, 2]

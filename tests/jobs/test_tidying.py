@@ -46,7 +46,7 @@ def ended(ws, title, *, days, upload=None, status="cancelled"):
     return job
 
 
-def test_old_jobs_and_leftovers_go_and_everything_else_stays(ws):
+def test_old_jobs_and_leftovers_are_removed_and_everything_else_stays(ws):
     old = ended(ws, "Old", days=100, upload="aa")
     recent = ended(ws, "Recent", days=10, upload="bb", status="failed")
     done = ended(ws, "Done", days=10, upload="cc", status="finished")
@@ -54,11 +54,11 @@ def test_old_jobs_and_leftovers_go_and_everything_else_stays(ws):
     run = ws.begin("dataset", name="done", config={}, inputs={})
     ws.put_tensors(run.id, "v", {"x": np.ones(3)})
     ws.finish(run.id, seconds=1, device="cpu")
-    half = ws.begin("dataset", name="half", config={"n": 1}, inputs={})
-    ws.fail(half.id, "stopped", interrupted=True)
+    unfinished = ws.begin("dataset", name="half", config={"n": 1}, inputs={})
+    ws.fail(unfinished.id, "stopped", interrupted=True)
     busy = ws.begin("dataset", name="busy", config={"n": 2}, inputs={})
-    kept = [
-        write(ws.work(half.id) / "checkpoint.json"),
+    expected_files = [
+        write(ws.work(unfinished.id) / "checkpoint.json"),
         write(ws.work(busy.id) / "checkpoint.json"),
         write(ws.root / "uploads" / "dd" / "table" / "new.csv", hours=0),
         write(ws.folder(busy.id) / "new.parquet"),
@@ -80,10 +80,10 @@ def test_old_jobs_and_leftovers_go_and_everything_else_stays(ws):
         os.utime(ws.root / "uploads" / upload, (0, 0))
     paths = {leftover.path for leftover in tidying.leftovers(ws)}
     assert paths == set(gone)
-    shown = CliRunner().invoke(app, ["-w", str(ws.root), "gc", "--dry-run", "--json"])
-    assert len(json.loads(shown.stdout)["removed"]) == len(gone) and gone[0].exists()
+    result = CliRunner().invoke(app, ["-w", str(ws.root), "gc", "--dry-run", "--json"])
+    assert len(json.loads(result.stdout)["removed"]) == len(gone) and gone[0].exists()
     assert {leftover.path for leftover in tidying.tidy(ws)} == set(gone)
-    assert not any(path.exists() for path in gone) and all(path.exists() for path in kept)
+    assert not any(path.exists() for path in gone) and all(path.exists() for path in expected_files)
     assert {job.id for job in jobs.jobs(ws)} == {recent.id, done.id, waiting.id}
     assert (ws.root / "uploads" / "bb").is_dir()
     assert len(ws.get_tensors(run.id, "v")[0]["x"]) == 3 and ws.verify() == []

@@ -6,7 +6,7 @@ from puma_engine.jobs.time_left import TimeLeft, share_done
 
 
 class Work:
-    """Reports of some work on a clock of its own."""
+    """Progress reports of simulated work, on a simulated clock."""
 
     def __init__(self):
         self.now = 0.0
@@ -17,7 +17,7 @@ class Work:
         self.left.add(report)
 
 
-def test_nothing_is_promised_before_enough_is_measured():
+def test_no_time_left_is_given_before_enough_is_measured():
     work = Work()
     work.report(0.0, stage="loading")
     assert work.left.seconds() is None
@@ -45,7 +45,7 @@ def test_work_that_slows_down_lies_between_both_speeds():
     assert low == pytest.approx(0.7 / (0.3 / 20)) and high == pytest.approx(0.7 / 0.01)
 
 
-def test_a_standstill_makes_the_rest_longer_without_a_report():
+def test_a_stalled_job_has_more_time_left_without_a_report():
     work = Work()
     for second in range(11):
         work.report(float(second), overall=0.05 * second)

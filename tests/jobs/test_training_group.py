@@ -50,8 +50,8 @@ def test_a_checkpoint_is_what_was_handed_over_last_and_known_files_are_not_sent_
 
 
 def facts(**software):
-    there = node_worker.software() | software
-    return {"software": there, "name": "one", "id": "1", "pid": 1, "reserved": None}
+    versions = node_worker.software() | software
+    return {"software": versions, "name": "one", "id": "1", "pid": 1, "reserved": None}
 
 
 def test_the_error_of_another_process_says_whose_it_is_and_a_cancelled_one_waits_for_the_first(

@@ -51,8 +51,8 @@ def test_scores_of_shards_are_those_of_an_evaluation(world, evaluated, tmp_path,
     assert (result["skipped"], result["rows_without_prompt"]) == (0, 0)
     for name, value in run.summary["metrics"].items():
         assert result["metrics"][name]["value"] == pytest.approx(value, rel=1e-5), name
-    own = scores(tmp_path / "out").loc[users.index, list(users.columns)]
-    pd.testing.assert_frame_equal(own, users, check_dtype=False, rtol=1e-5)
+    actual = scores(tmp_path / "out").loc[users.index, list(users.columns)]
+    pd.testing.assert_frame_equal(actual, users, check_dtype=False, rtol=1e-5)
     stored = json.loads((tmp_path / "out" / SUMMARY).read_text())
     assert stored == {name: result[name] for name in stored}
 
@@ -70,22 +70,24 @@ def test_a_stopped_evaluation_goes_on_at_the_first_shard_without_scores(world, t
     times = {file: file.stat().st_mtime_ns for file in target.glob("scores-*")}
     result = evaluate_stream(world.ws, world.shards, target, "moved", device="cpu")
     assert result["skipped"] == 2 and all(f.stat().st_mtime_ns == t for f, t in times.items())
-    whole = evaluate_stream(world.ws, world.shards, tmp_path / "whole", "moved", device="cpu")
-    assert {**whole, "skipped": 2} == result
+    uninterrupted = evaluate_stream(
+        world.ws, world.shards, tmp_path / "whole", "moved", device="cpu"
+    )
+    assert {**uninterrupted, "skipped": 2} == result
 
 
 def test_rows_without_a_prompt_are_counted_and_other_folders_refused(world, tmp_path):
-    few = tmp_path / "few"
-    few.mkdir()
+    subset = tmp_path / "few"
+    subset.mkdir()
     first = sorted(world.shards.glob("prompts-*"))[0]
-    (few / first.name).write_bytes(first.read_bytes())
-    result = evaluate_stream(world.ws, few, tmp_path / "out", "moved", device="cpu")
+    (subset / first.name).write_bytes(first.read_bytes())
+    result = evaluate_stream(world.ws, subset, tmp_path / "out", "moved", device="cpu")
     assert result["users"] == 5 and result["rows_without_prompt"] > 0
     with pytest.raises(MigrationError, match="is of another evaluation"):
-        evaluate_stream(world.ws, few, tmp_path / "out", "moved", split="train", device="cpu")
-    (few / "again.safetensors").write_bytes(first.read_bytes())
+        evaluate_stream(world.ws, subset, tmp_path / "out", "moved", split="train", device="cpu")
+    (subset / "again.safetensors").write_bytes(first.read_bytes())
     with pytest.raises(DataError, match="occurs twice in"):
-        evaluate_stream(world.ws, few, tmp_path / "two", "moved", device="cpu")
+        evaluate_stream(world.ws, subset, tmp_path / "two", "moved", device="cpu")
     others = dataclasses.replace(
         world.prompts, user_ids=np.char.add("new-", world.prompts.user_ids.astype(str))
     )
@@ -104,7 +106,7 @@ def test_rows_without_a_prompt_are_counted_and_other_folders_refused(world, tmp_
 
 
 def test_the_command_evaluates_shards(world, tmp_path):
-    words = [
+    arguments = [
         "evaluate-stream",
         world.shards,
         tmp_path / "out",
@@ -113,8 +115,8 @@ def test_the_command_evaluates_shards(world, tmp_path):
         "--device",
         "cpu",
     ]
-    words += ["--workspace", world.ws.root, "--json"]
-    ended = CliRunner().invoke(app, [str(word) for word in words])
+    arguments += ["--workspace", world.ws.root, "--json"]
+    ended = CliRunner().invoke(app, [str(word) for word in arguments])
     assert ended.exit_code == 0, ended.output
     assert json.loads(ended.stdout)["shards"] == 5
 
@@ -128,10 +130,10 @@ def test_sums_over_parts_give_the_metrics_of_all_and_intervals_near_the_bootstra
     frame = metrics.per_user(task, y, p, users)
     parts = [user_sums(task, frame[start::7]) for start in range(7)]
     actual = intervals({name: np.sum([part[name] for part in parts], 0) for name in parts[0]})
-    whole = metrics.bootstrap(task, y, [p], users, names=list(actual), draws=1000)[0]
+    bootstrapped = metrics.bootstrap(task, y, [p], users, names=list(actual), draws=1000)[0]
     assert set(actual) == set(metrics.metrics_of(task)) - {"auc"}
     for name, interval in actual.items():
-        expected = whole[name].interval
+        expected = bootstrapped[name].interval
         assert interval.value == pytest.approx(expected.value, rel=1e-9)
         assert interval.n_users == expected.n_users
         width = expected.high - expected.low

@@ -59,7 +59,9 @@ def memory():
         files.rm("/bulk", recursive=True)
 
 
-def test_parquet_shards_are_mapped_as_safetensors_ones(mapper, tensors, tables, tmp_path):
+def test_parquet_and_safetensors_shards_are_mapped_to_the_same_prompts(
+    mapper, tensors, tables, tmp_path
+):
     for source, out in ((tensors, "a"), (tables, "b")):
         result = migrate_stream(mapper, source, tmp_path / out, chunk_rows=7)
         assert (result["shards"], result["users"]) == (SHARDS, SHARDS * ROWS)
@@ -70,9 +72,9 @@ def test_parquet_shards_are_mapped_as_safetensors_ones(mapper, tensors, tables, 
         moved = read_prompts(tmp_path / "b" / f"p-{number}.parquet")
         assert moved.user_ids == prompts(number, ROWS)[0] and moved.complete
         np.testing.assert_array_equal(moved.vectors, expected)
-        made = pq.read_table(tmp_path / "b" / f"p-{number}.parquet")
-        assert made.column_names == ["age", "user_id", "vector"]
-        assert made["age"].to_pylist() == list(range(ROWS))
+        mapped = pq.read_table(tmp_path / "b" / f"p-{number}.parquet")
+        assert mapped.column_names == ["age", "user_id", "vector"]
+        assert mapped["age"].to_pylist() == list(range(ROWS))
 
 
 def test_lists_of_any_arrow_type_are_vectors(mapper, tmp_path):
@@ -89,13 +91,13 @@ def test_lists_of_any_arrow_type_are_vectors(mapper, tmp_path):
     migrate_stream(mapper, tmp_path / "in", tmp_path / "out", chunk_rows=4)
     for name in kinds:
         rounded = vectors.astype(np.float16) if name == "half" else vectors
-        made = pq.read_table(tmp_path / "out" / f"{name}.parquet")["vector"].to_pylist()
+        mapped = pq.read_table(tmp_path / "out" / f"{name}.parquet")["vector"].to_pylist()
         expected = mapper(rounded.astype(np.float32)[:, None])[:, 0]
-        np.testing.assert_allclose(made, expected, atol=1e-6)
+        np.testing.assert_allclose(mapped, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("columns", "words"),
+    ("columns", "message"),
     [
         ({"vectors": [[1.0] * 8]}, "no column vector of lists .* it has vectors"),
         ({"vector": [1.0]}, "no column vector of lists"),
@@ -107,18 +109,18 @@ def test_lists_of_any_arrow_type_are_vectors(mapper, tmp_path):
         ({"vector": [[float("nan")] * 8]}, "NaN"),
     ],
 )
-def test_parquet_shards_that_cannot_be_mapped_are_refused(mapper, tmp_path, columns, words):
+def test_parquet_shards_that_cannot_be_mapped_are_refused(mapper, tmp_path, columns, message):
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table(columns), tmp_path / "in" / "a.parquet")
-    with pytest.raises((MigrationError, DataError), match=words):
+    with pytest.raises((MigrationError, DataError), match=message):
         migrate_stream(mapper, tmp_path / "in", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("about", ["[1]", "{", "1"])
-def test_damaged_metadata_of_a_parquet_shard_end_in_a_sentence(mapper, tmp_path, about):
+@pytest.mark.parametrize("metadata", ["[1]", "{", "1"])
+def test_damaged_metadata_of_a_parquet_shard_end_in_a_sentence(mapper, tmp_path, metadata):
     (tmp_path / "in").mkdir()
-    table = pa.table({"vector": [[1.0] * 8]}).replace_schema_metadata({"puma": about})
+    table = pa.table({"vector": [[1.0] * 8]}).replace_schema_metadata({"puma": metadata})
     pq.write_table(table, tmp_path / "in" / "a.parquet")
     with pytest.raises((DataError, MigrationError), match="no JSON object|be read as Parquet"):
         migrate_stream(mapper, tmp_path / "in", tmp_path / "out")
@@ -173,12 +175,12 @@ def test_half_precision_takes_half_the_bytes_and_is_another_result(
     source, target = request.getfixturevalue(kind), tmp_path / "out"
     migrate_stream(mapper, source, target)
     names = [file.name for file in target.glob("p-*")]
-    whole = {name: read_one(target / name) for name in names}
+    single_precision = {name: read_one(target / name) for name in names}
     assert migrate_stream(mapper, source, target, dtype="float16")["skipped"] == 0
     for name in names:
-        half = read_one(target / name)
-        assert half.dtype == np.float16
-        np.testing.assert_array_equal(half, whole[name].astype(np.float16))
+        half_precision = read_one(target / name)
+        assert half_precision.dtype == np.float16
+        np.testing.assert_array_equal(half_precision, single_precision[name].astype(np.float16))
     monkeypatch.setattr(Mapper, "__call__", lambda _self, x: np.full((len(x), TOKENS, 12), 1e5))
     with pytest.raises(MigrationError, match="float16 cannot hold; use float32"):
         migrate_stream(mapper, source, tmp_path / "large", dtype="float16")
@@ -196,7 +198,7 @@ def read_one(path):
 
 @pytest.mark.parametrize("kind", ["tensors", "tables"])
 @pytest.mark.parametrize("protocol", ["memory", "shared"])
-def test_storage_gets_what_a_disk_gets(request, mapper, memory, tmp_path, kind, protocol):
+def test_storage_gets_the_same_files_as_a_disk(request, mapper, memory, tmp_path, kind, protocol):
     source = request.getfixturevalue(kind)
     migrate_stream(mapper, source, tmp_path / "disk", chunk_rows=7)
     files = fsspec.filesystem(protocol)
@@ -205,9 +207,9 @@ def test_storage_gets_what_a_disk_gets(request, mapper, memory, tmp_path, kind, 
     urls = [f"{protocol}://{root}/{name}" for name in ("in", "out")]
     assert migrate_stream(mapper, *urls, chunk_rows=7)["users"] == SHARDS * ROWS
     files.get(f"{root}/out", str(tmp_path / "got"), recursive=True)
-    made = {file.name for file in (tmp_path / "got").iterdir()}
-    assert made - {storage.CLAIM} == {file.name for file in (tmp_path / "disk").iterdir()}
-    for name in made:
+    names = {file.name for file in (tmp_path / "got").iterdir()}
+    assert names - {storage.CLAIM} == {file.name for file in (tmp_path / "disk").iterdir()}
+    for name in names:
         if name.startswith("p-"):
             np.testing.assert_array_equal(
                 read_one(tmp_path / "got" / name), read_one(tmp_path / "disk" / name)
@@ -230,7 +232,7 @@ def test_a_file_url_is_a_folder_of_this_machine(mapper, tensors, tmp_path):
     assert again["skipped"] == SHARDS and not (tmp_path / "out" / storage.CLAIM).exists()
 
 
-def test_a_folder_of_storage_is_of_one_adapter(adapter, mapper, memory, tensors):
+def test_a_folder_of_storage_refuses_a_second_adapter(adapter, mapper, memory, tensors):
     memory.put(str(tensors), "/bulk/in", recursive=True)
     memory.pipe_file("/bulk/out/stream.json", b'{"made_by": "another"}')
     with pytest.raises(MigrationError, match="is of other work .*another adapter"):
@@ -239,7 +241,7 @@ def test_a_folder_of_storage_is_of_one_adapter(adapter, mapper, memory, tensors)
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "message"),
     [
         ("s3://key:SECRET@bucket/in", "with a password or a query"),
         ("s3://bucket/in?signature=SECRET", "with a password or a query"),
@@ -251,14 +253,14 @@ def test_a_folder_of_storage_is_of_one_adapter(adapter, mapper, memory, tensors)
     ],
 )
 def test_urls_that_cannot_be_read_end_in_one_sentence_without_secrets(
-    adapter, tmp_path, url, words
+    adapter, tmp_path, url, message
 ):
     write_adapter(tmp_path / "adapter", adapter, "A card.")
-    words_of = ["migrate-stream", url, "memory://bulk/out", "--adapter", str(tmp_path / "adapter")]
-    ended = CliRunner().invoke(app, words_of)
+    command = ["migrate-stream", url, "memory://bulk/out", "--adapter", str(tmp_path / "adapter")]
+    ended = CliRunner().invoke(app, command)
     text = " ".join(ended.stderr.split())
     assert ended.exit_code == 1 and "SECRET" not in ended.output
-    assert re.search(words, text), text
+    assert re.search(message, text), text
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
@@ -280,18 +282,18 @@ def test_errors_of_storage_are_one_line_without_signatures(memory, monkeypatch):
     assert "memory://bulk/in cannot be listed" in str(error.value)
 
 
-@pytest.mark.parametrize("place", ["disk", "memory"])
+@pytest.mark.parametrize("location", ["disk", "memory"])
 def test_users_are_selected_from_parquet_and_storage_as_from_safetensors(
-    memory, tensors, tables, tmp_path, place
+    memory, tensors, tables, tmp_path, location
 ):
     options = {"budget": 12, "strategy": "kmeans-pca", "clusters": 3, "min_cluster": 1}
     select_stream(tensors, tmp_path / "wanted", **options)
     source, target = tables, tmp_path / "chosen"
-    if place == "memory":
+    if location == "memory":
         memory.put(str(tables), "/bulk/in", recursive=True)
         source, target = "memory://bulk/in", "memory://bulk/chosen"
     assert select_stream(source, target, **options)["users"] == SHARDS * ROWS
-    if place == "memory":
+    if location == "memory":
         memory.get("/bulk/chosen", str(tmp_path / "chosen"), recursive=True)
     expected, chosen = (read_prompts(tmp_path / name) for name in ("wanted", "chosen"))
     assert chosen.user_ids == expected.user_ids
@@ -301,7 +303,7 @@ def test_users_are_selected_from_parquet_and_storage_as_from_safetensors(
 
 
 @pytest.mark.parametrize(
-    ("signals", "words"),
+    ("signals", "message"),
     [
         (None, "There is no file"),
         (b"x", "cannot be read as Parquet"),
@@ -313,7 +315,7 @@ def test_users_are_selected_from_parquet_and_storage_as_from_safetensors(
         ({"loss": range(4)}, "no column variance"),
     ],
 )
-def test_signals_that_cannot_be_used_end_in_a_sentence(tmp_path, signals, words):
+def test_signals_that_cannot_be_used_end_in_a_sentence(tmp_path, signals, message):
     source = parquet_shards(tmp_path / "in", 1, 4)
     file = tmp_path / "signals.parquet"
     if isinstance(signals, bytes):
@@ -321,7 +323,7 @@ def test_signals_that_cannot_be_used_end_in_a_sentence(tmp_path, signals, words)
     elif signals is not None:
         table = {"user_id": [f"u0-{n}" for n in range(4)]} | signals
         pq.write_table(pa.table({name: list(values) for name, values in table.items()}), file)
-    with pytest.raises((DataError, ConfigError, SelectionError), match=words):
+    with pytest.raises((DataError, ConfigError, SelectionError), match=message):
         select_stream(source, tmp_path / "out", strategy="variance", budget=2, signals=file)
     assert not (tmp_path / "out").exists()
 
@@ -333,7 +335,7 @@ def test_parquet_shards_without_user_ids_cannot_be_selected_from(tmp_path):
         select_stream(tmp_path / "in", tmp_path / "out", budget=1, strategy="random")
 
 
-def test_users_who_are_twice_are_refused_before_anything_is_mapped(mapper, tmp_path, caplog):
+def test_repeated_users_are_refused_before_anything_is_mapped(mapper, tmp_path, caplog):
     source, target = tensor_shards(tmp_path / "in", 2, 4), tmp_path / "out"
     _, vectors = prompts(7, 2)
     save_tensors(source / "p-2.safetensors", {"vectors": vectors}, {"user_ids": ["u0-1", "new"]})

@@ -1,4 +1,4 @@
-"""Work on shards on a Ray cluster: the files of one machine, also when nodes, actors and drivers are lost."""
+"""Bulk work on a Ray cluster: the same files as on one machine, also when nodes, actors and drivers are lost."""
 
 import importlib.metadata
 import json
@@ -140,7 +140,7 @@ def times(folder, pattern):
 
 
 def release(folder, shards):
-    """Let work go on with some shards, and forget where it was begun."""
+    """Release some shards, and remove the records of where their work began."""
     for file in folder.glob("began-*"):
         file.unlink()
     for shard in shards:
@@ -148,7 +148,7 @@ def release(folder, shards):
 
 
 def lose_node(ray, folder, shard):
-    """Kill the node that is at work on a shard, and let another go on with it."""
+    """Kill the node that works on a shard, and release the shard for another node."""
     at = wait_for(lambda: (began := folder / f"began-{shard}").exists() and began.read_text())
     (node,) = (node for node in ray.worker_nodes if node.node_id == at)
     ray.remove_node(node, allow_graceful=False)
@@ -156,7 +156,7 @@ def lose_node(ray, folder, shard):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_is_killed_loses_a_node_and_is_cancelled_makes_the_files_of_one_machine(
+def test_files_equal_those_of_one_machine_after_a_kill_a_lost_node_and_a_cancel(
     ray, cluster, world, killed, monkeypatch, name
 ):
     use_waiting_work(monkeypatch.setattr)
@@ -199,20 +199,20 @@ def test_a_command_that_is_killed_loses_a_node_and_is_cancelled_makes_the_files_
             if KILLED_AT <= number < CANCELLED_AT
         ]
         assert seen and seen == expected[: len(seen)]
-    told = FINISH[name](world, folder, ["--on", ray.address, "--actors", 1])
+    report = FINISH[name](world, folder, ["--on", ray.address, "--actors", 1])
     assert at_cancel.items() <= times(target, OUTPUTS[name]).items()
     if name != "select":
-        assert (told["shards"], told["skipped"]) == (len(shards), CANCELLED_AT)
+        assert (report["shards"], report["skipped"]) == (len(shards), CANCELLED_AT)
 
 
 def finish_migration(_world, folder, on):
     words = ["migrate-stream", f"shared://{folder / 'in'}", f"shared://{folder / 'out'}"]
-    told = invoked([*words, "--adapter", folder / "adapter", "--chunk-rows", 16, *on])
-    assert told["users"] == (SHARDS - CANCELLED_AT) * ROWS
-    there, here = (contents(folder / name) for name in ("out", "here"))
-    assert there.keys() - {"stream.json"} == here.keys() - {"stream.json"}
-    assert all(there[name] == here[name] for name in here.keys() - {"stream.json"})
-    return told
+    report = invoked([*words, "--adapter", folder / "adapter", "--chunk-rows", 16, *on])
+    assert report["users"] == (SHARDS - CANCELLED_AT) * ROWS
+    actual, expected = (contents(folder / name) for name in ("out", "here"))
+    assert actual.keys() - {"stream.json"} == expected.keys() - {"stream.json"}
+    assert all(actual[name] == expected[name] for name in expected.keys() - {"stream.json"})
+    return report
 
 
 def finish_selection(_world, folder, on):
@@ -220,25 +220,25 @@ def finish_selection(_world, folder, on):
     words = ["select-stream", f"shared://{folder / 'in'}", folder / "out"]
     for option, value in SELECTING.items():
         words += [f"--{option.replace('_', '-')}", value]
-    told = invoked([*words, *on])
-    assert (told["users"], told["selected"]) == (SHARDS * ROWS, SELECTING["budget"])
+    report = invoked([*words, *on])
+    assert (report["users"], report["selected"]) == (SHARDS * ROWS, SELECTING["budget"])
     assert contents(folder / "out") == contents(folder / "here")
-    return told
+    return report
 
 
 def finish_evaluation(world, folder, _on):
     # This machine takes over what nodes began.
     words = ["evaluate-stream", folder / "in", folder / "out", "--like", "moved"]
-    told = invoked([*words, "-w", folder / "workspace", "--device", "cpu"])
+    report = invoked([*words, "-w", folder / "workspace", "--device", "cpu"])
     # The sums of a float depend on the number of threads, and a node takes its own.
     for name, value in world.scores.items():
         if name not in ("metrics", "skipped"):
-            assert told[name] == value, name
+            assert report[name] == value, name
     for name, metric in world.scores["metrics"].items():
-        assert told["metrics"][name] == pytest.approx(metric, rel=1e-5), name
-    ours, theirs = (read_scores(folder / name) for name in ("out", "here"))
-    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-5)
-    return told
+        assert report["metrics"][name] == pytest.approx(metric, rel=1e-5), name
+    actual, expected = (read_scores(folder / name) for name in ("out", "here"))
+    pd.testing.assert_frame_equal(actual, expected, rtol=1e-5)
+    return report
 
 
 FINISH = {"migrate": finish_migration, "select": finish_selection, "evaluate": finish_evaluation}
@@ -260,7 +260,7 @@ def test_two_mappings_at_once_in_a_full_object_store(cluster, mapper, tmp_path):
     import ray
 
     # The store of a simulated node has 150 MiB.
-    others = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
+    objects = [ray.put(np.zeros(40 << 20, np.uint8)) for _ in range(4)]
     sources = {kind: write(tmp_path / kind, SHARDS, ROWS) for kind, write in KINDS.items()}
 
     def mapped(kind):
@@ -272,9 +272,9 @@ def test_two_mappings_at_once_in_a_full_object_store(cluster, mapper, tmp_path):
         assert [result["users"] for result in pool.map(mapped, KINDS)] == [SHARDS * ROWS] * 2
     for kind, source in sources.items():
         migrate_stream(mapper, source, tmp_path / f"{kind}-here", chunk_rows=16)
-        there, here = (contents(tmp_path / f"{kind}-{place}") for place in ("there", "here"))
-        assert there == here
-    assert len(others) == 4
+        actual, expected = (contents(tmp_path / f"{kind}-{place}") for place in ("there", "here"))
+        assert actual == expected
+    assert len(objects) == 4
 
 
 def test_other_versions_are_refused_before_anything_is_done(cluster, mapper, tmp_path, monkeypatch):
@@ -289,24 +289,24 @@ def test_other_versions_are_refused_before_anything_is_done(cluster, mapper, tmp
     assert contents(tmp_path / "out") == {}
 
 
-def test_a_piece_whose_process_is_lost_is_done_again_and_given_up_when_it_is_lost_each_time(
+def test_a_piece_whose_process_is_lost_is_repeated_a_limited_number_of_times(
     cluster, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(cluster_stream, "MAX_LOST", 1)
     pieces = [{"file": str(tmp_path / f"lost-{times}"), "times": times} for times in (1, 2)]
-    done = []
+    results = []
     with pytest.raises(JobError, match=r"was lost each time .*memory of the nodes"):
         for finished in cluster_stream.stream(cluster, LostWork, (), pieces, Execution(), actors=1):
-            done.append(finished)
-    assert done == [(0, b"done")]
+            results.append(finished)
+    assert results == [(0, b"done")]
     assert [len((tmp_path / f"lost-{times}").read_text()) for times in (1, 2)] == [2, 2]
 
 
-def test_folders_that_a_node_does_not_see_and_actors_without_a_cluster_are_refused(tmp_path):
+def test_folders_that_a_node_cannot_read_and_actors_without_a_cluster_are_refused(tmp_path):
     node = ShardMapping(adapter_file(), "cpu")
     task = {"source": str(tmp_path), "target": str(tmp_path / "b"), "name": "a.safetensors"}
     with pytest.raises(MigrationError, match="all nodes of the cluster share"):
         node.do(task | {"origin": "x", "chunk_rows": 4, "dtype": "float32"})
-    words = ["migrate-stream", tmp_path, tmp_path / "out", "--adapter", "x", "--actors", "2"]
-    ended = CliRunner().invoke(app, [str(word) for word in words])
+    arguments = ["migrate-stream", tmp_path, tmp_path / "out", "--adapter", "x", "--actors", "2"]
+    ended = CliRunner().invoke(app, [str(word) for word in arguments])
     assert ended.exit_code == 1 and "name it with --on" in ended.stderr

@@ -1,4 +1,4 @@
-"""Servers under hostile clients: malformed bodies, slow ones, foreign names, and endless logs."""
+"""Servers and hostile clients: malformed and slow bodies, foreign host names, and endless logs."""
 
 import contextlib
 import http.client
@@ -166,15 +166,15 @@ def test_damaged_bodies_get_the_right_values_or_a_4xx(server):
     """Random bytes of good bodies are changed, removed or doubled."""
     port, _ = server
     rng = np.random.default_rng(0)
-    good = {
+    bodies = {
         JSON: json.dumps({"user_ids": ["a", 2], "vectors": [[0.5] * 8] * 2}).encode(),
         TENSORS: save({"vectors": np.full((2, 3, 8), 0.5, np.float32)}, {"of": "two"}),
     }
-    for media, body in good.items():
+    for media, body in bodies.items():
         for _ in range(150):
-            place, kind = rng.integers(len(body)), rng.integers(3)
-            new = (bytes([rng.integers(256)]), b"", body[place : place + 9] * 2)[kind]
-            status, content, _ = ask(port, body[:place] + new + body[place + 1 :], media)
+            position, kind = rng.integers(len(body)), rng.integers(3)
+            new = (bytes([rng.integers(256)]), b"", body[position : position + 9] * 2)[kind]
+            status, content, _ = ask(port, body[:position] + new + body[position + 1 :], media)
             assert status == 200 or (400 <= status < 500 and json.loads(content)["error"])
 
 
@@ -192,7 +192,7 @@ def test_tokens_are_limited_as_users_are(server):
     assert ask(server[0], tensors(np.zeros((2, 250, 8), np.float32)), TENSORS)[0] == 200
 
 
-def test_broken_requests_get_a_4xx_and_paths_that_are_not_there_404(server):
+def test_broken_requests_get_a_4xx_and_unknown_paths_a_404(server):
     port, _ = server
     for raw in (
         b"\x16\x03\x01\x02",
@@ -257,8 +257,8 @@ HEADERS = b"POST /v1/migrate HTTP/1.1\r\nHost: localhost\r\nContent-Type: applic
 HALVES = [b"", b"POST /v1/mig", HEADERS, HEADERS + b"Content-Length: 100\r\n\r\n{"]
 
 
-def test_half_open_connections_and_slow_bodies_stop_nobody():
-    """Eighty unfinished requests on a server of sixteen connections, and many good ones between."""
+def test_unfinished_requests_do_not_block_other_clients():
+    """Eighty unfinished requests and many valid ones, on a server of sixteen connections."""
     limits = ConnectionLimits(connections=16)
     with serving(limits=Limits(waiting=2), connections=limits) as (port, counters):
         slow = []
@@ -283,7 +283,7 @@ def test_an_unfinished_request_is_closed_at_its_deadline():
         assert ask(port)[0] == 200 and counters.answers[408] == 1
 
 
-def test_bytes_that_trickle_in_do_not_move_the_deadline():
+def test_slowly_sent_bytes_do_not_extend_the_deadline():
     with serving(connections=ConnectionLimits(request_seconds=1)) as (port, counters):
         client = half(port, b"GET /healthz HTTP/1.1\r\nX: ")
         with pytest.raises(OSError):
@@ -329,7 +329,7 @@ def test_a_client_that_leaves_is_counted_and_not_logged(caplog):
         ("0.0.0.0", ["*"], "anything.example", True),
     ],
 )
-def test_a_server_answers_to_its_own_names(address, added, host, allowed):
+def test_a_server_accepts_only_its_own_host_names(address, added, host, allowed):
     assert AllowedHosts(address, added).allows(host) is allowed
 
 
@@ -355,16 +355,16 @@ def test_pages_of_other_origins_may_not_send_requests(added, origin, host, allow
 
 
 def test_names_of_hosts_are_checked():
-    for wrong in ("http://puma.example", "puma example", "puma.example/x", "*puma"):
+    for host in ("http://puma.example", "puma example", "puma.example/x", "*puma"):
         with pytest.raises(ConfigError, match="not a name of a host"):
-            AllowedHosts("localhost", [wrong])
+            AllowedHosts("localhost", [host])
 
 
 def test_a_foreign_host_or_origin_gets_403(server):
     port, counters = server
     before = counters.answers[403]
-    own = f"http://127.0.0.1:{port}"
-    assert ask(port, headers={"Origin": own})[0] == 200
+    origin = f"http://127.0.0.1:{port}"
+    assert ask(port, headers={"Origin": origin})[0] == 200
     for headers in ({"Host": "evil.example"}, {"Origin": "http://127.0.0.1:1"}):
         status, content, _ = ask(port, headers=headers)
         assert status == 403 and json.loads(content)["error"]

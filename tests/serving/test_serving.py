@@ -160,23 +160,23 @@ def test_every_request_but_health_needs_a_token(url, mapper):
 
 
 def test_concurrent_clients_get_their_own_results(url, mapper):
-    wrong = []
+    errors = []
 
     def client(seed):
-        mine = vectors(4, seed=seed)
+        prompts = vectors(4, seed=seed)
         for _ in range(5):
-            status, content, _ = ask(url, body=json.dumps({"vectors": mine.tolist()}).encode())
+            status, content, _ = ask(url, body=json.dumps({"vectors": prompts.tolist()}).encode())
             if status == 503:
                 continue
-            if not np.allclose(json.loads(content)["vectors"], mapper(mine), atol=1e-6):
-                wrong.append(seed)
+            if not np.allclose(json.loads(content)["vectors"], mapper(prompts), atol=1e-6):
+                errors.append(seed)
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert errors == []
 
 
 def test_the_server_listens_on_the_network_only_with_a_token(folder, monkeypatch):
@@ -283,14 +283,14 @@ def test_a_killed_stream_resumes_at_the_first_unfinished_shard(folder, tmp_path)
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait(120) == -signal.SIGKILL
-    done = {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")}
-    assert 0 < len(done) < 40
-    for name in done:
+    times = {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")}
+    assert 0 < len(times) < 40
+    for name in times:
         with safe_open(target / name, framework="np") as file:
             assert file.get_slice("vectors").get_shape() == [600, 2, 12]
     again = CliRunner().invoke(app, [*command[len(PUMA) : -1], "500"])
     assert again.exit_code == 0, again.output
     report = json.loads(again.stdout)
-    assert report["skipped"] == len(done) and report["users"] == 600 * (40 - len(done))
-    assert all((target / name).stat().st_mtime_ns == time for name, time in done.items())
+    assert report["skipped"] == len(times) and report["users"] == 600 * (40 - len(times))
+    assert all((target / name).stat().st_mtime_ns == time for name, time in times.items())
     assert not list(Path(target).glob(".*.tmp")) and len(read_prompts(target).user_ids) == 24_000

@@ -62,7 +62,7 @@ def test_a_what_if_prediction_equals_that_of_the_evaluation(world):
 
 
 @pytest.mark.parametrize(
-    ("user", "title", "said"),
+    ("user", "title", "message"),
     [
         ("003", " \n", "title is empty"),
         ("003", "x" * 10_000, "10,000 characters"),
@@ -72,29 +72,29 @@ def test_a_what_if_prediction_equals_that_of_the_evaluation(world):
         ("u" * 10_000, "Dune", "10,000 characters"),
     ],
 )
-def test_an_impossible_title_or_user_is_refused(world, user, title, said):
-    for ask in (whatif.predict, pipeline.predict_title):
-        with pytest.raises(DataError, match=said):
-            ask(world["ws"], world["runs"][0].id, user, title)
+def test_an_impossible_title_or_user_is_refused(world, user, title, message):
+    for predict in (whatif.predict, pipeline.predict_title):
+        with pytest.raises(DataError, match=message):
+            predict(world["ws"], world["runs"][0].id, user, title)
 
 
-def test_a_template_of_ones_own_is_read_from_its_file(world, tmp_path):
+def test_a_template_is_read_from_its_file(world, tmp_path):
     ws, run = world["ws"], world["runs"][0].id
     file = tmp_path / "own.toml"
     file.write_text('task = "rating"\ntext = "{item} by a reader like {prompt}. Stars:"\n')
-    own = whatif.predict(ws, run, "003", "Dune", template=str(file))
-    assert own.template.startswith("rating-custom-")
-    assert own.value != whatif.predict(ws, run, "003", "Dune").value
+    prediction = whatif.predict(ws, run, "003", "Dune", template=str(file))
+    assert prediction.template.startswith("rating-custom-")
+    assert prediction.value != whatif.predict(ws, run, "003", "Dune").value
     command = ["-w", str(ws.root), "predict", run, "--user", "003", "--title", "Dune"]
     command += ["--template", str(file), "--json"]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["value"] == pytest.approx(own.value, abs=1e-5)
-    for ask in (whatif.predict, pipeline.predict_title):
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["value"] == pytest.approx(prediction.value, abs=1e-5)
+    for predict in (whatif.predict, pipeline.predict_title):
         with pytest.raises(TemplateError, match="is for clicks, and the prompts of .* for ratings"):
-            ask(ws, run, "003", "Dune", template="click")
+            predict(ws, run, "003", "Dune", template="click")
         with pytest.raises(TemplateError, match="cannot be read"):
-            ask(ws, run, "003", "Dune", template=str(tmp_path / "none.toml"))
+            predict(ws, run, "003", "Dune", template=str(tmp_path / "none.toml"))
 
 
 def test_a_run_without_prompts_is_refused(world):
@@ -157,7 +157,7 @@ def test_bad_requests_get_an_error_and_the_process_survives(world, route, body, 
 
 
 def test_silent_clients_do_not_block_others(world):
-    """More unfinished requests than the process holds connections, and questions between them."""
+    """More unfinished requests than connections of the process, with valid ones between them."""
     ws, run = world["ws"], world["runs"][0].id
     expected = whatif.predict(ws, run, "003", "Dune").value
     with contextlib.ExitStack() as stack:
@@ -180,11 +180,11 @@ def test_the_deprecated_names_still_work(world):
 
 def test_the_command_line_predicts_the_same(world):
     ws, run = world["ws"], world["runs"][1]
-    words = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
-    shown = CliRunner().invoke(app, words)
-    assert shown.exit_code == 0, shown.output
+    command = ["predict", run.id, "--user", "003", "--title", "Dune", "--json", "-w", str(ws.root)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
     prediction = whatif.predict(ws, run.id, "003", "Dune")
-    assert json.loads(shown.stdout)["value"] == pytest.approx(prediction.value, abs=1e-5)
+    assert json.loads(result.stdout)["value"] == pytest.approx(prediction.value, abs=1e-5)
 
 
 def test_the_cache_holds_a_limited_number_of_runs(world):
@@ -198,9 +198,9 @@ def test_the_cache_holds_a_limited_number_of_runs(world):
 
 def test_a_click_is_predicted_with_the_latest_history(tmp_path):
     rows = [
-        {"user_id": user, "item_id": f"i{item}", "outcome": (item + place) % 2, "time": item}
+        {"user_id": user, "item_id": f"i{item}", "outcome": (item + number) % 2, "time": item}
         | {"text": f"Story {item}", "history": f"i{item - 1}|i{item - 2}" if item > 1 else ""}
-        for place, user in enumerate(("a", "b", "c"))
+        for number, user in enumerate(("a", "b", "c"))
         for item in range(12)
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "clicks.csv", index=False)
@@ -270,8 +270,8 @@ def test_prompts_read_in_blocks_equal_the_whole_table(world, monkeypatch):
     rows = pipeline.PromptTableReader(ws, run)
     blocks = list(rows.blocks())
     assert [start for start, _ in blocks] == [0, 3, 6]
-    whole = np.concatenate([block for _, block in blocks]).reshape(table.vectors.shape)
-    assert np.array_equal(whole, table.vectors)
+    joined = np.concatenate([block for _, block in blocks]).reshape(table.vectors.shape)
+    assert np.array_equal(joined, table.vectors)
     for row, user in enumerate(table.user_ids.tolist()):
         assert rows.row_of(user) == row
         assert np.array_equal(rows.vector(user), table.vectors[row])
@@ -283,7 +283,7 @@ def test_prompts_read_in_blocks_equal_the_whole_table(world, monkeypatch):
 
 def test_rows_of_some_users_are_read_without_the_rest(world):
     ws, data = world["ws"], world["data"]
-    whole = ws.get_table(data.id, "interactions")
+    interactions = ws.get_table(data.id, "interactions")
     some = ws.get_table(data.id, "interactions", where={"user_id": ["002", "005", "none"]})
-    expected = whole[whole["user_id"].isin(["002", "005"])]
+    expected = interactions[interactions["user_id"].isin(["002", "005"])]
     assert some.to_dict("records") == expected.to_dict("records") and len(some)

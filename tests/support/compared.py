@@ -88,28 +88,28 @@ def migrate(ws, sources, model, selection=None, role="migrated", seconds=1.0, na
     )
 
 
-def evaluate(ws, subject, noise, hurt=0, seed=0, *, ordered=True, **config):
+def evaluate(ws, prompts_run, noise, hurt=0, seed=0, *, ordered=True, **config):
     """Evaluate random predictions; the first `hurt` users get far worse ones.
 
-    ordered: False: predict the mean rating 3 with little noise, which orders no items. config: of the
-    evaluation, beside its method and split.
+    ordered: False predicts the mean rating 3 with little noise, which orders no items. config: further
+    settings of the evaluation.
     """
-    data = pipeline.load_dataset(ws, subject.inputs["dataset"])
+    data = pipeline.load_dataset(ws, prompts_run.inputs["dataset"])
     run = ws.begin(
         "evaluation",
-        name=f"eval-{subject.name}"[:150],
-        config={"method": subject.config["role"], "split": "test", **config},
-        inputs={"prompts": subject.id, "dataset": subject.inputs["dataset"]},
+        name=f"eval-{prompts_run.name}"[:150],
+        config={"method": prompts_run.config["role"], "split": "test", **config},
+        inputs={"prompts": prompts_run.id, "dataset": prompts_run.inputs["dataset"]},
     )
     rows = data.rows("test")
     rng = np.random.default_rng(seed)
-    drawn = rows["outcome"].to_numpy(float) + noise * rng.normal(0, 1, len(rows))
+    predictions = rows["outcome"].to_numpy(float) + noise * rng.normal(0, 1, len(rows))
     if not ordered:
-        drawn = 3 + 0.01 * rng.normal(0, 1, len(rows))
-    drawn += np.where(rows["user_id"].isin(data.users[:hurt]), 3.0, 0.0)
+        predictions = 3 + 0.01 * rng.normal(0, 1, len(rows))
+    predictions += np.where(rows["user_id"].isin(data.users[:hurt]), 3.0, 0.0)
     if data.task == "click":
-        drawn = 1 / (1 + np.exp(-2 * (drawn - 0.5)))
-    summary = evaluating.store_scores(ws, run.id, data, "test", drawn)
+        predictions = 1 / (1 + np.exp(-2 * (predictions - 0.5)))
+    summary = evaluating.store_scores(ws, run.id, data, "test", predictions)
     return ws.finish(run.id, seconds=1.0, device="cpu", summary=summary)
 
 
@@ -119,13 +119,19 @@ def workspace(folder, task="rating", hurt=3, hostile=False):
     data = import_data(ws, folder, task)
     old, new = backbone(ws, "old"), backbone(ws, HOSTILE if hostile else "new")
     source = prompts(ws, data, old, "source", 50.0)
-    few = migrate(ws, [source], new, select(ws, source), seconds=2.0, name="few")
-    everybody = migrate(ws, [source], new, seconds=8.0, name="everybody")
-    again = prompts(ws, data, new, "retrained", 40.0)
+    on_few_users = migrate(ws, [source], new, select(ws, source), seconds=2.0, name="few")
+    on_all_users = migrate(ws, [source], new, seconds=8.0, name="everybody")
+    retrained = prompts(ws, data, new, "retrained", 40.0)
     control = migrate(ws, [source], new, role="shuffled", seconds=8.0)
-    noises = (source, 0.80), (few, 0.81), (everybody, 0.80), (again, 0.80), (control, 1.2)
+    noises = (
+        (source, 0.80),
+        (on_few_users, 0.81),
+        (on_all_users, 0.80),
+        (retrained, 0.80),
+        (control, 1.2),
+    )
     evaluated = [
-        evaluate(ws, run, noise, hurt if run is few else 0, seed)
+        evaluate(ws, run, noise, hurt if run is on_few_users else 0, seed)
         for seed, (run, noise) in enumerate(noises)
     ]
     name = HOSTILE if hostile else "all of them"

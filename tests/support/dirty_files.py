@@ -111,8 +111,8 @@ def dirty_movielens(kind, rows, items):
     if kind == "csv":
         rows[3] = ",".join(f'"{value}"' for value in rows[3].split(","))
 
-    def changed(place, *values):
-        return [mark.join([*good[:place], value, *good[place + 1 :]]) for value in values]
+    def changed(number, *values):
+        return [mark.join([*good[:number], value, *good[number + 1 :]]) for value in values]
 
     bad = {
         "without 4 fields": ["1", mark.join(good[:3]), mark.join([*good, "more"])],

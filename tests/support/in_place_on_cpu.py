@@ -1,4 +1,4 @@
-"""Attention in place on a CPU, from plain operations: so that what calls it runs without a GPU."""
+"""Attention in place on a CPU, from plain operations, to test its callers without a GPU."""
 
 import torch
 
@@ -11,9 +11,12 @@ from puma_engine.backbone.attention.triton_attention import (
 def _parts(query, key, value, layer, tiles, scale):
     """Queries by key head, all keys and values of each row, and the probabilities."""
     batch, kv_heads, length, _ = key.shape
-    _, count, own, tokens, common, order = tiles.unbind(1)
+    _, count, first_position, prefix_length, common, order = tiles.unbind(1)
     start, sizes = torch.empty(2, batch, 1, dtype=torch.long).unbind(0)
-    start[order, 0], sizes[order, 0] = own.repeat_interleave(count), tokens.repeat_interleave(count)
+    start[order, 0], sizes[order, 0] = (
+        first_position.repeat_interleave(count),
+        prefix_length.repeat_interleave(count),
+    )
     common = common[0]
     column = torch.arange(int(sizes.max()))
     exists = column < sizes
@@ -45,5 +48,5 @@ def _(query, key, value, layer, tiles, out, lse, d_out, one_block, scale):
     d_key = (ds.transpose(3, 4) @ q).sum(2)[:, :, -length:]
     d_value = (p.transpose(3, 4) @ d_o).sum(2)[:, :, -length:]
     gradients = (ds @ k).flatten(1, 2), d_key, d_value
-    given = query, key, value
-    return tuple(torch.empty_like(x).copy_(g) for x, g in zip(given, gradients, strict=True))
+    inputs = query, key, value
+    return tuple(torch.empty_like(x).copy_(g) for x, g in zip(inputs, gradients, strict=True))

@@ -1,4 +1,4 @@
-"""Work whose process is lost, as where memory runs out; a module that nodes load fast."""
+"""Work that kills its process, as the kernel does when memory runs out; nodes load this module fast."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class LostWork:
-    """Kills its process as often as a piece says, and notes each time in the piece's file."""
+    """Work that kills its process `times` times, and counts the attempts in the file of the piece."""
 
     def do(self, piece):
         file = Path(piece["file"])

@@ -85,13 +85,13 @@ def yelp_business(business, name, categories="Thai, Restaurants"):
 
 def ratings(users, items, seed=0):
     """Return (user number, item number, rating, seconds) of every pair, shuffled, times unique."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     rows = [
-        (user, item, draw.randint(1, 5), START + DAY * user + 60 * item)
+        (user, item, rng.randint(1, 5), START + DAY * user + 60 * item)
         for user in range(users)
         for item in range(items)
     ]
-    draw.shuffle(rows)
+    rng.shuffle(rows)
     return rows
 
 
@@ -137,51 +137,51 @@ def news(item, title):
     return f"{item}\tsports\tsoccer\t{title}\tAbstract\thttps://example.org\t[]\t[]"
 
 
-def behavior(number, user, time, history, shown):
-    return f"{number}\t{user}\t{time}\t{' '.join(history)}\t{' '.join(shown)}"
+def behavior(number, user, time, history, impressions):
+    return f"{number}\t{user}\t{time}\t{' '.join(history)}\t{' '.join(impressions)}"
 
 
 def mind_lines(users=8, titles=120, seed=0):
     """Return lines of behaviors of train and dev, and of news, of users who pass the filters."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     names = [f"N{number}" for number in range(titles)]
     parts = {"train": [], "dev": []}
     for user in range(users):
-        past = draw.sample(names, 10)
+        past = rng.sample(names, 10)
         for part, sessions in (("train", 5), ("dev", 2)):
             for session in range(sessions):
                 day = 10 + session if part == "train" else 15
-                shown = draw.sample(names, 24)
-                clicks = [f"{item}-{int(position < 3)}" for position, item in enumerate(shown)]
-                draw.shuffle(clicks)
+                items = rng.sample(names, 24)
+                clicks = [f"{item}-{int(position < 3)}" for position, item in enumerate(items)]
+                rng.shuffle(clicks)
                 time = f"11/{day}/2019 {1 + session}:05:{user:02} {'AM' if user % 2 else 'PM'}"
                 parts[part].append(behavior(len(parts[part]), f"U{user}", time, past, clicks))
     return parts["train"], parts["dev"], [news(item, f'News "{item}"') for item in names]
 
 
-def write_amazon(folder: Path, name="Movies_and_TV.jsonl", records=None, **how):
+def write_amazon(folder: Path, name="Movies_and_TV.jsonl", records=None, **options):
     reviews, items = records or amazon_records()
-    write(folder / f"meta_{name}", items, **how)
-    return write(folder / name, reviews, **how)
+    write(folder / f"meta_{name}", items, **options)
+    return write(folder / name, reviews, **options)
 
 
-def write_yelp(folder: Path, records=None, **how):
+def write_yelp(folder: Path, records=None, **options):
     reviews, items = records or yelp_records()
-    write(folder / "yelp_academic_dataset_business.json", items, **how)
-    write(folder / "yelp_academic_dataset_review.json", reviews, **how)
+    write(folder / "yelp_academic_dataset_business.json", items, **options)
+    write(folder / "yelp_academic_dataset_review.json", reviews, **options)
     return folder
 
 
-def write_movielens(folder: Path, kind="csv", records=None, **how):
+def write_movielens(folder: Path, kind="csv", records=None, **options):
     body, films = records or (movielens_csv() if kind == "csv" else movielens_dat())
-    write(folder / f"movies.{kind}", films, **how)
-    write(folder / f"ratings.{kind}", body, **how)
+    write(folder / f"movies.{kind}", films, **options)
+    write(folder / f"ratings.{kind}", body, **options)
     return folder
 
 
-def write_mind(folder: Path, lines=None, **how):
+def write_mind(folder: Path, lines=None, **options):
     train, dev, titles = lines or mind_lines()
     for part, body in (("MINDlarge_train", train), ("MINDlarge_dev", dev)):
-        write(folder / part / "behaviors.tsv", body, **how)
-        write(folder / part / "news.tsv", titles, **how)
+        write(folder / part / "behaviors.tsv", body, **options)
+        write(folder / part / "news.tsv", titles, **options)
     return folder

@@ -50,9 +50,9 @@ class TinyHub:
         self.asked.append(request.path)
         assert request.headers["Authorization"] == "Bearer hf_of_the_test"
         if words[1:] == ["repos", "create"]:
-            asked = json.loads(content)
-            name = f"{asked['organization']}/{asked['name']}"
-            private = asked.get("private", asked.get("visibility") == "private")
+            requested = json.loads(content)
+            name = f"{requested['organization']}/{requested['name']}"
+            private = requested.get("private", requested.get("visibility") == "private")
             self.created.append((name, private))
             self.repos[name] = self.accepts / name
             self.repos[name].mkdir(parents=True)

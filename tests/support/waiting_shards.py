@@ -63,7 +63,7 @@ class WaitingEvaluation(bulk_evaluation.ShardEvaluation):
 
 
 def use_waiting_work(replace=setattr):
-    """Let commands of this process do such work. replace: sets an attribute, as `setattr`."""
+    """Make the commands of this process wait so. replace: sets an attribute, as `setattr`."""
     replace(cluster_bulk, "ShardMapping", WaitingMapping)
     replace(cluster_bulk, "ShardReading", WaitingReading)
     replace(bulk_evaluation, "ShardEvaluation", WaitingEvaluation)
@@ -78,8 +78,8 @@ def migrate(folder, cluster, execution, **options):
     mapper = Mapper(read_adapter(folder / "adapter"), "cpu")
     mapping = ShardsOnCluster(cluster, mapper, execution, actors=1)
     # Nodes reach these folders as storage.
-    places = [f"shared://{folder / name}" for name in ("in", "out")]
-    return migrate_stream(mapper, *places, chunk_rows=16, map_shards=mapping, **options)
+    urls = [f"shared://{folder / name}" for name in ("in", "out")]
+    return migrate_stream(mapper, *urls, chunk_rows=16, map_shards=mapping, **options)
 
 
 def select(folder, cluster, execution, **_options):
@@ -90,8 +90,8 @@ def select(folder, cluster, execution, **_options):
 def evaluate(folder, cluster, execution, **options):
     ws = Workspace.open(folder / "workspace")
     scored = ShardsScoredOnCluster(cluster, execution, actors=1)
-    places = [folder / name for name in ("in", "out")]
-    return bulk_evaluation.evaluate_stream(ws, *places, "moved", do_pieces=scored, **options)
+    folders = [folder / name for name in ("in", "out")]
+    return bulk_evaluation.evaluate_stream(ws, *folders, "moved", do_pieces=scored, **options)
 
 
 COMMANDS = {"migrate": migrate, "select": select, "evaluate": evaluate}
