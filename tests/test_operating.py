@@ -46,10 +46,10 @@ def test_the_values_for_kubernetes_are_yaml_with_what_the_chart_takes():
     assert mounts == {volume["name"] for volume in values["worker"]["volumes"]}
 
 
-def rate(file, key, **wanted):
+def rate(file, key, **measurement):
     """Return the rate of the one measurement that is wanted."""
     rows = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))["rows"]
-    (value,) = (row[key] for row in rows if wanted.items() <= row.items())
+    (value,) = (row[key] for row in rows if measurement.items() <= row.items())
     return value
 
 
@@ -72,7 +72,7 @@ def test_the_plan_follows_from_measured_rates():
     )
     fitted = users * examples / fitting / 3600
     minutes, text = core_hours / 64 * 60, " ".join(GUIDE.split())
-    for words in (
+    for sentence in (
         f"mapping {mapping:,.0f} users/s, choosing {choosing:,.0f} users/s",
         f"training an adapter {training:,.0f}, fitting prompts {fitting:,.0f}, predicting {predicting:,.0f} ex",
         f"x 8 KiB | {read / 1e12:.2f} TB |",
@@ -89,4 +89,4 @@ def test_the_plan_follows_from_measured_rates():
         f"one shard, {2e6 / mapping / 60:.1f} minutes of a core",
         f"take {3 * users / predicting / 3600:.1f} GPU hours a model",
     ):
-        assert words in text, words
+        assert sentence in text, sentence

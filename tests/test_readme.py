@@ -77,8 +77,8 @@ def test_the_figures_equal_those_of_the_reports():
                 digits = 0 if share > 10 else 1
                 assert f"({share:.{digits}f} %)" in cell, (dataset, label, share)
         assert len(table["full retraining"]) >= len(REPORTS)
-    few = [_excess(dataset) for dataset in REPORTS[:2]]
-    for excess, data in zip(few, ("books", "films"), strict=True):
+    excesses = [_excess(dataset) for dataset in REPORTS[:2]]
+    for excess, data in zip(excesses, ("books", "films"), strict=True):
         side = "worse" if excess > 0 else "better"
         share = f"{abs(excess):.1%}".replace("%", " %")
         assert f"{share} {side} on {data}" in " ".join(README.split())

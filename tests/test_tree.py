@@ -71,8 +71,8 @@ def test_packages_import_only_earlier_ones(path):
     if not package:
         return
     allowed = {"", *PACKAGES[: PACKAGES.index(package) + 1]}
-    others = {name for name in names if name in MODULES and package_of(name) not in allowed}
-    assert not others
+    disallowed = {name for name in names if name in MODULES and package_of(name) not in allowed}
+    assert not disallowed
     assert "puma_engine" not in names, "name the module, not the package's face"
 
 

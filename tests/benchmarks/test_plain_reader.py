@@ -65,9 +65,13 @@ def test_training_has_the_losses_of_the_plain_reader(tmp_path, template, monkeyp
 def test_flops_equal_the_count_of_torch(tokens, epochs):
     dataset = load_shipped("movietweetings", users=4)
     backbone = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
-    once = TrainingConfig(epochs=epochs, batch_size=64, patience=0)
+    training = TrainingConfig(epochs=epochs, batch_size=64, patience=0)
     with FlopCounterMode(display=False) as counter:
         fitted = fit_prompts(
-            backbone, dataset, template="rating", training=once, prompt=PromptConfig(tokens=tokens)
+            backbone,
+            dataset,
+            template="rating",
+            training=training,
+            prompt=PromptConfig(tokens=tokens),
         )
     assert fitted.flops == pytest.approx(counter.get_total_flops(), rel=0.25)

@@ -8,7 +8,7 @@ from provenance import provenance
 
 
 @pytest.mark.parametrize(
-    ("given", "recorded"),
+    ("command", "recorded"),
     [
         ("HERE/benchmarks/scale.py --users 10 300", "benchmarks/scale.py --users 10 300"),
         ("scale.py --folder /a/large/disk --out HERE/a/b.json", "scale.py --folder disk --out a/b.json"),
@@ -16,8 +16,8 @@ from provenance import provenance
         ("scale.py --out b.json --second '' '/a/two words'", "scale.py --out b.json --second '' 'two words'"),
     ],
 )  # fmt: skip
-def test_a_command_is_recorded_without_local_folders(tmp_path, monkeypatch, given, recorded):
+def test_a_command_is_recorded_without_local_folders(tmp_path, monkeypatch, command, recorded):
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(given.replace("HERE", str(tmp_path)))
-    monkeypatch.setattr(sys, "argv", words)
+    arguments = shlex.split(command.replace("HERE", str(tmp_path)))
+    monkeypatch.setattr(sys, "argv", arguments)
     assert provenance()["command"] == f"python {recorded}"

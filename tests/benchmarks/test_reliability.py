@@ -42,14 +42,14 @@ def results(tmp_path_factory):
 
 def test_killed_commands_end_well_when_they_are_run_again(results):
     assert [row["workload"] for row in results["kills"]["rows"]] == ["import"]
-    for part, least in (("kills", 6), ("power_losses", 0)):
+    for part, minimum in (("kills", 6), ("power_losses", 0)):
         figures = results[part]
         totals = dict(figures["totals"])
-        assert totals.pop("tries") and totals.pop("kills") >= least
+        assert totals.pop("tries") and totals.pop("kills") >= minimum
         assert not any(totals.values()) and not figures["broken_processes"], figures["examples"]
 
 
-def test_whole_files_and_folders_survive_a_power_loss(tmp_path, monkeypatch):
+def test_complete_files_and_folders_survive_a_power_loss(tmp_path, monkeypatch):
     for name in FUNCTIONS:
         monkeypatch.setattr(os, name, getattr(os, name))  # gives them back in the end
     monkeypatch.setattr(sqlite3, "connect", sqlite3.connect)
@@ -70,12 +70,12 @@ def test_whole_files_and_folders_survive_a_power_loss(tmp_path, monkeypatch):
         (folder / "inside.txt").write_text("inside")
     (tmp_path / "not-synced.txt").write_text("lost")
     recorder.look()
-    left = recorder.state(EVERYTHING, random.Random(0))
-    assert {name: content for name, content in left.items() if content} == {
+    remaining = recorder.state(EVERYTHING, random.Random(0))
+    assert {name: content for name, content in remaining.items() if content} == {
         "new/folder/whole.txt": b"whole",
         "made/at-once/inside.txt": b"inside",
     }
-    assert "not-synced.txt" in recorder.names and "not-synced.txt" not in left
+    assert "not-synced.txt" in recorder.names and "not-synced.txt" not in remaining
 
 
 def test_damaged_inputs_are_refused_in_a_sentence_or_read_as_they_are(results):

@@ -83,11 +83,11 @@ def stored_files(ws):
     return finished, {name for name in files if not name.startswith(("locks/", "puma."))}
 
 
-def refused(folder, words, *sentences):
+def refused(folder, arguments, *sentences):
     """Run a command that must fail; return its error message."""
     ws = Workspace.open(folder / "ws")
     before = stored_files(ws)
-    done = CliRunner().invoke(app, [*map(str, words), "-w", str(folder / "ws")])
+    done = CliRunner().invoke(app, [*map(str, arguments), "-w", str(folder / "ws")])
     assert done.exit_code == 1, (done.exit_code, done.output, done.exception)
     assert isinstance(done.exception, SystemExit), done.exception
     *_, message = done.stderr.splitlines()
@@ -260,12 +260,12 @@ REQUESTS = [
 
 @pytest.mark.parametrize("case", REQUESTS, ids=lambda case: " ".join(case[0][:4]))
 def test_impossible_requests(world, case):
-    words, *sentences = case
-    refused(world, words, *sentences)
+    arguments, *sentences = case
+    refused(world, arguments, *sentences)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("models", "check", "{model}"),
         ("models", "convert", "{model}", "whole"),
@@ -276,16 +276,16 @@ def test_impossible_requests(world, case):
     ],
     ids=" ".join,
 )
-def test_a_revision_of_what_is_not_on_the_hub(world, words):
-    words = [word.format(model=world / "llama") for word in words]
-    refused(world, [*words, "--revision", "v2"], "is none; leave out the revision 'v2'")
+def test_a_revision_of_what_is_not_on_the_hub(world, arguments):
+    arguments = [word.format(model=world / "llama") for word in arguments]
+    refused(world, [*arguments, "--revision", "v2"], "is none; leave out the revision 'v2'")
 
 
 def test_unknown_users_are_named(world, tmp_path):
     bench = Workbench(world / "ws")
     file = bench.export_prompts("source", tmp_path / "p.safetensors")
-    words = ["prompts", "import", file, "--dataset", "more", "--backbone", world / "llama"]
-    refused(world, words, "2 of the 14 users have no prompt", "first: 'u12'")
+    arguments = ["prompts", "import", file, "--dataset", "more", "--backbone", world / "llama"]
+    refused(world, arguments, "2 of the 14 users have no prompt", "first: 'u12'")
     more = bench.fit_prompts("more", world / "llama", training=QUICK)
     chosen = bench.select(more, strategy="all")
     refused(world, [*MIGRATE, "--selection", chosen.id], "2 of the 14 chosen users", "'u12'")
@@ -294,8 +294,10 @@ def test_unknown_users_are_named(world, tmp_path):
 
 
 def test_a_soft_prompt_longer_than_the_model_reads(world):
-    words = ["prompts", "fit", "--dataset", "good", "--backbone", world / "llama"]
-    refused(world, [*words, "--tokens", "490", "--epochs", "1"], "soft prompt of 490", "reads 512")
+    arguments = ["prompts", "fit", "--dataset", "good", "--backbone", world / "llama"]
+    refused(
+        world, [*arguments, "--tokens", "490", "--epochs", "1"], "soft prompt of 490", "reads 512"
+    )
 
 
 def test_a_training_that_diverges_says_so(world):
@@ -314,18 +316,18 @@ def test_one_user_can_train_an_adapter(world):
 
 def test_a_full_disk(world):
     """A file size limit simulates a full disk; the same command works without the limit."""
-    words = ["prompts", "export", "source", "--out", str(world / "big.safetensors")]
-    line = [sys.executable, "-m", "puma_engine.cli", "-w", str(world / "ws"), *words]
+    arguments = ["prompts", "export", "source", "--out", str(world / "big.safetensors")]
+    line = [sys.executable, "-m", "puma_engine.cli", "-w", str(world / "ws"), *arguments]
     room = (resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
-    done = subprocess.run(
+    result = subprocess.run(
         line,
         capture_output=True,
         text=True,
         check=False,
         preexec_fn=lambda: resource.setrlimit(*room),
     )
-    assert done.returncode == 1, done.stderr
-    assert "is full or at its limit" in done.stderr and done.stderr.count("\n") == 1
+    assert result.returncode == 1, result.stderr
+    assert "is full or at its limit" in result.stderr and result.stderr.count("\n") == 1
     assert not list(world.glob("*big*")) and not list(world.glob(".tmp*"))
     assert Workbench(world / "ws").export_prompts("source", line[-1]).stat().st_size > 1_000
 
@@ -340,14 +342,14 @@ def test_a_corrupt_checkpoint(world):
         )
     (file,) = (ws.root / "work").glob("*/checkpoint-*.safetensors")
     file.write_bytes(file.read_bytes()[:-7])
-    words = ["prompts", "fit", "--dataset", "good", "--backbone", "llama", "--epochs", "3"]
-    words += ["--batch-size", "32", "--seed", "4", "-w", str(ws.root)]
-    done = CliRunner().invoke(app, words)
+    arguments = ["prompts", "fit", "--dataset", "good", "--backbone", "llama", "--epochs", "3"]
+    arguments += ["--batch-size", "32", "--seed", "4", "-w", str(ws.root)]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1 and "is damaged" in done.stderr.splitlines()[-1]
     assert f"remove the folder {file.parent} to start over" in done.stderr
     shutil.rmtree(file.parent)
-    again = CliRunner().invoke(app, words)
-    assert again.exit_code == 0, again.output
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
 
 
 def test_a_workspace_of_a_newer_version(world, tmp_path):
@@ -360,8 +362,12 @@ def test_a_workspace_of_a_newer_version(world, tmp_path):
         )
     db.close()
     before = database.read_bytes()
-    for words in (["runs", "list"], ["select", "source", "--budget", "3"], ["worker", "--once"]):
-        done = CliRunner().invoke(app, [*words, "-w", str(tmp_path / "ws"), "--json"])
+    for arguments in (
+        ["runs", "list"],
+        ["select", "source", "--budget", "3"],
+        ["worker", "--once"],
+    ):
+        done = CliRunner().invoke(app, [*arguments, "-w", str(tmp_path / "ws"), "--json"])
         assert done.exit_code == 1
         assert "was used by a newer version" in json.loads(done.stderr)["error"]
     doctor = CliRunner().invoke(app, ["doctor", "-w", str(tmp_path / "ws"), "--json"])

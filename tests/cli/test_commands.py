@@ -81,15 +81,15 @@ def test_every_setting_of_the_engine_is_an_option_with_help():
 
 def test_every_field_of_a_request_is_an_option_unless_another_command_sets_it():
     """A field without a help text has no option; this test catches a forgotten one."""
-    others = {"within", "retraining", "predicted"} | set(SETTINGS)
+    set_elsewhere = {"within", "retraining", "predicted"} | set(SETTINGS)
     for kind in Request.__subclasses__() + AdapterRequest.__subclasses__():
-        assert set(kind.__dataclass_fields__) - others <= set(HELP), kind.__name__
+        assert set(kind.__dataclass_fields__) - set_elsewhere <= set(HELP), kind.__name__
 
 
 def test_the_card_of_a_model_reads_as_sentences(puma):
-    shown = puma("models", "check", "llama-small", "--seconds", "0", json_output=False)
-    assert shown.exit_code == 0, shown.output
-    lines = [line for line in shown.stdout.splitlines() if "slot at position" in line]
+    result = puma("models", "check", "llama-small", "--seconds", "0", json_output=False)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if "slot at position" in line]
     assert any(" (the last); answers 1 = " in line for line in lines)
     assert any(re.search("slot at position [0-9]+; answers", line) for line in lines)
     assert not [line for line in lines if re.search(" [,;:]|[,;] ?[;,.]", line)]
@@ -104,7 +104,7 @@ def test_every_command_has_help(name):
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("arguments", "expected"),
     [
         (["runs", "list", "--json"], ["--json", "runs", "list"]),
         (["runs", "-w", "x", "list"], ["-w", "x", "runs", "list"]),
@@ -113,21 +113,21 @@ def test_every_command_has_help(name):
         (["runs", "--workspace"], ["--workspace", "runs"]),
     ],
 )
-def test_common_options_may_stand_anywhere(given, wanted):
-    assert hoist(given) == wanted
+def test_common_options_may_stand_anywhere(arguments, expected):
+    assert hoist(arguments) == expected
 
 
 def test_import_again_returns_the_same_run(puma, table):
-    words = ["data", "import", "table", table, "--task", "rating", *COLUMNS, "--name", "mine"]
-    first, second = puma(*words), puma(*words)
+    arguments = ["data", "import", "table", table, "--task", "rating", *COLUMNS, "--name", "mine"]
+    first, second = puma(*arguments), puma(*arguments)
     assert first.exit_code == 0, first.output
     run = json.loads(first.stdout)
     assert run == json.loads(second.stdout)
     assert run["summary"]["users"] == 6 and run["status"] == "finished"
     listed = json.loads(puma("runs", "list").stdout)
     assert [entry["id"] for entry in listed] == [run["id"]]
-    shown = json.loads(puma("data", "show", "mine").stdout)
-    assert shown["id"] == run["id"]
+    description = json.loads(puma("data", "show", "mine").stdout)
+    assert description["id"] == run["id"]
 
 
 def test_a_baseline_is_evaluated_and_compared(puma, table):
@@ -146,17 +146,17 @@ def test_a_baseline_is_evaluated_and_compared(puma, table):
     people = puma("compare", ids[0], "--baselines", json_output=False)
     assert people.exit_code == 0 and "User + item bias" in people.stdout
     assert "No verdict yet" in people.stdout
-    wrong = puma("compare", *ids, "--margin", "2", json_output=False)
-    assert wrong.exit_code == 1 and "0.01 means 1 %" in wrong.stderr
+    refused = puma("compare", *ids, "--margin", "2", json_output=False)
+    assert refused.exit_code == 1 and "0.01 means 1 %" in refused.stderr
 
 
 def test_errors_are_one_line_and_exit_1(puma, table):
     missing = ["data", "import", "table", table, "--task", "rating", "--column", "user_id=nobody"]
-    for words in (missing, ["data", "import", "nowhere"], ["data", "import", "table"]):
-        plain = puma(*words, json_output=False)
+    for arguments in (missing, ["data", "import", "nowhere"], ["data", "import", "table"]):
+        plain = puma(*arguments, json_output=False)
         assert plain.exit_code == 1
         assert plain.stderr.startswith("Error: ") and plain.stderr.count("\n") == 1, plain.stderr
-        machine = puma(*words)
+        machine = puma(*arguments)
         assert machine.exit_code == 1 and machine.stdout == ""
         assert set(json.loads(machine.stderr)) == {"error", "type"}
 
@@ -247,12 +247,12 @@ def test_output_in_an_encoding_that_lacks_a_character_escapes_it(tmp_path):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     run = ws.begin("dataset", name="книги ✓", config={}, inputs={})
     ws.finish(run.id, seconds=1, device="cpu")
-    for words in (["runs", "list"], ["runs", "list", "--json"], ["runs", "show", run.id]):
-        done = subprocess.run(
-            [sys.executable, "-m", "puma_engine.cli", "-w", str(ws.root), *words],
+    for arguments in (["runs", "list"], ["runs", "list", "--json"], ["runs", "show", run.id]):
+        result = subprocess.run(
+            [sys.executable, "-m", "puma_engine.cli", "-w", str(ws.root), *arguments],
             env=os.environ | {"PYTHONIOENCODING": "cp1252"},
             capture_output=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        assert b"\\u043a\\u043d" in done.stdout
+        assert result.returncode == 0, result.stderr
+        assert b"\\u043a\\u043d" in result.stdout

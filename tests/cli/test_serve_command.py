@@ -52,18 +52,18 @@ def serve(folder, *options):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("auth = [broken", "secrets.toml cannot be read"),
         ("auth = " + "[" * 200_000, "nested too deep"),
         ("auth = 1", "auth in .* is not a section"),
     ],
 )
-def test_a_damaged_file_of_secrets_ends_in_a_sentence(tmp_path, monkeypatch, content, words):
+def test_a_damaged_file_of_secrets_ends_in_a_sentence(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".streamlit").mkdir()
     (tmp_path / ".streamlit" / "secrets.toml").write_text(content)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=message):
         auth_settings()
 
 

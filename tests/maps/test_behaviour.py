@@ -48,17 +48,20 @@ def test_the_principal_plane_is_that_of_the_singular_value_decomposition(shape):
     assert principal_plane(np.ones(shape))[1].tolist() == [0, 0]
 
 
-def test_both_ways_to_the_components_of_two_tables_agree():
+def test_both_computations_of_the_components_of_two_tables_agree():
     rng = np.random.default_rng(3)
     source = rng.normal(size=(60, 5)) * [9, 5, 2, 1, 1]
     migrated = source @ rng.normal(size=(5, 7))
     ids = np.array([f"u{number:02}" for number in range(60)])
-    quick, whole = principal_map(source, migrated), project(ids, source, migrated, method="pca")
-    assert quick.misfit == pytest.approx(whole.measures["misfit"], abs=1e-6)
+    from_parts, from_project = (
+        principal_map(source, migrated),
+        project(ids, source, migrated, method="pca"),
+    )
+    assert from_parts.misfit == pytest.approx(from_project.measures["misfit"], abs=1e-6)
     for name in ("source", "migrated"):
-        shares = getattr(quick, f"{name}_shares")
-        assert shares[0] == pytest.approx(whole.measures[f"variance_{name}"], rel=1e-6)
-        one, other = getattr(quick, name), getattr(whole, name)
+        shares = getattr(from_parts, f"{name}_shares")
+        assert shares[0] == pytest.approx(from_project.measures[f"variance_{name}"], rel=1e-6)
+        one, other = getattr(from_parts, name), getattr(from_project, name)
         np.testing.assert_allclose(np.abs(one), np.abs(other), rtol=1e-3, atol=1e-3)
 
 
@@ -70,7 +73,7 @@ def test_each_probability_to_regress_has_one_certainty():
     ]
 
 
-def test_orders_are_as_alike_as_the_mean_rank_correlation_of_pairs_of_users():
+def test_order_agreement_is_the_mean_rank_correlation_of_pairs_of_users():
     rng = np.random.default_rng(4)
     values = rng.integers(1, 6, (25, 12)) + rng.normal(size=12)  # with ties
     values[3] = 2.0  # no order

@@ -21,7 +21,7 @@ def blobs(width=8, seed=0):
     return np.repeat(centres, 30, axis=0) + rng.normal(scale=0.3, size=(90, width))
 
 
-def turned(points):
+def rotated_and_shifted(points):
     angle = 1.1
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return 3 * points @ turn @ np.diag([1, -1]) + [40, -7]
@@ -29,7 +29,7 @@ def turned(points):
 
 def test_align_undoes_translation_rotation_reflection_and_scale():
     fixed = np.random.default_rng(1).normal(size=(50, 2))
-    laid, misfit = align(turned(fixed), fixed)
+    laid, misfit = align(rotated_and_shifted(fixed), fixed)
     np.testing.assert_allclose(laid, fixed, atol=1e-9)
     assert misfit == pytest.approx(0, abs=1e-12)
     strangers = np.random.default_rng(2).normal(size=(50, 2))
@@ -45,11 +45,11 @@ def test_align_of_equal_points_is_finite():
 def test_a_rotated_table_gives_the_same_map_and_full_agreement():
     source = blobs()
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))[0]
-    drawn = project(IDS, source, 2 * source @ rotation, method="pca", clusters=3)
-    np.testing.assert_allclose(drawn.migrated, drawn.source, atol=1e-3)
-    assert drawn.measures["misfit"] == pytest.approx(0, abs=1e-6)
-    assert drawn.measures["shared_neighbours"] == 1
-    groups = drawn.cluster.reshape(3, 30)
+    projection = project(IDS, source, 2 * source @ rotation, method="pca", clusters=3)
+    np.testing.assert_allclose(projection.migrated, projection.source, atol=1e-3)
+    assert projection.measures["misfit"] == pytest.approx(0, abs=1e-6)
+    assert projection.measures["shared_neighbours"] == 1
+    groups = projection.cluster.reshape(3, 30)
     assert (groups == groups[:, :1]).all() and len(np.unique(groups)) == 3
 
 
@@ -65,33 +65,33 @@ def test_shuffled_prompts_share_few_neighbours():
 
 def test_umap_is_seeded_and_separates_groups():
     source = blobs()
-    drawn = project(IDS, source, source, seed=5)
-    again = project(IDS, source, source, seed=5)
-    np.testing.assert_array_equal(drawn.source, again.source)
-    np.testing.assert_allclose(drawn.migrated, drawn.source, atol=1e-4)
-    assert drawn.source.dtype == np.float32 and drawn.measures["trust_source"] > 0.9
-    centres = drawn.source.reshape(3, 30, 2).mean(axis=1)
-    spread = drawn.source.reshape(3, 30, 2).std(axis=1).max()
+    projection = project(IDS, source, source, seed=5)
+    repeated = project(IDS, source, source, seed=5)
+    np.testing.assert_array_equal(projection.source, repeated.source)
+    np.testing.assert_allclose(projection.migrated, projection.source, atol=1e-4)
+    assert projection.source.dtype == np.float32 and projection.measures["trust_source"] > 0.9
+    centres = projection.source.reshape(3, 30, 2).mean(axis=1)
+    spread = projection.source.reshape(3, 30, 2).std(axis=1).max()
     assert min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > (
         2 * spread
     )
 
 
 def test_equal_or_one_dimensional_prompts_have_a_finite_map():
-    drawn = project(IDS, np.ones((90, 4)), blobs(1)[:, :1], method="pca")
-    assert np.isfinite(drawn.source).all() and np.isfinite(drawn.migrated).all()
+    projection = project(IDS, np.ones((90, 4)), blobs(1)[:, :1], method="pca")
+    assert np.isfinite(projection.source).all() and np.isfinite(projection.migrated).all()
 
 
 @pytest.mark.parametrize(
-    ("settings", "error", "words"),
+    ("settings", "error", "message"),
     [
         ({"method": "tsne"}, ConfigError, "umap or pca"),
         ({"clusters": 0}, ConfigError, "1 cluster"),
         ({"neighbours": 1}, ConfigError, "2 neighbours"),
     ],
 )
-def test_bad_settings_are_refused_with_the_reason(settings, error, words):
-    with pytest.raises(error, match=words):
+def test_bad_settings_are_refused_with_the_reason(settings, error, message):
+    with pytest.raises(error, match=message):
         project(IDS, blobs(), blobs(), **settings)
 
 
@@ -152,32 +152,35 @@ def test_users_beyond_the_limit_are_sampled_and_still_projected(world):
     ws, runs = world
     run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", most=20)
     assert run.summary["users"] == 90 and run.summary["drawn"] == 20
-    drawn = ws.get_table(run.id, "map").set_index("user_id")
-    assert len(drawn) == 20
-    everybody = ws.get_table(run.id, "places").set_index("user_id")
-    assert everybody.index.tolist() == IDS.tolist()
-    pd.testing.assert_frame_equal(everybody.loc[drawn.index], drawn)
+    sampled = ws.get_table(run.id, "map").set_index("user_id")
+    assert len(sampled) == 20
+    all_users = ws.get_table(run.id, "places").set_index("user_id")
+    assert all_users.index.tolist() == IDS.tolist()
+    pd.testing.assert_frame_equal(all_users.loc[sampled.index], sampled)
     # The second table holds the same prompts, so everybody lies at one place on both maps.
-    np.testing.assert_allclose(everybody["migrated_x"], everybody["source_x"], atol=1e-3)
+    np.testing.assert_allclose(all_users["migrated_x"], all_users["source_x"], atol=1e-3)
     with pytest.raises(ConfigError, match="not 3"):
         pipeline.project(ws, runs["source"], runs["migrated"], most=3)
 
 
 def test_principal_components_project_other_users_exactly():
     prompts = blobs()
-    drawn = project(IDS, prompts, prompts, method="pca")
-    projector = OutOfSampleProjector(prompts[:60], drawn.space[:60], drawn.source[:60], "pca")
-    np.testing.assert_allclose(projector(prompts), drawn.source, atol=1e-4)
+    projection = project(IDS, prompts, prompts, method="pca")
+    projector = OutOfSampleProjector(
+        prompts[:60], projection.space[:60], projection.source[:60], "pca"
+    )
+    np.testing.assert_allclose(projector(prompts), projection.source, atol=1e-4)
 
 
 def test_other_users_are_projected_to_their_nearest_sampled_users():
     prompts = blobs()
-    drawn = project(IDS, prompts, prompts, method="pca", clusters=3)
+    projection = project(IDS, prompts, prompts, method="pca", clusters=3)
     # Any map will do: here one on which each blob has its own corner.
-    corner = np.eye(3)[drawn.cluster][:, :2]
-    projector = OutOfSampleProjector(prompts[::2], drawn.space[::2], corner[::2], "umap")
+    corner = np.eye(3)[projection.cluster][:, :2]
+    projector = OutOfSampleProjector(prompts[::2], projection.space[::2], corner[::2], "umap")
     np.testing.assert_allclose(projector(prompts[::2]), corner[::2], atol=1e-6)
     np.testing.assert_allclose(projector(prompts), corner, atol=1e-6)
     assert (
-        NearestCluster(prompts[::2], drawn.cluster[::2])(prompts).tolist() == drawn.cluster.tolist()
+        NearestCluster(prompts[::2], projection.cluster[::2])(prompts).tolist()
+        == projection.cluster.tolist()
     )

@@ -131,22 +131,22 @@ def test_an_adapter_is_the_same_after_a_round_trip(tmp_path_factory, shape, scal
     assert {"gain", "shift", "longest"} & set(stored) == (
         ({"gain", "shift"} if scaled else set()) | ({"longest"} if bounded else set())
     )
-    again = load_adapter(stored, {"d_in": d_in, "d_out": d_out} | config.to_dict())
+    loaded = load_adapter(stored, {"d_in": d_in, "d_out": d_out} | config.to_dict())
     prompts = np.random.default_rng(0).normal(size=(3, 2, d_in)).astype(np.float32)
-    np.testing.assert_array_equal(apply_adapter(again, prompts), apply_adapter(adapter, prompts))
+    np.testing.assert_array_equal(apply_adapter(loaded, prompts), apply_adapter(adapter, prompts))
     for name, tensor in adapter_tensors(adapter).items():
-        np.testing.assert_array_equal(adapter_tensors(again)[name], tensor)
+        np.testing.assert_array_equal(adapter_tensors(loaded)[name], tensor)
 
 
 def test_batches_change_no_prompt(monkeypatch):
     adapter = Adapter(6, 4, AdapterConfig(hidden=8), generator=torch.Generator().manual_seed(0))
     prompts = np.random.default_rng(0).normal(size=(7, 2, 6)).astype(np.float32)
     with torch.no_grad():
-        whole = adapter.eval()(torch.from_numpy(prompts)).numpy()
+        expected = adapter.eval()(torch.from_numpy(prompts)).numpy()
     for limit in (1, 6, 512):
         monkeypatch.setattr(adapters, "CPU_BATCH", limit)
-        np.testing.assert_allclose(apply_adapter(adapter, prompts), whole, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(apply_adapter(adapter, prompts, 3), whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(apply_adapter(adapter, prompts), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(apply_adapter(adapter, prompts, 3), expected, rtol=1e-5, atol=1e-6)
     assert apply_adapter(adapter, prompts[:0]).shape == (0, 2, 4)
 
 

@@ -23,10 +23,10 @@ def test_early_stopping_prefers_users_outside_training_with_validation_rows(data
     users = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=0)
     assert len(users) == len(set(users)) == 12 and not set(users) & set(trained)
     assert set(users) <= set(with_rows)
-    again = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=0)
-    assert np.array_equal(users, again)
-    others = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=1)
-    assert not np.array_equal(users, others)
+    same_seed = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=0)
+    assert np.array_equal(users, same_seed)
+    other_seed = choose_early_stopping_users(trained, data.users, with_rows, 12, seed=1)
+    assert not np.array_equal(users, other_seed)
 
 
 def test_training_users_fill_up_early_stopping_users(data):
@@ -62,8 +62,8 @@ def test_exactly_the_selected_users_train(data):
 def test_the_stored_adapter_rescales_nearly_equal_prompts(data):
     model = FrozenBackbone.load("llama-small", device="cpu", precision="fp32")
     rng = np.random.default_rng(0)
-    alike = rng.normal(size=(1, 1, 8)) + 0.01 * rng.normal(size=(len(data.users), 1, 8))
-    source = PromptTable(data.users, alike.astype(np.float32))
+    vectors = rng.normal(size=(1, 1, 8)) + 0.01 * rng.normal(size=(len(data.users), 1, 8))
+    source = PromptTable(data.users, vectors.astype(np.float32))
     settings = {"epochs": 1, "batch_size": 16, "patience": 0, "precision": "fp32"}
     moved = {
         ratio: train_migration(

@@ -23,12 +23,12 @@ def table(users, width, seed):
 
 @given(st.lists(st.tuples(user_lists, st.integers(1, 3)), min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_sources_are_joined_by_user_id(given):
-    tables = [table(users, width, seed) for seed, (users, width) in enumerate(given)]
-    common = set.intersection(*(set(users) for users, _ in given))
+def test_sources_are_joined_by_user_id(sources):
+    tables = [table(users, width, seed) for seed, (users, width) in enumerate(sources)]
+    common = set.intersection(*(set(users) for users, _ in sources))
     assume(common)
     ids, vectors, complete = join_sources(tables)
-    assert ids.tolist() == sorted(set().union(*(users for users, _ in given)))
+    assert ids.tolist() == sorted(set().union(*(users for users, _ in sources)))
     assert set(ids[complete]) == common
     start = 0
     for source in tables:

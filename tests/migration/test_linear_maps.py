@@ -28,9 +28,9 @@ def test_ridge_strength_equals_that_of_leave_one_out():
     def left_out(strength):
         total = 0.0
         for out in range(len(x)):
-            rest = np.arange(len(x)) != out
-            centre, middle = x[rest].mean(0), y[rest].mean(0)
-            a, b = x[rest] - centre, y[rest] - middle
+            train = np.arange(len(x)) != out
+            centre, middle = x[train].mean(0), y[train].mean(0)
+            a, b = x[train] - centre, y[train] - middle
             weight = np.linalg.solve(a.T @ a + strength * np.eye(5), a.T @ b)
             total += (((x[out] - centre) @ weight + middle - y[out]) ** 2).sum()
         return total

@@ -23,15 +23,15 @@ def test_pairs_of_a_user_are_distinct_and_held_out_ones_are_others():
     assert (counts["train"] == 16).all() and len(counts["train"]) == 300
     assert (counts["validation"] == held_out_pairs(16)).all() and len(counts["validation"]) == 150
     # Each item is drawn about equally often: 300 * 16 / 40 = 120, with a standard deviation below 9.
-    drawn = pairs.loc[pairs["split"] == "train", "item_id"].value_counts()
-    assert len(drawn) == 40 and drawn.between(120 - 45, 120 + 45).all()
+    train_counts = pairs.loc[pairs["split"] == "train", "item_id"].value_counts()
+    assert len(train_counts) == 40 and train_counts.between(120 - 45, 120 + 45).all()
 
 
 def test_pairs_depend_on_seed_user_and_items_alone():
-    whole = items_of(draw_pairs(USERS, USERS, ITEMS, 8, seed=3))
-    part = items_of(draw_pairs(USERS[7:12], USERS[9:20], ITEMS.iloc[::-1], 8, seed=3))
-    assert part.equals(whole[part.index])
-    assert not items_of(draw_pairs(USERS, USERS, ITEMS, 8, seed=4)).equals(whole)
+    all_pairs = items_of(draw_pairs(USERS, USERS, ITEMS, 8, seed=3))
+    some_pairs = items_of(draw_pairs(USERS[7:12], USERS[9:20], ITEMS.iloc[::-1], 8, seed=3))
+    assert some_pairs.equals(all_pairs[some_pairs.index])
+    assert not items_of(draw_pairs(USERS, USERS, ITEMS, 8, seed=4)).equals(all_pairs)
 
 
 def test_items_without_a_text_are_not_drawn():

@@ -67,24 +67,24 @@ def before():
 
 
 @pytest.mark.parametrize("order", ["small", "before"])
-def test_the_prompt_of_an_item_stands_beside_that_of_the_user(order, request):
+def test_item_prompts_are_read_next_to_user_prompts(order, request):
     data, backbone, table = request.getfixturevalue(order)
     assert table.items.first == (order == "before")
     rows = data.rows("test")
-    whole = table.take_pairs(rows["user_id"].to_numpy(), rows["item_id"].to_numpy())
-    assert whole.shape == (len(rows), 2, backbone.width)
-    users = whole[:, 1 if order == "before" else 0]
+    joined = table.take_pairs(rows["user_id"].to_numpy(), rows["item_id"].to_numpy())
+    assert joined.shape == (len(rows), 2, backbone.width)
+    users = joined[:, 1 if order == "before" else 0]
     np.testing.assert_array_equal(users, table.take(rows["user_id"].to_numpy())[:, 0])
     one_row_each = dataclasses.replace(
         table,
         user_ids=np.array([f"{user}|{item}" for user, item in rows[["user_id", "item_id"]].values]),
-        vectors=whole,
+        vectors=joined,
         items=None,
     )
-    alone = data.interactions.copy()
-    alone["user_id"] = alone["user_id"] + "|" + alone["item_id"]
+    interactions = data.interactions.copy()
+    interactions["user_id"] = interactions["user_id"] + "|" + interactions["item_id"]
     same = dataclasses.replace(
-        data, interactions=alone[alone["split"] == "test"].reset_index(drop=True)
+        data, interactions=interactions[interactions["split"] == "test"].reset_index(drop=True)
     )
     expected = predict(backbone, one_row_each, same, "test", template=TEMPLATE)
     predicted = predict(backbone, table, data, "test", template=TEMPLATE)
@@ -100,11 +100,13 @@ def test_items_are_joined_by_id_and_unknown_ones_get_the_common_prompt(small):
     trained = set(data.rows("train")["item_id"])
     assert set(table.items.item_ids) == trained
     order = np.random.default_rng(0).permutation(len(table.items.item_ids))
-    mixed = ItemPrompts(table.items.item_ids[order], table.items.vectors[order], table.items.other)
-    every = data.items["item_id"].to_numpy()
-    np.testing.assert_array_equal(mixed.take(every), table.items.take(every))
-    fresh = np.setdiff1d(every, sorted(trained))
-    assert len(fresh) and (mixed.take(fresh) == table.items.other).all()
+    shuffled = ItemPrompts(
+        table.items.item_ids[order], table.items.vectors[order], table.items.other
+    )
+    item_ids = data.items["item_id"].to_numpy()
+    np.testing.assert_array_equal(shuffled.take(item_ids), table.items.take(item_ids))
+    fresh = np.setdiff1d(item_ids, sorted(trained))
+    assert len(fresh) and (shuffled.take(fresh) == table.items.other).all()
 
 
 def test_migration_maps_items_with_a_separate_adapter(small):
@@ -160,35 +162,46 @@ def test_tables_with_items_are_stored_evaluated_and_refined(world):
     assert load_prompts(ws, world["plain"]).items is None
     scored = pipeline.evaluate(ws, world["moved"])
     assert scored.summary["metrics"]["rmse"] > 0
-    again = pipeline.refine(ws, world["moved"], training=QUICK)
-    change = np.abs(load_prompts(ws, again).items.vectors - moved.items.vectors).max()
+    refined = pipeline.refine(ws, world["moved"], training=QUICK)
+    change = np.abs(load_prompts(ws, refined).items.vectors - moved.items.vectors).max()
     # The start stays where no epoch validates better, which random ratings may bring about.
-    assert (change > 1e-5) == (again.summary["best_epoch"] >= 0)
-    bare = pipeline.migrate(ws, world["plain"], world["moved"].inputs["backbone"], training=QUICK)
-    added = pipeline.refine(ws, bare, item_tokens=1, training=QUICK)
+    assert (change > 1e-5) == (refined.summary["best_epoch"] >= 0)
+    without_items = pipeline.migrate(
+        ws, world["plain"], world["moved"].inputs["backbone"], training=QUICK
+    )
+    added = pipeline.refine(ws, without_items, item_tokens=1, training=QUICK)
     assert load_prompts(ws, added).items.tokens == 1 and added.config["item_tokens"] == 1
-    labels = [method_label(ws, pipeline.evaluate(ws, run)) for run in (bare, added, world["plain"])]
+    labels = [
+        method_label(ws, pipeline.evaluate(ws, run))
+        for run in (without_items, added, world["plain"])
+    ]
     assert labels == [
         "Migrated, all users",
         "Migrated, all users, refined, item prompts too",
         "Source prompts",
     ]
     with pytest.raises(ConfigError, match="only some users are refined"):
-        pipeline.refine(ws, bare, item_tokens=1, share=0.5)
+        pipeline.refine(ws, without_items, item_tokens=1, share=0.5)
 
 
 def test_a_migration_is_compared_with_retraining_of_the_same_kind(world):
     ws, moved = world["ws"], world["moved"]
     target = moved.inputs["backbone"]
-    bare = pipeline.migrate(ws, world["plain"], target, training=QUICK)
-    on = {"role": "retrained", "training": QUICK}
-    alone = pipeline.fit_prompts(ws, world["data"], target, **on)
-    both = pipeline.fit_prompts(ws, world["data"], target, prompt={"item_tokens": 2}, **on)
-    assert replaces(bare, alone) and not replaces(bare, both)
-    assert replaces(moved, both) and not replaces(moved, alone)
-    other = pipeline.fit_prompts(ws, world["data"], target, template="rating", **on)
-    assert not replaces(bare, other)
-    scored = [pipeline.evaluate(ws, run).id for run in (bare, alone, both)]
+    without_items = pipeline.migrate(ws, world["plain"], target, training=QUICK)
+    settings = {"role": "retrained", "training": QUICK}
+    retrained_without_items = pipeline.fit_prompts(ws, world["data"], target, **settings)
+    retrained = pipeline.fit_prompts(
+        ws, world["data"], target, prompt={"item_tokens": 2}, **settings
+    )
+    assert replaces(without_items, retrained_without_items) and not replaces(
+        without_items, retrained
+    )
+    assert replaces(moved, retrained) and not replaces(moved, retrained_without_items)
+    other = pipeline.fit_prompts(ws, world["data"], target, template="rating", **settings)
+    assert not replaces(without_items, other)
+    scored = [
+        pipeline.evaluate(ws, run).id for run in (without_items, retrained_without_items, retrained)
+    ]
     rows = evaluated_methods(ws, world["data"].id, "test").set_index("evaluation")
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
 

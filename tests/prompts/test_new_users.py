@@ -27,8 +27,8 @@ def world():
     file = read_prompts(prompt_file())
     shipped = PromptTable(np.array(file.user_ids), file.vectors, file.head)
     new = data.for_users(data.users[100:108])
-    rest = np.setdiff1d(shipped.user_ids, new.users)
-    return backbone, new, PromptTable(rest, shipped.take(rest), shipped.head)
+    other_users = np.setdiff1d(shipped.user_ids, new.users)
+    return backbone, new, PromptTable(other_users, shipped.take(other_users), shipped.head)
 
 
 def test_fitted_prompts_of_new_users_beat_the_mean_prompt_on_their_rows(world):
@@ -64,6 +64,6 @@ def test_known_users_and_tables_without_a_head_are_refused(world):
     both = dataclasses.replace(known, user_ids=np.append(known.user_ids[1:], new.users[0]))
     with pytest.raises(DataError, match="1 users have a prompt"):
         fit_new_users(backbone, new, both, template=TEMPLATE, training=FEW)
-    bare = dataclasses.replace(known, head=None)
+    without_head = dataclasses.replace(known, head=None)
     with pytest.raises(DataError, match="no head"):
-        fit_new_users(backbone, new, bare, template=TEMPLATE, training=FEW)
+        fit_new_users(backbone, new, without_head, template=TEMPLATE, training=FEW)

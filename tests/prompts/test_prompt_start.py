@@ -46,6 +46,6 @@ def test_old_settings_keep_their_hash_and_wrong_ones_are_refused():
     shared = PromptConfig(start="shared")
     assert shared.to_dict() == stored and shared.hash == stable_hash(stored)
     assert PromptConfig(start="word", start_word="film").to_dict()["start_word"] == "film"
-    for wrong in ({"start": "words"}, {"start_word": " "}):
+    for settings in ({"start": "words"}, {"start_word": " "}):
         with pytest.raises(ConfigError, match="start"):
-            PromptConfig(**wrong)
+            PromptConfig(**settings)

@@ -49,7 +49,7 @@ def test_prompts_start_as_the_token_in_front_of_the_slot(model, data, name):
     np.testing.assert_allclose(vectors, np.broadcast_to(embedding, vectors.shape), atol=1e-5)
 
 
-def test_a_slot_right_behind_a_title_starts_as_the_text_before_the_title(model):
+def test_a_slot_directly_behind_a_title_starts_at_the_text_before_the_title(model):
     pieces = ("Title: ", Slot.ITEM, " ", Slot.PROMPT, " Rating:")
     template = replace(get_template("rating-item-first"), pieces=pieces)
     encoded = encode_template(model.tokenizer, template, ("1", "2", "3", "4", "5"))
@@ -62,9 +62,9 @@ def test_an_adapter_near_a_vector_keeps_the_users_apart():
     config = AdapterConfig(hidden=16, dropout=0.0)
     adapters = [Adapter(8, 12, config, generator=torch.Generator().manual_seed(3)) for _ in "ab"]
     vector, prompts = torch.randn(12), torch.randn(5, 1, 8)
-    drawn = adapters[0](prompts) - adapters[0].blocks[-1].layers[-1].bias
+    offsets = adapters[0](prompts) - adapters[0].blocks[-1].layers[-1].bias
     adapters[1].start_at(vector)
-    assert torch.allclose(adapters[1](prompts) - vector, 0.3 * drawn, atol=1e-6)
+    assert torch.allclose(adapters[1](prompts) - vector, 0.3 * offsets, atol=1e-6)
 
 
 def test_migrated_prompts_start_near_the_token_in_front_of_the_slot(model, data):

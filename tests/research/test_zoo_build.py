@@ -41,9 +41,9 @@ def module(request, corpus):
 def test_the_loss_of_a_batch_is_the_sum_over_its_rows(module):
     rows = torch.arange(6)
     with torch.no_grad():
-        together = module(rows)
-        alone = sum(module(rows[row : row + 1]) for row in range(6))
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-3)
+        batched = module(rows)
+        summed = sum(module(rows[row : row + 1]) for row in range(6))
+    torch.testing.assert_close(batched, summed, rtol=1e-4, atol=1e-3)
 
 
 def test_only_vectors_of_users_in_the_batch_change(module):
@@ -119,8 +119,8 @@ def test_padding_does_not_change_hidden_states(module):
     batch = module.sequences.batch(np.arange(4))
     with torch.no_grad():
         hidden = last_hidden(module.model.eval(), batch)[batch.answer_at[0]]
-        alone = module.sequences.batch(np.array([0]))
-        expected = last_hidden(module.model, alone)[alone.answer_at[0]]
+        single_batch = module.sequences.batch(np.array([0]))
+        expected = last_hidden(module.model, single_batch)[single_batch.answer_at[0]]
     torch.testing.assert_close(hidden, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -62,20 +62,20 @@ def test_a_corpus_holds_every_outcome_of_every_split(loaded):
         data = load_shipped(name, population="foundation", users=20)
         assert len(source) == len(data.interactions)
         task = get_task(source.task)
-        said = sorted(
+        actual = sorted(
             (source.people[user][1], loaded[0].titles[item], task.answers[answer])
             for user, item, answer in zip(source.user, source.item, source.answer, strict=True)
         )
         texts = dict(zip(data.items["item_id"], data.items["text"], strict=True))
         rows = data.interactions
         word = (lambda y: str(int(y))) if source.task == "rating" else {1: "Yes", 0: "No"}.get
-        meant = sorted(
+        expected = sorted(
             (user, texts[item], word(outcome))
             for user, item, outcome in zip(
                 rows["user_id"], rows["item_id"], rows["outcome"], strict=True
             )
         )
-        assert said == meant
+        assert actual == expected
 
 
 def test_held_out_people_are_held_out_in_every_source(loaded):
@@ -99,11 +99,11 @@ def test_known_pairs_are_distinct_other_rows_of_the_user(loaded, sequences):
 
 
 def test_a_plan_is_a_function_of_its_seed(loaded, tokenised):
-    first, again = (draw_plan(loaded[0], RECIPE, tokenised, 200) for _ in range(2))
+    first, second = (draw_plan(loaded[0], RECIPE, tokenised, 200) for _ in range(2))
     other = draw_plan(loaded[0], dataclasses.replace(RECIPE, seed=1), tokenised, 200)
     for field in dataclasses.fields(first):
         same = getattr(first, field.name)
-        np.testing.assert_array_equal(same, getattr(again, field.name))
+        np.testing.assert_array_equal(same, getattr(second, field.name))
     assert (first.target != other.target).any()
 
 
@@ -149,13 +149,13 @@ def test_a_history_equals_that_of_the_data_set(loaded):
     data = load_shipped("goodbooks-to-read", population="foundation", users=20)
     texts = dict(zip(data.items["item_id"], data.items["text"], strict=True))
     source = loaded[0].sources[list(FOUNDATION).index("goodbooks-to-read")]
-    shown = {
+    titles = {
         (source.people[user][1], loaded[0].titles[item]): loaded[0].histories[history]
         for user, item, history in zip(source.user, source.item, source.history, strict=True)
     }
     for row in data.interactions.head(100).itertuples():
-        meant = ", ".join(texts[item] for item in row.history) or "nothing yet"
-        assert shown[row.user_id, texts[row.item_id]] == meant
+        expected = ", ".join(texts[item] for item in row.history) or "nothing yet"
+        assert titles[row.user_id, texts[row.item_id]] == expected
 
 
 def test_known_pairs_are_written_as_title_and_answer(loaded, tokenizer):
@@ -185,18 +185,18 @@ def squeezed(text):
 
 def test_padding_and_batch_order_change_nothing(sequences):
     rows = np.array([5, 3, 11, 0])
-    together = sequences.batch(rows)
-    width = together.ids.shape[1]
+    batch = sequences.batch(rows)
+    width = batch.ids.shape[1]
     for at, row in enumerate(rows):
-        alone = sequences.batch(np.array([row]))
-        length = alone.ids.shape[1]
-        np.testing.assert_array_equal(together.ids[at, :length], alone.ids[0])
-        assert not together.ids[at, length:].any()
-        assert together.answer_at[at] == at * width + alone.answer_at[0]
-        in_row = together.where // width == at
-        np.testing.assert_array_equal(together.where[in_row] % width, alone.where)
-        np.testing.assert_array_equal(together.weight[in_row], alone.weight)
-        np.testing.assert_array_equal(together.label[in_row], alone.label)
+        single = sequences.batch(np.array([row]))
+        length = single.ids.shape[1]
+        np.testing.assert_array_equal(batch.ids[at, :length], single.ids[0])
+        assert not batch.ids[at, length:].any()
+        assert batch.answer_at[at] == at * width + single.answer_at[0]
+        in_row = batch.where // width == at
+        np.testing.assert_array_equal(batch.where[in_row] % width, single.where)
+        np.testing.assert_array_equal(batch.weight[in_row], single.weight)
+        np.testing.assert_array_equal(batch.label[in_row], single.label)
     assert sequences.lengths()[rows].max() == width
 
 

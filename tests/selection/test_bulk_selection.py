@@ -72,18 +72,18 @@ def test_mini_batch_clustering_recovers_the_true_groups():
     _, vectors, _, group = tastes(LARGE)
     space = principal_components(vectors, 0)
     assert adjusted_rand_score(group, kmeans(space, 6, 0)) > 0.95
-    whole = kmeans(space[: MAX_IN_MEMORY // 2], 6, 0)
-    assert adjusted_rand_score(group[: MAX_IN_MEMORY // 2], whole) > 0.95
+    in_memory = kmeans(space[: MAX_IN_MEMORY // 2], 6, 0)
+    assert adjusted_rand_score(group[: MAX_IN_MEMORY // 2], in_memory) > 0.95
 
 
 def test_components_of_a_sample_span_those_of_all_users():
     generator = np.random.default_rng(0)
-    few = generator.normal(size=(LARGE, 4)) @ generator.normal(size=(4, 30))
-    values = (few + 0.01 * generator.normal(size=few.shape)).astype(np.float32)
+    low_rank = generator.normal(size=(LARGE, 4)) @ generator.normal(size=(4, 30))
+    values = (low_rank + 0.01 * generator.normal(size=low_rank.shape)).astype(np.float32)
     space = principal_components(values, 0)[:5000]
     centred = values[:5000] - values.mean(0)
-    left = centred - space[:, :4] @ np.linalg.lstsq(space[:, :4], centred, rcond=None)[0]
-    assert (left**2).sum() < 1e-3 * (centred**2).sum()
+    residual = centred - space[:, :4] @ np.linalg.lstsq(space[:, :4], centred, rcond=None)[0]
+    assert (residual**2).sum() < 1e-3 * (centred**2).sum()
 
 
 @pytest.mark.parametrize("n", [20, LARGE])

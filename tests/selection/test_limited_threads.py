@@ -21,13 +21,13 @@ def libraries():
 
 
 @pytest.mark.parametrize(
-    ("there", "limit", "used"), [(1, 4, 1), (2, 4, 2), (3, 1, 1), (6, 4, 4), (4, 4, 4)]
+    ("available", "limit", "used"), [(1, 4, 1), (2, 4, 2), (3, 1, 1), (6, 4, 4), (4, 4, 4)]
 )
-def test_a_limit_never_adds_threads_and_is_over_afterwards(there, limit, used):
-    with threadpool_limits(there):
+def test_a_limit_never_adds_threads_and_is_over_afterwards(available, limit, used):
+    with threadpool_limits(available):
         with limited_threads(100, limit):
             assert threads() == {used}
-        assert threads() == {there}
+        assert threads() == {available}
 
 
 def test_large_tables_use_all_threads_that_are_set():

@@ -40,16 +40,16 @@ def test_count_is_exact_and_order_does_not_matter(strategy, n, budget):
     assert len(set(chosen.user_ids)) == budget
     assert set(chosen.user_ids) <= set(inputs.user_ids)
     order = np.random.default_rng(9).permutation(n)
-    mixed = Signals(
+    shuffled = Signals(
         **{
             field.name: np.asarray(getattr(inputs, field.name))[order]
             for field in dataclasses.fields(inputs)
             if getattr(inputs, field.name) is not None
         }
     )
-    again = select_users(strategy, mixed, budget, seed=3)
-    assert again.user_ids.tolist() == chosen.user_ids.tolist()
-    assert (again.group["cluster"] == chosen.group["cluster"][order]).all()
+    from_shuffled = select_users(strategy, shuffled, budget, seed=3)
+    assert from_shuffled.user_ids.tolist() == chosen.user_ids.tolist()
+    assert (from_shuffled.group["cluster"] == chosen.group["cluster"][order]).all()
 
 
 @pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"all", "kmeans-farthest"}))
@@ -62,7 +62,7 @@ def test_different_seeds_select_different_users(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_identical_users_can_be_selected(strategy):
     n = 30
-    alike = Signals(
+    inputs = Signals(
         np.arange(n).astype(str),
         np.zeros((n, 4)),
         np.zeros(n),
@@ -71,15 +71,15 @@ def test_identical_users_can_be_selected(strategy):
         activity=np.zeros(n),
     )
     budget = n if strategy == "all" else 10
-    assert len(select_users(strategy, alike, budget).user_ids) == budget
+    assert len(select_users(strategy, inputs, budget).user_ids) == budget
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_few_distinct_users_can_be_selected_without_a_librarys_warning(strategy, recwarn):
     generator = np.random.default_rng(0)
     # Components of equal rows differ by rounding.
-    few = np.tile(generator.normal(size=(3, 128)), (4, 1)).astype(np.float32)
-    inputs = dataclasses.replace(signals(12), embedding=few)
+    vectors = np.tile(generator.normal(size=(3, 128)), (4, 1)).astype(np.float32)
+    inputs = dataclasses.replace(signals(12), embedding=vectors)
     budget = 12 if strategy == "all" else 4
     assert len(select_users(strategy, inputs, budget, seed=0).user_ids) == budget
     assert not recwarn.list
@@ -95,8 +95,8 @@ def test_groups_is_the_old_name_of_strata():
 
 def test_every_cluster_gets_its_minimum():
     chosen = select_users("kmeans-variance", signals(2000), 900, clusters=10, min_cluster=40)
-    sizes, taken = chosen.report["cluster_sizes"], chosen.report["cluster_chosen"]
-    assert all(t >= min(40, s) for s, t in zip(sizes, taken, strict=True))
+    sizes, selected = chosen.report["cluster_sizes"], chosen.report["cluster_chosen"]
+    assert all(t >= min(40, s) for s, t in zip(sizes, selected, strict=True))
 
 
 @pytest.mark.parametrize("budget", [0, 8])
@@ -113,11 +113,11 @@ def test_all_refuses_a_budget_that_is_not_everybody():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("size", ["clusters", "strata", "min_cluster"])
 def test_a_size_changes_the_groups_or_is_refused(strategy, size):
-    given = signals(300)
+    inputs = signals(300)
     budget = 300 if strategy == "all" else 60
-    plain = select_users(strategy, given, budget)
+    plain = select_users(strategy, inputs, budget)
     try:
-        other = select_users(strategy, given, budget, **{size: 3})
+        other = select_users(strategy, inputs, budget, **{size: 3})
     except SelectionError as error:
         assert f"so {size} would change nothing" in str(error)
         named = str(error).rsplit("choose one of ")[1].rstrip(".").split(", ")
@@ -132,11 +132,11 @@ def test_a_size_changes_the_groups_or_is_refused(strategy, size):
 
 
 def test_missing_signals_and_unknown_strategies_are_named():
-    bare = Signals(np.array(["a", "b"]), np.zeros((2, 3)))
+    inputs = Signals(np.array(["a", "b"]), np.zeros((2, 3)))
     with pytest.raises(SelectionError, match="needs the signal loss"):
-        select_users("loss", bare, 1)
+        select_users("loss", inputs, 1)
     with pytest.raises(SelectionError, match="kmeans-variance"):
-        select_users("best", bare, 1)
+        select_users("best", inputs, 1)
 
 
 @pytest.mark.parametrize("strategy", ["kmeans-variance", "kmeans-farthest", "loss"])
@@ -145,17 +145,17 @@ def test_groups_are_computed_once_for_all_budgets(strategy):
     components = principal_components(
         inputs.embedding.astype(float)[np.argsort(inputs.user_ids)], 3
     )
-    back = np.argsort(np.argsort(inputs.user_ids))
-    known = Signals(inputs.user_ids, None, inputs.variance, inputs.loss, space=components[back])
+    ranks = np.argsort(np.argsort(inputs.user_ids))
+    known = Signals(inputs.user_ids, None, inputs.variance, inputs.loss, space=components[ranks])
     groups = group_users(strategy, known, seed=3)
     labels = groups.cluster[np.argsort(np.argsort(inputs.user_ids))]
     reused = group_users(strategy, known, seed=3, cluster_labels=labels)
     assert reused.cluster.tolist() == groups.cluster.tolist()
     for budget in (20, 150):
-        whole = select_users(strategy, inputs, budget, seed=3)
-        again = draw_users(groups, budget, seed=3)
-        assert again.user_ids.tolist() == whole.user_ids.tolist()
-        assert again.report == whole.report
+        expected = select_users(strategy, inputs, budget, seed=3)
+        actual = draw_users(groups, budget, seed=3)
+        assert actual.user_ids.tolist() == expected.user_ids.tolist()
+        assert actual.report == expected.report
 
 
 def test_facility_location_covers_every_user():
@@ -164,8 +164,8 @@ def test_facility_location_covers_every_user():
 
     def mean_distance(strategy, seed):
         rows = select_users(strategy, inputs, 20, seed=seed).user_ids.astype(int)
-        apart = np.linalg.norm(points[:, None] - points[rows], axis=2)
-        return apart.min(1).mean()
+        distances = np.linalg.norm(points[:, None] - points[rows], axis=2)
+        return distances.min(1).mean()
 
     by_chance = [mean_distance("random", seed) for seed in range(20)]
     assert max(mean_distance("facility", seed) for seed in range(5)) < min(by_chance)
@@ -188,8 +188,8 @@ def test_most_active_users_are_selected_and_ties_are_random():
         return inputs.activity[[row_of[user] for user in chosen]]
 
     assert (rows("most-active") == 20).all()
-    drawn = np.concatenate([rows("activity", seed) for seed in range(40)])
-    assert 1.5 < (drawn == 20).sum() / (drawn == 10).sum() < 2.1
+    selected = np.concatenate([rows("activity", seed) for seed in range(40)])
+    assert 1.5 < (selected == 20).sum() / (selected == 10).sum() < 2.1
     assert rows("kmeans-activity").mean() > rows("kmeans-pca").mean() + 2
 
 

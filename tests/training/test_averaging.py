@@ -50,12 +50,14 @@ def test_the_average_is_validated_and_kept_while_training_goes_on_without_it():
     averaged = Small()
     train(averaged, 500, AVERAGED, validate=lambda: seen.append(weights(averaged)) or -len(seen))
     assert all(torch.equal(p, seen[-1][name]) for name, p in weights(averaged).items())
-    last, kept = weights(plain), weights(averaged)
-    assert any(not torch.equal(last[name], kept[name]) for name in last)
+    plain_weights, averaged_weights = weights(plain), weights(averaged)
+    assert any(
+        not torch.equal(plain_weights[name], averaged_weights[name]) for name in plain_weights
+    )
     # Without validation the average of the last step is kept: the same training, the same average.
     again = Small()
     train(again, 500, AVERAGED)
-    assert all(torch.equal(p, kept[name]) for name, p in weights(again).items())
+    assert all(torch.equal(p, averaged_weights[name]) for name, p in weights(again).items())
 
 
 def test_a_decay_of_0_changes_nothing():
@@ -68,12 +70,12 @@ def test_a_decay_of_0_changes_nothing():
 
 
 def test_an_interrupted_training_goes_on_with_the_same_average(tmp_path):
-    whole, steps = Small(), iter(range(100))
-    train(whole, 500, AVERAGED)
+    uninterrupted, steps = Small(), iter(range(100))
+    train(uninterrupted, 500, AVERAGED)
     cut, stop = Small(), lambda: next(steps) == 20
     with pytest.raises(Cancelled):
         train(cut, 500, AVERAGED, checkpoint_dir=tmp_path, should_cancel=stop)
     resumed = Small()
     train(resumed, 500, AVERAGED, checkpoint_dir=tmp_path)
-    for name, parameter in weights(whole).items():
+    for name, parameter in weights(uninterrupted).items():
         np.testing.assert_array_equal(parameter, weights(resumed)[name])

@@ -59,13 +59,13 @@ def test_a_restored_run_goes_on_like_the_saved_one(
     module, optimizer = trained(shapes, frozen, 0, steps)
     best = checkpoint.copy_parameters(trained(shapes, frozen, 2, 0)[0]) if has_best else None
     checkpoint.save(folder, "run", state, module, optimizer, best)
-    drawn = torch.rand(3)
+    random_numbers = torch.rand(3)
 
     other, other_optimizer = trained(shapes, frozen, 1, 0)
     loaded = checkpoint.load(folder, "run")
     assert dataclasses.asdict(loaded.state) == dataclasses.asdict(state)
     restored = loaded.restore(other, other_optimizer)
-    torch.testing.assert_close(torch.rand(3), drawn, rtol=0, atol=0)
+    torch.testing.assert_close(torch.rand(3), random_numbers, rtol=0, atol=0)
     assert restored.keys() == (best or {}).keys()
     for name, value in (best or {}).items():
         torch.testing.assert_close(restored[name], value, rtol=0, atol=0)

@@ -14,7 +14,7 @@ from puma_engine.training.device import BF16_PARAMETERS, has_fast_bf16, resolve_
 
 
 @pytest.mark.parametrize(
-    ("cores", "quota", "others", "threads"),
+    ("cores", "quota", "used_by_others", "threads"),
     [
         (2, None, 0.0, 2),
         (2, None, 0.2, 2),
@@ -28,10 +28,10 @@ from puma_engine.training.device import BF16_PARAMETERS, has_fast_bf16, resolve_
         (4, 8.0, 0.0, 4),
     ],
 )
-def test_threads_are_the_cores_that_are_free(cores, quota, others, threads):
-    choice = choose_threads(cores, quota, others)
+def test_threads_are_the_cores_that_are_free(cores, quota, used_by_others, threads):
+    choice = choose_threads(cores, quota, used_by_others)
     assert choice.threads == threads
-    assert f"others use {others:.1f}" in choice.reason
+    assert f"others use {used_by_others:.1f}" in choice.reason
     assert ("limit allows" in choice.reason) == (quota is not None and quota < cores)
 
 
@@ -53,12 +53,12 @@ def test_a_limit_of_a_container_is_read(tmp_path, files, cores):
     assert cpu_quota(tmp_path) == cores
 
 
-def test_what_others_use_is_within_the_cores_of_this_process():
+def test_other_processes_use_no_negative_number_of_cores():
     assert cpu_threads.cores_used_by_others(0.05) >= 0
     assert allowed_cores() == sorted(os.sched_getaffinity(0))
 
 
-def test_work_that_has_ended_does_not_count():
+def test_finished_work_of_other_processes_does_not_count():
     assert cpu_threads.used_cores(now=0.0, last_minute=1.7) == 0.0
     # Work in bursts counts as it does in the mean, and work that has just begun as it is.
     assert cpu_threads.used_cores(now=0.5, last_minute=1.7) == 1.7

@@ -23,12 +23,12 @@ def make_garbage():
 def test_no_garbage_is_collected_while_paused():
     gc.collect()
     with gc_paused():
-        lost = weakref.ref(Knot())
+        reference = weakref.ref(Knot())
         make_garbage()
-        assert lost() is not None and not gc.isenabled()
+        assert reference() is not None and not gc.isenabled()
     assert gc.isenabled()
     make_garbage()
-    assert lost() is None
+    assert reference() is None
 
 
 def test_a_disabled_collector_stays_disabled():

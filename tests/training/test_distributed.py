@@ -33,22 +33,22 @@ def test_two_processes_migrate_like_one(tmp_path):
     single.fit_prompts("data", small, training=TRAINING, name="source")
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     chosen = {"strategy": "random", "budget": 10}
-    alone = single.migrate("source", large, training=TRAINING, adapter=ADAPTER, **chosen)
+    single_run = single.migrate("source", large, training=TRAINING, adapter=ADAPTER, **chosen)
     words = ["migrate", "source", large, "--strategy", "random", "--budget", 10, "--json"]
     words += ["--epochs", 2, "--batch-size", 32, "--hidden", 16, "--dropout", 0, "--noise", 0]
     done = launched(tmp_path / "two", *words)
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)  # only rank 0 prints
     double = Workbench(tmp_path / "two")
-    assert run["id"] == alone.id
+    assert run["id"] == single_run.id
     assert len(double.runs("migration")) == len(double.runs("selection")) == 1
     first, second = (
         [epoch["train_loss"] for epoch in history]
-        for history in (alone.summary["history"], run["summary"]["history"])
+        for history in (single_run.summary["history"], run["summary"]["history"])
     )
     np.testing.assert_allclose(first, second, rtol=1e-5)
     np.testing.assert_allclose(
-        single.prompts(alone).vectors, double.prompts(alone.id).vectors, atol=1e-4
+        single.prompts(single_run).vectors, double.prompts(single_run.id).vectors, atol=1e-4
     )
     assert double.workspace.verify() == [] and not list((tmp_path / "two" / "work").glob("*"))
 

@@ -33,8 +33,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "b" / checkpoint.RECORD).exists() and not (tmp_path / "cut.st").exists()
     training_script.main(tmp_path / "cut.st", tmp_path / "b")
-    whole, cut = load_file(tmp_path / "whole.st"), load_file(tmp_path / "cut.st")
-    assert all(np.array_equal(whole[name], cut[name]) for name in whole)
+    uninterrupted, resumed = load_file(tmp_path / "whole.st"), load_file(tmp_path / "cut.st")
+    assert all(np.array_equal(uninterrupted[name], resumed[name]) for name in uninterrupted)
 
 
 @pytest.mark.timeout(180)
