@@ -74,10 +74,11 @@ def _outcome(
     except (Cancelled, KeyboardInterrupt) as error:
         # Stopped from outside, as by a shutdown: a worker queues it again.
         return "cancelled" if heartbeat.cancelled else "interrupted", str(error) or None, None
+    except PumaError as error:
+        return "failed", str(error), None
     except BaseException as error:  # the user sees whatever ended it
         traceback.print_exc()
-        text = str(error) if isinstance(error, PumaError) else f"{type(error).__name__}: {error}"
-        return "failed", text, None
+        return "failed", f"{type(error).__name__}: {error}", None
     last = result[-1] if isinstance(result, list | tuple) and result else result
     return "finished", None, last.id if isinstance(last, Run) else None
 

@@ -114,12 +114,21 @@ def test_failed_job_has_its_error_and_can_be_retried(ws, tmp_path):
     failed = jobs.job(ws, job.id)
     assert failed.status == "failed"
     assert failed.error == "The table has no column 'outcome'; name it."
-    assert "Traceback" in jobs.read_log(ws, job.id)
+    log = jobs.read_log(ws, job.id)
+    assert log.endswith(f" failed: {failed.error}") and "Traceback" not in log
     assert jobs.retry(ws, job.id).error is None
     work(ws)
     assert status_of(ws, job) == "finished"
     with pytest.raises(JobError, match="finished"):
         jobs.retry(ws, job.id)
+
+
+def test_the_log_of_an_unexpected_error_has_its_traceback(ws, tmp_path):
+    job = jobs.enqueue(ws, "count", {"pause_at": 0, "release": 5}, title="Broken")
+    work(ws)
+    assert jobs.job(ws, job.id).error.startswith("TypeError: ")
+    log = jobs.read_log(ws, job.id)
+    assert "Traceback" in log and log.splitlines()[-1].endswith(jobs.job(ws, job.id).error)
 
 
 def test_idle_worker_exits(ws):
