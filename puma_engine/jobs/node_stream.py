@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from puma_engine.errors import JobError, PumaError
@@ -69,8 +69,13 @@ class StreamDriver:
 
     def _drive(self) -> None:
         try:
-            for row in self._data.iter_rows():
-                self._results.put((row["number"], row["value"], row["error"], row["kind"]))
+            # By iter_rows, and with a batch fetched ahead, a result would come when the next one is there.
+            parts: Iterable[Any] = self._data.iter_batches(
+                prefetch_batches=0, batch_size=None, batch_format="pyarrow"
+            )
+            for part in parts:
+                for row in part.to_pylist():
+                    self._results.put((row["number"], row["value"], row["error"], row["kind"]))
         except BaseException as error:  # whatever ended it, the asking process must hear of it
             self._error = last_line(error)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import torch
 import waiting_shards
 from job_helpers import wait_for
-from lost_work import LostWork
+from lost_work import LostWork, PatientWork
 from ray_clusters import ray_cluster
 from scored_shards import scored_shards
 from shard_folders import parquet_shards, tensor_shards
@@ -170,7 +171,7 @@ def test_files_equal_those_of_one_machine_after_a_kill_a_lost_node_and_a_cancel(
     held, seen = folder / f"began-{shards[CANCELLED_AT]}", []
 
     def should_cancel():
-        # A selection reports nothing. Ray Data gives a result back when it has the next.
+        # A selection reports nothing.
         return held.exists() and (name == "select" or seen)
 
     with pytest.raises(Cancelled, match="Cancelled before"):
@@ -300,6 +301,20 @@ def test_a_piece_whose_process_is_lost_is_repeated_a_limited_number_of_times(
             results.append(finished)
     assert results == [(0, b"done")]
     assert [len((tmp_path / f"lost-{times}").read_text()) for times in (1, 2)] == [2, 2]
+
+
+def test_a_finished_piece_comes_back_while_the_next_one_is_done(cluster, tmp_path):
+    files = [None, str(tmp_path / "first"), str(tmp_path / "second")]
+    pieces = [{"file": file} for file in files]
+    done = []
+    for number, value in cluster_stream.stream(
+        cluster, PatientWork, (), pieces, Execution(), actors=1
+    ):
+        done.append((number, value))
+        # The piece that is being done now waits for this.
+        if number + 1 < len(files):
+            Path(files[number + 1]).touch()
+    assert done == [(0, b"done"), (1, b"done"), (2, b"done")]
 
 
 def test_folders_that_a_node_cannot_read_and_actors_without_a_cluster_are_refused(tmp_path):
