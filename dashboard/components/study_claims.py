@@ -37,6 +37,7 @@ def show(
             "`puma study table2 --quick` runs the first on few users.",
         )
         return
+    columns = _columns_of_model(columns)
     names = {claim.name: claim for claim in claims.CLAIMS}
     claim = query_params.read("claim", names, _first_answered(columns))
     column = query_params.read("data", columns, next(iter(columns)))
@@ -50,6 +51,26 @@ def show(
         _matrix(columns, claim, column)
     with details:
         _details(columns[column][claim], column, address, study_param)
+
+
+def _columns_of_model(
+    columns: dict[str, dict[str, evidence.Finding]],
+) -> dict[str, dict[str, evidence.Finding]]:
+    """Return the columns of the models that ship, or those of another model that the reader chooses."""
+    models = {name: evidence.model_of_column(name) for name in columns}
+    labels = {model: evidence.MODEL_NAMES.get(model, model) for model in models.values()}
+    if len(labels) < 2:
+        return columns
+    asked = query_params.read("data", columns)
+    model = query_params.segment(
+        "Models",
+        {name: label or "Models that ship" for name, label in labels.items()},
+        "models",
+        default=None if asked is None else models[asked],
+        follows=True,
+        label_visibility="collapsed",
+    )
+    return {name: findings for name, findings in columns.items() if models[name] == model}
 
 
 def _first_answered(columns: Mapping[str, Mapping[str, evidence.Finding]]) -> str:

@@ -183,11 +183,13 @@ def column_heading(column: str, words: Mapping[str, str] = MappingProxyType({}))
     words: other names of data sets.
     """
     dataset, _, role = column.partition(", ")
-    name = words.get(dataset, dataset)
-    if not role:
-        return name
-    preposition, _, model = role.partition(" ")
-    return f"{name} {preposition} {MODEL_NAMES.get(model, model)}"
+    name, model = words.get(dataset, dataset), model_of_column(column)
+    return f"{name} {role.partition(' ')[0]} {MODEL_NAMES.get(model, model)}" if model else name
+
+
+def model_of_column(column: str) -> str:
+    """Return the model outside the zoo that a column of `findings_by_column` is about, or ""."""
+    return column.partition(", ")[2].partition(" ")[2]
 
 
 def findings_by_claim(findings: Iterable[Finding]) -> dict[Claim, list[Finding]]:

@@ -247,7 +247,7 @@ def test_the_chart_of_a_cost_is_the_share_of_seconds_with_the_claims_limit(tmp_p
     assert "seconds" in figure["layout"]["xaxis"]["title"]["text"]
 
 
-def test_a_real_model_has_a_column_of_its_own(tmp_path, monkeypatch):
+def test_a_real_model_has_columns_of_its_own(tmp_path, monkeypatch):
     real = main_results(0.02, users=60)
     real["options"] |= {"target": "smollm2"}
     zoo = main_results(-0.02)
@@ -259,9 +259,15 @@ def test_a_real_model_has_a_column_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("PUMA_RESULTS", str(tmp_path / "published"))
     app = open_page("studies", tmp_path / "none", monkeypatch)
     assert_plain(app)
+    assert "SmolLM2**" not in texts(app) and verdict_of(app, "all-users") == "Reproduced"
+    models = next(control for control in app.button_group if control.label == "Models")
+    models.set_value("smollm2").run()
+    assert_plain(app)
     assert "**goodbooks on SmolLM2**" in plain(texts(app))
-    assert verdict_of(app, "all-users", 0) == "Reproduced"
-    assert verdict_of(app, "all-users", 1) == "Not reproduced"
+    assert verdict_of(app, "all-users") == "Not reproduced"
+    # An address of a column opens its models.
+    app = open_page("studies", tmp_path / "none", monkeypatch, data="goodbooks, on smollm2")
+    assert verdict_of(app, "all-users") == "Not reproduced"
 
 
 def plain(text):
@@ -350,14 +356,17 @@ def test_shipped_reports_are_shown(tmp_path, monkeypatch):
         for claim in CLAIMS:
             assert verdict_of(app, claim.name, column).lower() != "no evidence"
     # SmolLM2 has columns of its own, without those claims that only other studies answer.
+    app = open_page("studies", with_reports(tmp_path).root, monkeypatch, models="smollm2")
+    assert_plain(app)
     for name in ("goodbooks on SmolLM2", "goodbooks from SmolLM2"):
         assert f"**{name}**" in plain(texts(app))
+    assert "**goodbooks-to-read**" not in plain(texts(app))
     columns = findings_by_column(published_evidence(results_root()))
     unanswered = [
         finding
-        for column in columns.values()
+        for name, column in columns.items()
         for finding in column.values()
-        if finding.evidence is None
+        if finding.evidence is None and "smollm2" in name
     ]
     assert f"{len(unanswered)} no evidence" in " ".join(badges(app)).lower()
     for claim in CLAIMS:
