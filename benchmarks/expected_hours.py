@@ -1,8 +1,9 @@
 """Expected memory and hours of the paper's experiment with published models on one GPU.
 
 `python benchmarks/expected_hours.py --markdown docs/bigger-models.md` writes the table there, between
-its marks. The hours are an estimate: rates of benchmarks/results/throughput.json, times the rows that
-the cells of `puma study table2` read. Early stopping, loading, compiling and statistics are left out.
+its marks. The hours are an estimate: rates of benchmarks/results/throughput-prompt-last.json for ratings
+and of throughput.json for clicks, times the rows that the cells of `puma study table2` read. Early
+stopping, loading, compiling and statistics are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,14 @@ from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed
 from puma_engine.studies import Cell, Options, get_study
 from puma_engine.studies.quick_users import model_of_cell, rows_read_by
 
-RESULTS = Path(__file__).parent / "results" / "throughput.json"
-DEVICE, PRECISION, WAY, BATCH = "NVIDIA H200", "bf16", "item_first", 256
+RESULTS = Path(__file__).parent / "results"
+DEVICE, PRECISION, BATCH = "NVIDIA H200", "bf16", 256
+# The file of rates and the order of each task's default template, as that file names it.
+RATES = {
+    "rating": ("throughput-prompt-last.json", "prompt_last"),
+    "click": ("throughput.json", "item_first"),
+}
+Rows = Sequence[dict[str, Any]]
 MARKS = ("<!-- hours -->", "<!-- /hours -->")
 # Of each model: its name, its hub id, and the measured model whose rates it takes.
 MODELS = {
@@ -50,12 +57,14 @@ class Data:
     counts: DataCounts
 
 
-def measured_speed(rows: Sequence[dict[str, Any]], backbone: str) -> tuple[ModelSpeed, float]:
+def measured_speed(rows: Rows, backbone: str, way: str) -> tuple[ModelSpeed, float]:
     """Return the measured rates of a model (read and train, per second) and its peak memory in GB.
+
+    way: the order of the template, as the rows name it.
 
     The slower of fitting prompts and training an adapter is used.
     """
-    selection = {"device": DEVICE, "precision": PRECISION, "way": WAY, "batch": BATCH}
+    selection = {"device": DEVICE, "precision": PRECISION, "way": way, "batch": BATCH}
     by_stage = {
         row["stage"]: row
         for row in rows
@@ -83,8 +92,34 @@ def study_seconds(speed: ModelSpeed, cells: Sequence[Cell], model: str, data: Da
     )
 
 
-def table(rows: Sequence[dict[str, Any]], sets: Sequence[Data]) -> str:
-    """Return the table as Markdown, one row for each model."""
+def measured_rows() -> dict[str, Rows]:
+    """Return the rows of the file of rates of each task."""
+    return {
+        task: json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]
+        for task, (file, _) in RATES.items()
+    }
+
+
+def model_speed(rows: Mapping[str, Rows], name: str, task: str) -> ModelSpeed:
+    """Return the rates of a model with the default template of a task.
+
+    Those of the measured model of its family, scaled by the weights of the layers. The orders differ
+    by a few tokens in what they read of an item, but their runs in the number of items, which hides
+    fixed costs; so the faster reading is used.
+    """
+    like = MODELS[name][2]
+    speeds = {task: measured_speed(rows[task], like, way)[0] for task, (_, way) in RATES.items()}
+    items = max(speed.items for speed in speeds.values())
+    scale = weight_counts(like)[1] / weight_counts(name)[1]
+    speed = speeds[task]
+    return ModelSpeed(items * scale, speed.training * scale, speed.prediction * scale)
+
+
+def table(rows: Mapping[str, Rows], sets: Sequence[Data]) -> str:
+    """Return the table as Markdown, one row for each model. rows: by task.
+
+    Memory is that of clicks, whose template takes more.
+    """
     small = Options(datasets=("goodbooks",), seeds=(0,), source=SOURCE, target=TARGET, fixed=True)
     whole = Options(source=SOURCE, target=TARGET)
     head = [
@@ -94,13 +129,11 @@ def table(rows: Sequence[dict[str, Any]], sets: Sequence[Data]) -> str:
     lines = ["| " + " | ".join(head) + " |", "| --- | --- |" + " ---: |" * (len(head) - 2)]
     study = get_study("table2")
     for name, (label, hub_id, like) in MODELS.items():
-        speed, memory = measured_speed(rows, like)
-        parameters, layers = weight_counts(name)
-        scale = weight_counts(like)[1] / layers
-        speed = ModelSpeed(speed.items * scale, speed.training * scale, speed.prediction * scale)
+        _, memory = measured_speed(rows["click"], like, RATES["click"][1])
+        parameters = weight_counts(name)[0]
         hours = [
             sum(
-                study_seconds(speed, cells, model, data)
+                study_seconds(model_speed(rows, name, data.task), cells, model, data)
                 for data in sets
                 if (cells := [cell for cell in made if cell.name.startswith(f"{data.name}/")])
             )
@@ -139,8 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--markdown", type=Path, help="page to write into, between its marks")
     page = parser.parse_args().markdown
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-    made = table(rows, [counted(name) for name in Options().datasets])
+    made = table(measured_rows(), [counted(name) for name in Options().datasets])
     if page is None:
         print(made)
         return

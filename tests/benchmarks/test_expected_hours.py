@@ -1,15 +1,13 @@
 """Expected hours of published models: rates from the results, rows from the study's cells."""
 
-import json
-
 import expected_hours
 import pytest
 import shapes
 
 from puma_engine.pipeline.expected_time import DataCounts, ModelSpeed
-from puma_engine.studies import Cell
+from puma_engine.studies import Cell, Options
 
-ROWS = json.loads(expected_hours.RESULTS.read_text(encoding="utf-8"))["rows"]
+ROWS = expected_hours.measured_rows()
 DATA = expected_hours.Data("films", "rating", 10, DataCounts(100, 10, 20, 50, 60))
 
 
@@ -18,11 +16,13 @@ def test_every_model_has_rates_and_its_published_size():
     sizes = {"llama-3.2-1b": 1.24, "llama-3.2-3b": 3.21, "qwen2.5-1.5b": 1.54, "qwen2.5-3b": 3.09}
     sizes |= {"gemma-3-1b": 1.0, "phi-3-mini": 3.82, "phi-4-mini": 3.84, "stablelm-2-1.6b": 1.64}
     assert sizes.keys() == expected_hours.MODELS.keys()
-    for name, (_, _, like) in expected_hours.MODELS.items():
+    for name in expected_hours.MODELS:
         total, layers = shapes.weight_counts(name)
         assert total / 1e9 == pytest.approx(sizes[name], abs=0.006) and layers < total
-        speed, memory = expected_hours.measured_speed(ROWS, like)
-        assert min(speed.items, speed.training, speed.prediction, memory) > 0
+        last, first = (expected_hours.model_speed(ROWS, name, task) for task in ("rating", "click"))
+        # One position is computed for an example with the prompt last, and some five with the item first.
+        assert last.training > first.training > 0
+        assert last.prediction > first.prediction > 0 and min(last.items, first.items) > 0
 
 
 def test_seconds_are_rows_by_rates_on_the_model_alone():
@@ -38,8 +38,8 @@ def test_seconds_are_rows_by_rates_on_the_model_alone():
     assert expected_hours.study_seconds(speed, cells, "big", DATA) == pytest.approx(expected)
 
 
-def test_the_page_has_a_row_for_each_model():
-    page = (expected_hours.RESULTS.parents[2] / "docs" / "bigger-models.md").read_text()
+def test_the_page_has_the_present_table():
+    page = (expected_hours.RESULTS.parents[1] / "docs" / "bigger-models.md").read_text()
     table = page.partition(expected_hours.MARKS[0])[2].partition(expected_hours.MARKS[1])[0]
-    for label, hub_id, _ in expected_hours.MODELS.values():
-        assert f"| {label}" in table and f"`{hub_id}`" in table
+    sets = [expected_hours.counted(name) for name in Options().datasets]
+    assert table.strip() == expected_hours.table(ROWS, sets)
