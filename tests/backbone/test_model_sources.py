@@ -327,10 +327,13 @@ def test_a_model_that_overflows_is_refused():
         FrozenBackbone(built.eval(), tiny_tokenizer("bytes-bos"), info)
 
 
-def test_a_tokenizer_of_another_model_is_refused(tmp_path):
-    path = tiny_backbone_folder(tmp_path, "llama")
-    tiny = tiny_model("llama", 40)
-    tiny.save_pretrained(path)
+@pytest.mark.parametrize("missing", [5, 200])
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, missing):
+    """Its vocabulary has `missing` tokens more than the model has embeddings."""
+    path = tmp_path / "model"
+    tokenizer = tiny_tokenizer("bytes-bos")
+    tokenizer.save_pretrained(path)
+    tiny_model("llama", len(tokenizer) - missing).save_pretrained(path)
     with pytest.raises(BackboneError, match="belongs to another model"):
         inspect_backbone(path, device="cpu")
 

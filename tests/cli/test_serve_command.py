@@ -1,13 +1,11 @@
 """`puma serve`: local by default; public only with a complete sign-in."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
+from waiting import free_port, wait_for_server
 
 from puma_engine.cli.dashboard import auth_settings, refuse_without_sign_in
 from puma_engine.errors import ConfigError
@@ -75,12 +73,10 @@ def test_public_without_sign_in_is_refused_in_one_sentence(tmp_path):
 
 
 def test_serve_listens_on_localhost_only_and_stops_on_sigterm(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = serve(tmp_path, "--port", str(port))
     try:
-        assert wait_for(f"http://localhost:{port}/_stcore/health") == b"ok"
+        assert wait_for_server(f"http://localhost:{port}/_stcore/health", process) == b"ok"
         listening = subprocess.run(
             [sys.executable, "-c", LISTENING, str(process.pid)], capture_output=True, text=True
         )
@@ -97,14 +93,3 @@ for connection in psutil.Process(int(sys.argv[1])).net_connections():
     if connection.status == psutil.CONN_LISTEN:
         print(connection.laddr.ip)
 """
-
-
-def wait_for(url):
-    end = time.monotonic() + SECONDS
-    while True:
-        try:
-            return urllib.request.urlopen(url, timeout=5).read()
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.3)

@@ -93,12 +93,21 @@ def test_a_preview_shows_the_first_rows_and_guesses_the_columns(ending, tmp_path
     assert preview.frame["asin"].tolist() == table["asin"].head(50).tolist()
 
 
-def test_no_column_is_guessed_twice():
-    assert guess_columns(["user", "rating", "score", "name"]) == {
-        "user_id": "user",
-        "outcome": "rating",
-        "text": "name",
-    }
+@pytest.mark.parametrize(
+    ("names", "guess"),
+    [
+        (
+            ("user", "rating", "score", "name"),
+            {"user_id": "user", "outcome": "rating", "text": "name"},
+        ),
+        (
+            ("user_id:token", "rating:float", "score:float"),
+            {"user_id": "user_id:token", "outcome": "rating:float"},
+        ),
+    ],
+)
+def test_no_field_is_guessed_twice(names, guess):
+    assert guess_columns(names) == guess
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from puma_engine import pipeline
 from puma_engine.cli.application import app
 from puma_engine.datasets import check_table, preview_table, read_table
-from puma_engine.datasets.importers.column_guess import guess_columns
 from puma_engine.datasets.reading import parquet_files
 from puma_engine.datasets.reading.delimited import read_columns
 from puma_engine.datasets.reading.parquet_files import unpacked_bytes
@@ -427,13 +426,6 @@ def test_the_layout_of_a_known_data_set_is_named(
     path.write_text(",".join(names) + "\n1,2,3\n")
     with pytest.raises(DataError, match=message):
         read(path)
-
-
-def test_no_column_is_guessed_twice_with_types() -> None:
-    assert guess_columns(["user_id:token", "rating:float", "score:float"]) == {
-        "user_id": "user_id:token",
-        "outcome": "rating:float",
-    }
 
 
 def test_options_of_other_sources_are_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
-import urllib.request
 import venv
 from pathlib import Path
 
 import pytest
+from waiting import free_port, wait_for_server
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PUMA"))}
@@ -75,23 +74,12 @@ def test_the_wheel_contains_everything_needed_to_run(installed, tmp_path):
 
 
 def test_the_wheel_opens_the_dashboard(installed, tmp_path):
-    port = 8700 + os.getpid() % 200
+    port = free_port()
     line = [str(installed), "-m", "puma_engine.cli", "serve", "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(line, cwd=tmp_path, env=OUTSIDE, stdout=log, stderr=log)
     try:
-        until = time.monotonic() + 120
-        while True:
-            try:
-                url = f"http://localhost:{port}/_stcore/health"
-                with urllib.request.urlopen(url, timeout=5) as answer:
-                    assert answer.status == 200
-                break
-            except OSError:
-                assert server.poll() is None and time.monotonic() < until, (
-                    tmp_path / "log"
-                ).read_text()
-                time.sleep(0.2)
+        wait_for_server(f"http://localhost:{port}/_stcore/health", server)
     finally:
         server.terminate()
         server.wait(30)

@@ -4,7 +4,6 @@ import functools
 import importlib.metadata
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -12,10 +11,10 @@ import threading
 import numpy as np
 import pytest
 from cluster_worlds import assert_same, cluster_world, execute, execute_here
-from job_helpers import wait_for
 from ray_clusters import TOKEN
 from small_runs import QUICK, SMALL
 from tiny import tiny_backbone_folder
+from waiting import free_port, wait_for
 from waiting_nodes import MANY, WaitingWorker, job_command
 
 from puma_engine import jobs, pipeline
@@ -311,9 +310,7 @@ def test_without_ray_one_sentence_names_the_extra(monkeypatch):
 
 
 def test_an_address_at_which_nothing_answers_is_refused_at_once(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = f"from puma_engine.jobs.cluster import Cluster; Cluster('ray://127.0.0.1:{port}')"
     secret = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     ended = subprocess.run(

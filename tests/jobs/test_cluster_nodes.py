@@ -21,8 +21,8 @@ import waiting_nodes
 from cluster_worlds import assert_same, cluster_world, execute, execute_here
 from dashboard_pages import add_job, open_page, report, texts
 from failing_groups import FailingGroup
-from job_helpers import wait_for
 from small_runs import QUICK, SMALL
+from waiting import wait_for
 
 from puma_engine import pipeline
 from puma_engine.errors import Cancelled, ConfigError

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from job_helpers import paused_job, reached, start_worker, status_of, wait_for, work, workspace
+from job_helpers import paused_job, reached, start_worker, status_of, work, workspace
+from waiting import wait_for
 
 from puma_engine import jobs
 from puma_engine.errors import JobError, NotFoundError

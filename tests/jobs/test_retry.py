@@ -5,9 +5,10 @@ import signal
 
 import pytest
 from dashboard_pages import open_page, press, texts
-from job_helpers import start_worker, status_of, wait_for, workspace
+from job_helpers import start_worker, status_of, workspace
 from small_runs import QUICK, write_ratings
 from tiny import tiny_backbone_folder
+from waiting import wait_for
 
 from puma_engine import jobs, pipeline
 

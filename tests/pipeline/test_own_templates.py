@@ -186,14 +186,3 @@ def test_an_added_token_beyond_the_embeddings_is_never_produced(world, tmp_path)
     backbone = load_backbone(ws, run.inputs["backbone"])
     reader = Reader(backbone, TEMPLATES["rating"], [Context("Zebra")])
     assert max(max(ids) for ids in reader.sequence(0)) < len(tokenizer) - 1
-
-
-def test_a_tokenizer_of_another_model_is_refused(tmp_path):
-    from tiny import tiny_model, tiny_tokenizer
-
-    tokenizer = tiny_tokenizer("bytes-bos")
-    folder = tmp_path / "model"
-    tiny_model("llama", len(tokenizer) - 5).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    with pytest.raises(BackboneError, match="belongs to another model"):
-        inspect_backbone(folder, device="cpu")

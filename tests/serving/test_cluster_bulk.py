@@ -16,12 +16,12 @@ import psutil
 import pytest
 import torch
 import waiting_shards
-from job_helpers import wait_for
 from lost_work import LostWork, PatientWork
 from ray_clusters import ray_cluster
 from scored_shards import scored_shards
 from shard_folders import parquet_shards, tensor_shards
 from typer.testing import CliRunner
+from waiting import wait_for
 from waiting_shards import COMMANDS, SELECTING, use_waiting_work
 
 from puma_engine.cli import app

@@ -14,6 +14,7 @@ import torch
 import uvicorn
 from safetensors.numpy import save
 from safetensors.torch import save as save_torch
+from waiting import wait_for
 
 from puma_engine.config import AdapterConfig
 from puma_engine.errors import ConfigError
@@ -65,13 +66,6 @@ def ask(port, body=GOOD, media=JSON, path="/v1/migrate", method="POST", headers=
         connection.request(method, path, body, {"Content-Type": media} | (headers or {}))
         response = connection.getresponse()
         return response.status, response.read(), response.headers
-
-
-def eventually(condition):
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +231,7 @@ def test_requests_beyond_the_waiting_limit_get_503():
         clients = [threading.Thread(target=lambda: answers.append(ask(port)[0])) for _ in range(2)]
         for client in clients:
             client.start()
-        eventually(lambda: counters.waiting == 2)
+        wait_for(lambda: counters.waiting == 2)
         status, content, headers = ask(port)
         assert status == 503 and headers["Retry-After"] == "1" and b"wait" in content
         Held.go_on.set()
@@ -266,11 +260,11 @@ def test_unfinished_requests_do_not_block_other_clients():
             slow.append(half(port, HALVES[number % len(HALVES)]))
             if number % 8 == 7:
                 assert ask(port)[0] == 200
-        eventually(lambda: counters.dropped >= 64)
+        wait_for(lambda: counters.dropped >= 64)
         assert counters.waiting == 0
         for client in slow:
             client.close()
-        eventually(lambda: counters.arriving == 0)
+        wait_for(lambda: counters.arriving == 0)
 
 
 def test_an_unfinished_request_is_closed_at_its_deadline():
@@ -296,7 +290,7 @@ def test_slowly_sent_bytes_do_not_extend_the_deadline():
 def test_a_client_that_leaves_is_counted_and_not_logged(caplog):
     with serving() as (port, counters):
         half(port, HALVES[3]).close()
-        eventually(lambda: counters.answers[499] == 1)
+        wait_for(lambda: counters.answers[499] == 1)
     assert "Traceback" not in caplog.text
 
 

@@ -3,11 +3,9 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 from safetensors.torch import save_file
 from typer.testing import CliRunner
+from waiting import free_port, wait_for, wait_for_server
 
 from puma_engine.cli import app
 from puma_engine.config import AdapterConfig
@@ -58,21 +57,12 @@ def mapper(folder):
 @pytest.fixture(scope="module")
 def url(folder):
     """A server process with small limits and a token."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [*PUMA, "serve-adapter", str(folder), "--port", str(port), "--device", "cpu"]
     command += ["--max-users", "64", "--max-bytes", "20000", "--max-waiting", "2"]
     server = subprocess.Popen(command, env=os.environ | {"PUMA_SERVE_TOKEN": TOKEN})
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 240
-    while True:
-        try:
-            urllib.request.urlopen(address + "/healthz")
-            break
-        except OSError:
-            assert server.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+    wait_for_server(address + "/healthz", server)
     yield address
     server.terminate()
     server.wait(120)
@@ -278,9 +268,7 @@ def test_a_killed_stream_resumes_at_the_first_unfinished_shard(folder, tmp_path)
     command = [*PUMA, "migrate-stream", str(source), str(target), "--adapter", str(folder)]
     command += ["--device", "cpu", "--json", "--chunk-rows", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not list(target.glob("*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: list(target.glob("*.safetensors")))
     process.send_signal(signal.SIGKILL)
     assert process.wait(120) == -signal.SIGKILL
     times = {file.name: file.stat().st_mtime_ns for file in target.glob("*.safetensors")}

@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,8 @@ import pytest
 from small_runs import QUICK, write_ratings
 from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
-from whatif_processes import ended, kill, processes_of
+from waiting import wait_for
+from whatif_processes import kill, processes_of
 
 from puma_engine import pipeline
 from puma_engine.cli import app
@@ -226,18 +226,12 @@ def test_concurrent_starts_make_one_process_and_an_idle_one_exits(empty, monkeyp
         thread.join()
     with pytest.raises(NotFoundError):
         whatif.predict(empty, "nothing", "u", "Dune")
-    until = time.monotonic() + 120
-    while len(processes_of(empty)) != 1 or not socket_path(empty).exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(lambda: len(processes_of(empty)) == 1 and socket_path(empty).exists())
     kill(empty)
     monkeypatch.setattr(whatif, "IDLE_SECONDS", 0.5)
     whatif.preload(empty, [])
     # The killed process left its socket, which the next one replaces and removes.
-    until = time.monotonic() + 120
-    while socket_path(empty).exists() or not ended(empty):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(lambda: not socket_path(empty).exists() and not processes_of(empty))
 
 
 def test_a_killed_process_is_replaced_and_a_broken_one_is_reported(world, monkeypatch):
@@ -256,10 +250,7 @@ def test_a_workspace_with_a_long_path_works(tmp_path):
     folder = tmp_path / ("a" * 60) / ("b" * 60)
     ws = Workspace.open(folder, create=True)
     whatif.preload(ws, [])
-    until = time.monotonic() + 120
-    while not socket_path(ws).exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(socket_path(ws).exists)
     kill(ws)
 
 

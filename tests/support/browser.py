@@ -2,16 +2,14 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from puma_engine.jobs import processes
+from store_processes import kill_all as kill_all
+from waiting import free_port, wait_for_server
+from waiting import wait_for as wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
@@ -29,9 +27,7 @@ SECONDS = 120
 @contextmanager
 def served(root: Path):
     """Serve the workspace at root with `puma serve`; yield the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "puma_engine.cli", "serve", "--port", str(port)]
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -41,19 +37,11 @@ def served(root: Path):
         )
     base = f"http://localhost:{port}"
     try:
-        wait_for(lambda: _answers(f"{base}/_stcore/health"), "the dashboard to start")
+        wait_for_server(f"{base}/_stcore/health", server)
         yield base
     finally:
         server.terminate()
         server.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(url, timeout=1).close()
-        return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 @contextmanager
@@ -103,23 +91,3 @@ def still(page):
     broken = page.locator('[data-testid="stException"]')
     assert broken.count() == 0, broken.first.inner_text()
     return page
-
-
-def wait_for(condition, what: str, seconds: float = SECONDS):
-    """Return what the condition returns once it is true."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"It took longer than {seconds:.0f} s for {what}.")
-
-
-def kill_all(ws) -> None:
-    """End the workers and jobs of a workspace."""
-    for row in [
-        *ws.query("SELECT pid, process FROM workers"),
-        *ws.query("SELECT pid, process FROM jobs WHERE pid IS NOT NULL"),
-    ]:
-        if row["pid"] != os.getpid():
-            processes.kill(row["pid"], row["process"])

@@ -1,14 +1,13 @@
-"""Shared helpers of job tests: a workspace that is cleaned up, workers, waiting."""
+"""Shared helpers of job tests: a workspace that is cleaned up, workers, jobs that wait."""
 
-import os
 import sys
-import time
 from pathlib import Path
 
 import job_commands
+from store_processes import kill_all
 
 from puma_engine import jobs
-from puma_engine.jobs import processes, worker_loop
+from puma_engine.jobs import worker_loop
 from puma_engine.store import Workspace
 
 SCRIPT = str(Path(job_commands.__file__).resolve())
@@ -19,12 +18,7 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.setattr(worker_loop, "POLL_SECONDS", 0.1)
     ws = Workspace.open(tmp_path / "workspace", create=True)
     yield ws
-    for row in [
-        *ws.query("SELECT pid, process FROM workers"),
-        *ws.query("SELECT pid, process FROM jobs WHERE pid IS NOT NULL"),
-    ]:
-        if row["pid"] != os.getpid():
-            processes.kill(row["pid"], row["process"])
+    kill_all(ws)
 
 
 def work(ws, devices=("cpu",)):
@@ -42,15 +36,6 @@ def paused_job(ws, title, pause_at, *, steps, **args):
     release = ws.root / f"release-{title}"
     args |= {"steps": steps, "pause_at": pause_at, "release": release}
     return jobs.enqueue(ws, "count", args, title=title), release
-
-
-def wait_for(condition, seconds=300):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError("It did not happen in time.")
 
 
 def status_of(ws, job):

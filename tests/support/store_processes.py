@@ -1,8 +1,11 @@
 """Other processes that use a workspace, for tests of what happens between processes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from puma_engine.jobs import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
@@ -30,3 +33,13 @@ def in_process(code, root=""):
     out, err = start_process(code, root).communicate(timeout=240)
     assert not err, err
     return out.strip()
+
+
+def kill_all(ws):
+    """End the workers and jobs of a workspace."""
+    for row in [
+        *ws.query("SELECT pid, process FROM workers"),
+        *ws.query("SELECT pid, process FROM jobs WHERE pid IS NOT NULL"),
+    ]:
+        if row["pid"] != os.getpid():
+            processes.kill(row["pid"], row["process"])

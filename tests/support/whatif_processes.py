@@ -1,7 +1,5 @@
 """The warm what-if processes of a workspace, for tests."""
 
-import time
-
 import psutil
 
 
@@ -12,13 +10,6 @@ def processes_of(ws):
         if any("whatif_server" in word for word in line) and str(ws.root) in line:
             servers.append(process)
     return servers
-
-
-def ended(ws, seconds=120):
-    until = time.monotonic() + seconds
-    while processes_of(ws) and time.monotonic() < until:
-        time.sleep(0.05)
-    return not processes_of(ws)
 
 
 def kill(ws):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from puma_engine.training import cpu_threads
-from puma_engine.training.cpu_threads import allowed_cores, choose_threads, cpu_quota
+from puma_engine.training.cpu_threads import choose_threads, cpu_quota
 from puma_engine.training.device import BF16_PARAMETERS, has_fast_bf16, resolve_precision
 
 
@@ -53,9 +53,13 @@ def test_a_limit_of_a_container_is_read(tmp_path, files, cores):
     assert cpu_quota(tmp_path) == cores
 
 
-def test_other_processes_use_no_negative_number_of_cores():
-    assert cpu_threads.cores_used_by_others(0.05) >= 0
-    assert allowed_cores() == sorted(os.sched_getaffinity(0))
+def test_a_busy_process_uses_cores():
+    busy_loop = "print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", busy_loop], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        cores = cpu_threads.cores_used_by_others(0.6)
+        child.kill()
+    assert cores > 0.3
 
 
 def test_finished_work_of_other_processes_does_not_count():
