@@ -8,7 +8,7 @@ import streamlit as st
 from streamlit.column_config import CheckboxColumn, NumberColumn, TextColumn
 
 from dashboard.components import figures, page_states, query_params, tables
-from dashboard.components.formatting import escaped
+from dashboard.components.formatting import escaped, percent
 from dashboard.components.glossary import term
 from dashboard.components.theme import CATEGORIES, NEUTRAL, rank
 from dashboard.engine import METRICS, studies
@@ -108,7 +108,7 @@ def budget_figure(scores: pd.DataFrame, metric: str, leading: list[str]) -> go.F
             hovertemplate=f"{name}, %{{x:.0%}}: %{{y:.4f}}<extra></extra>",
         )
     shares = sorted(scores["share"].unique())
-    figure.update_xaxes(type="log", tickvals=shares, ticktext=[f"{share:.0%}" for share in shares])
+    figure.update_xaxes(type="log", tickvals=shares, ticktext=[percent(share) for share in shares])
     return figure
 
 
@@ -119,7 +119,7 @@ def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
         return
     shares = sorted(rows["share"].dropna().unique())
     if shares:
-        labels = {f"{share:g}": f"{share:.0%} of the users" for share in shares}
+        labels = {f"{share:g}": f"{percent(share)} of the users" for share in shares}
         chosen = query_params.segment("Users who train it", labels, "share")
         rows = rows[rows["share"] == float(chosen)]
     side = "right" if METRICS[metric].higher_is_better else "left"

@@ -9,6 +9,7 @@ from puma_engine.defaults import PAPER_STRATEGY
 from puma_engine.evaluation.formatting import format_share_interval
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.shares_kept import REFERENCES
+from puma_engine.report.decision_texts import percent
 from puma_engine.studies import claims, evidence, reports
 from puma_engine.studies.catalog import STUDIES
 from puma_engine.studies.differences import (
@@ -114,7 +115,7 @@ def share_text(share: dict[str, Any]) -> str:
     """Return the share kept of a gain with its interval, or that there is no sure gain."""
     if share["kept"] is None:
         return "no sure gain"
-    return format_share_interval(share["kept"], share["kept_low"], share["kept_high"])
+    return format_share_interval(share["kept"], share["kept_low"], share["kept_high"], unit=" %")
 
 
 def budgets(report: dict[str, Any], dataset: str) -> pd.DataFrame:
@@ -126,7 +127,7 @@ def budgets(report: dict[str, Any], dataset: str) -> pd.DataFrame:
     """
     metric, scores = summary(report, dataset)
     wide = scores.pivot(index="method", columns="share", values=metric)
-    wide.columns = [f"{share:.0%}" for share in wide.columns]
+    wide.columns = [percent(share) for share in wide.columns]
     wide = wide.loc[scores["method"].unique()].reset_index()
     by_name = differences_over_budgets(report, dataset)
     gaps = [by_name.get(name) for name in wide["method"]]

@@ -382,9 +382,9 @@ def user_sentences(effects: UserEffects | None) -> tuple[str, ...]:
         return ()
     n_sure, n_likely = len(effects.worse(SURE)), len(effects.worse(LIKELY))
     sentences = [
-        f"{n_sure:,} of {format_users(effects.users)} regress with a probability of {SURE:.0%} or more, "
-        f"{n_likely:,} with {LIKELY:.0%} or more. A user regresses when the true loss grows by more than "
-        f"{effects.threshold:.3f}, {USER_MARGIN:.0%} of the retraining's mean loss."
+        f"{n_sure:,} of {format_users(effects.users)} regress with a probability of {format_share(SURE)} or more, "
+        f"{n_likely:,} with {format_share(LIKELY)} or more. A user regresses when the true loss grows by more than "
+        f"{effects.threshold:.3f}, {format_share(USER_MARGIN)} of the retraining's mean loss."
     ]
     if effects.repeated is not None:
         check = effects.repeated
@@ -633,8 +633,8 @@ class _Judge:
             rows = list(of_pick[of_pick["reference"] == reference].itertuples())
             labels = {row.aspect: aspect_label(self.task, row.aspect) for row in rows}
             parts = [
-                f"{format_share_interval(row.share, row.share_low, row.share_high)} of the "
-                f"{labels[row.aspect]}"
+                f"{format_share_interval(row.share, row.share_low, row.share_high, unit=' %')} of "
+                f"the {labels[row.aspect]}"
                 for row in rows
                 if not math.isnan(row.share)
             ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.evaluation.formatting import capitalised
+from puma_engine.evaluation.formatting import capitalised, format_share
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.user_effects import USER_MARGIN
 
@@ -63,7 +63,7 @@ TERMS = {
     "margin": "The error that you accept: how much worse than full retraining still counts as good. It is a choice; the verdict "
     "depends on it.",
     "regress": "A user regresses when the true loss under the migration is higher than under full "
-    f"retraining by more than {USER_MARGIN:.0%} of the mean loss. The probability takes into account "
+    f"retraining by more than {format_share(USER_MARGIN)} of the mean loss. The probability takes into account "
     "how few rows a user has and how much users differ.",
     "share kept": "How much of what full retraining gains over a reference a method keeps: 100 % is as "
     "good as full retraining, 0 % no better than the reference, which is random prompts or the item "

@@ -182,8 +182,8 @@ def _users(report: Report) -> dict[str, Any] | None:
     refine = report.verdict.refine
     return {
         "total": total,
-        "better": f"{impact.better:.0%}",
-        "worse": f"{impact.worse:.0%}",
+        "better": impact.better,
+        "worse": impact.worse,
         "sentences": user_sentences(impact.effects),
         "charts": charts,
         "likely": list(

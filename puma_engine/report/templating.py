@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from puma_engine.evaluation.formatting import format_seconds
+from puma_engine.report.decision_texts import percent
 
 # Control characters, marks of text direction, byte order mark, unpaired surrogates.
 _HIDDEN = re.compile(
@@ -21,7 +22,7 @@ _HIDDEN = re.compile(
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Return the environment of the templates, with filters seconds, whole, pretty, tick and px."""
+    """Return the environment of the templates, with filters seconds, whole, percent, pretty, tick and px."""
 
     def visible(value: object) -> object:
         hidden = isinstance(value, str) and not isinstance(value, Markup)
@@ -38,6 +39,7 @@ def environment() -> jinja2.Environment:
     templates.filters |= {
         "seconds": lambda value: "" if value is None else format_seconds(float(value)),
         "whole": lambda value: "" if pd.isna(value) else f"{int(value):,}",
+        "percent": percent,
         "pretty": lambda value: json.dumps(value, ensure_ascii=False, indent=1),
         "tick": lambda value: "0" if f"{value:.4g}" == "-0" else f"{value:.4g}",
         "px": lambda value: f"{value:.1f}".removesuffix(".0"),

@@ -422,8 +422,8 @@ def test_strategies_are_shown_per_budget_and_overall(tmp_path, monkeypatch):
     app = open_study(ws, monkeypatch, study="table4")
     assert_plain(app)
     shown = app.dataframe[0].value.set_index("method")
-    assert shown["10%"].tolist() == pytest.approx([0.845, 0.835, 0.855])
-    assert shown["30%"]["facility"] == pytest.approx(0.815)
+    assert shown["10 %"].tolist() == pytest.approx([0.845, 0.835, 0.855])
+    assert shown["30 %"]["facility"] == pytest.approx(0.815)
     assert shown["difference"]["facility"] == pytest.approx(-0.01)
     assert (shown["pairs"]["facility"], shown["interval"]["facility"]) == (4, "-0.0100 to -0.0100")
     assert shown["difference"].isna().tolist() == [True, False, False]

@@ -171,7 +171,7 @@ def test_too_many_bad_lines_are_refused_with_reasons_and_line_numbers(
     lines = len(rows) - (kind == "csv")
     assert f"{sum(bad.values())} of {lines} lines cannot be used" in text
     assert all(f"{count} {reason} (first: line " in text for reason, count in bad.items())
-    assert "1.00%" in text and "--max-bad-share" in text
+    assert "1.00 %" in text and "--max-bad-share" in text
 
 
 def test_the_threshold_is_a_share_of_the_lines(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_share_of_bad_rows_is_tolerated_only_if_asked_for(tmp_path: Path) -> N
         "repeating a user and item (the latest is kept)": 3,
     }
     with pytest.raises(
-        DataError, match=r"3 of 124 rows cannot .*1 without the header's.*At most 2.40%"
+        DataError, match=r"3 of 124 rows cannot .*1 without the header's.*At most 2.40 %"
     ):
         read(path, max_bad_share=0.024)
     with pytest.raises(DataError, match="from 0 to 1, not 2"):

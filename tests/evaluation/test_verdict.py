@@ -115,12 +115,12 @@ def test_the_cheapest_migration_that_is_as_good_is_named():
     )
     verdict = judge(question(*rows))
     assert verdict.method == "Enough" and verdict.cost == pytest.approx(0.1)
-    assert "Enough" in verdict.headline and "10%" in verdict.headline
+    assert "Enough" in verdict.headline and "10 %" in verdict.headline
 
 
 def test_a_migration_that_saves_nothing_is_not_recommended():
     same = judge(question(migrated((0.001, -0.004, 0.006), seconds=130.0), BASE))
-    assert same.decision == "retrain" and "130%" in same.headline
+    assert same.decision == "retrain" and "130 %" in same.headline
     better = judge(question(migrated((-0.02, -0.03, -0.01), seconds=130.0), BASE))
     assert better.decision == "migrate"
 
@@ -135,16 +135,16 @@ def test_arithmetic_decides_what_is_cheaper_and_the_time_is_told_beside_it():
     verdict = judge(question(busy, BASE, **flops))
     assert verdict.decision == "migrate"
     assert (verdict.arithmetic, verdict.cost) == pytest.approx((0.06, 1.3))
-    took = "took 6% of the retraining's arithmetic (130% of its time)."
+    took = "took 6 % of the retraining's arithmetic (130 % of its time)."
     assert verdict.headline.endswith(took)
-    assert "Arithmetic of the trainings: 6% of full retraining's." in " ".join(verdict.evidence)
+    assert "Arithmetic of the trainings: 6 % of full retraining's." in " ".join(verdict.evidence)
     assert [part.decision for part in decision_ranges(question(busy, BASE, **flops))][
         -1
     ] == "migrate"
     dear = {"Moved": {"flops": 2e14}, "Full retraining": {"flops": 1e14}}
     verdict = judge(question(migrated(FINE, seconds=10.0), BASE, **dear))
     assert (
-        verdict.decision == "retrain" and "200% of the retraining's arithmetic" in verdict.headline
+        verdict.decision == "retrain" and "200 % of the retraining's arithmetic" in verdict.headline
     )
 
 
@@ -161,7 +161,7 @@ def test_time_decides_where_a_method_has_no_arithmetic(without):
     flops = {"quick": 3e12, "lean": 2e12, "Full retraining": 1e14} | {without: None}
     inputs = {label: {"flops": value} for label, value in flops.items()}
     verdict = judge(question(*rows, **inputs))
-    assert verdict.method == "quick" and "10% of the retraining's time" in verdict.headline
+    assert verdict.method == "quick" and "10 % of the retraining's time" in verdict.headline
     assert verdict.arithmetic is None and "Arithmetic" not in " ".join(verdict.evidence)
 
 
@@ -172,7 +172,7 @@ def test_refining_adds_to_arithmetic_and_time():
     verdict = judge(data)
     assert verdict.decision == "refine" and set(verdict.refine) == truth
     assert (verdict.arithmetic, verdict.cost) == pytest.approx((0.25, 1.25))
-    assert "together 25% of the retraining's arithmetic (125% of its time)" in verdict.headline
+    assert "together 25 % of the retraining's arithmetic (125 % of its time)" in verdict.headline
 
 
 def test_undecided_estimates_how_many_users_would_decide():
@@ -345,7 +345,7 @@ def test_controls_and_baselines_add_cautions():
     references = {"random": "Random prompts"}
     shares = shares_of_scores("rating", table, retrained=BASE[0], references=references)
     verdict = judge(replace(data, shares=shares))
-    assert any("keeps 95% of" in sentence for sentence in verdict.evidence)
+    assert any("keeps 95 % of" in sentence for sentence in verdict.evidence)
 
 
 def test_weak_evidence_adds_cautions():
@@ -506,11 +506,11 @@ def test_a_migration_that_keeps_the_level_but_not_the_ranking_is_recommended_wit
     verdict = judge(rated(LEVEL_KEPT, (-0.03, -0.04, -0.02)))
     assert verdict.decision == "migrate" and verdict.cautions[0] == verdict.disagreement
     assert verdict.disagreement == (
-        "It keeps 98% of the rating accuracy (RMSE) that full retraining gains over random prompts, "
-        "but 39% of the ranking (pair accuracy), where it is behind full retraining by more than the "
+        "It keeps 98 % of the rating accuracy (RMSE) that full retraining gains over random prompts, "
+        "but 39 % of the ranking (pair accuracy), where it is behind full retraining by more than the "
         "margin: 0.5700 against 0.6000."
     )
-    assert "98% [93%, 103%] of the rating accuracy (RMSE)" in " ".join(verdict.evidence)
+    assert "98 % [93 %, 103 %] of the rating accuracy (RMSE)" in " ".join(verdict.evidence)
 
 
 @pytest.mark.parametrize(
@@ -519,11 +519,11 @@ def test_a_migration_that_keeps_the_level_but_not_the_ranking_is_recommended_wit
         # Surely behind, and maybe by more than the margin of 0.006.
         (LEVEL_KEPT, (-0.005, -0.009, -0.001), (0.98, 0.9), "beyond chance"),
         # Behind in both, but far more is lost of the ranking.
-        ((0.03, 0.02, 0.04), (-0.05, -0.06, -0.04), (0.9, 0.3), "but 30% of the ranking"),
+        ((0.03, 0.02, 0.04), (-0.05, -0.06, -0.04), (0.9, 0.3), "but 30 % of the ranking"),
         # No better than random prompts.
         (LEVEL_KEPT, (-0.1, -0.12, -0.08), (0.98, -0.2), "but none of the ranking"),
         # The other way round.
-        ((0.03, 0.02, 0.04), (0.001, -0.003, 0.005), (0.8, 1.0), "but 80% of the rating accuracy"),
+        ((0.03, 0.02, 0.04), (0.001, -0.003, 0.005), (0.8, 1.0), "but 80 % of the rating accuracy"),
         # No share is known.
         (LEVEL_KEPT, (-0.03, -0.04, -0.02), (0.98, np.nan), "within the margin in rating accuracy"),
     ],

@@ -57,6 +57,12 @@ def test_the_numbers_of_the_report_are_those_of_the_store(world, page):
     assert f"{len(users):,} users" in text
 
 
+def test_percentages_of_the_report_have_a_space_before_the_sign(page):
+    shown = " ".join(text for text in Page(page).texts if "{" not in text)  # no style sheet
+    percentages = re.findall(r"\d+(.?)%", shown)
+    assert len(percentages) > 10 and set(percentages) == {" "}
+
+
 def test_the_margin_of_the_report_is_the_given_one(world):
     page = pipeline.render_report(world["ws"], world["comparison"], margin=0.05)
     verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)

@@ -105,7 +105,7 @@ class RowCounts:
             for reason, number in self.first.items()
             if reason not in self.unlimited
         )
-        limit = f"At most {self.max_bad_share:.2%}" if self.max_bad_share else "None"
+        limit = f"At most {100 * self.max_bad_share:.2f} %" if self.max_bad_share else "None"
         raise DataError(
             f"{self.path}: {message}: {reasons}. {limit} may be unusable; {self.remedy}."
         )
