@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_line import puma
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import (
     KIND_OF,
@@ -15,7 +16,6 @@ from tiny import (
     tiny_tokenizer,
 )
 from transformers import AddedToken
-from typer.testing import CliRunner
 
 from puma_engine import Workbench, pipeline
 from puma_engine.backbone import Context, FrozenBackbone, Reader, chat_program, inspect_backbone
@@ -23,7 +23,6 @@ from puma_engine.backbone.chat import MAX_CHARACTERS, chat_frame
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import PIECEWISE, TEMPLATES, Slot, Template, get_template
 from puma_engine.backbone.tokens import encode_template
-from puma_engine.cli import app
 from puma_engine.errors import BackboneError, TemplateError
 from puma_engine.pipeline import backbones
 from puma_engine.store import Workspace
@@ -215,8 +214,7 @@ def test_a_fit_and_its_migration_read_in_chat_templates(tmp_path):
     assert source.config == plain.config | {"chat_template": True} and source.id != plain.id
     command = ["prompts", "fit", "--dataset=r", f"--backbone={small}", "--chat-template"]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
-    result = CliRunner().invoke(app, [*command, "-w", str(bench.workspace.root), "--json"])
-    assert json.loads(result.stdout)["id"] == source.id
+    assert puma(bench.workspace, *command)["id"] == source.id
 
     settings = {"training": QUICK, "adapter": SMALL}
     inherited = bench.migrate("chat", large, **settings)

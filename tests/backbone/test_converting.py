@@ -4,17 +4,16 @@ import json
 
 import pytest
 import torch
+from command_line import puma
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import TEXTS, tiny_backbone_folder
 from tiny_gguf import write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
 
 from puma_engine import Workbench
 from puma_engine.backbone import convert_model
 from puma_engine.backbone.gguf_model import GgufModel
 from puma_engine.backbone.loading import load_gguf_tokenizer, load_model, load_tokenizer
-from puma_engine.cli import app
 from puma_engine.errors import BackboneError, ConfigError, StoreError
 from puma_engine.pipeline.comparing import method_cost
 from puma_engine.pipeline.evaluating import method_kind, method_label
@@ -62,9 +61,8 @@ def test_a_gguf_file_becomes_a_folder_with_the_same_weights_and_tokens(versions,
 
 def test_rounding_full_weights_gives_those_of_a_quantised_file(versions, tmp_path):
     full, file = versions
-    command = ["models", "convert", str(full), str(tmp_path / "rounded"), "--precision=fp32"]
-    result = CliRunner().invoke(app, [*command, "--round-to=Q4_0", "--json"])
-    assert result.exit_code == 0, result.output
+    options = ("--precision=fp32", "--round-to=Q4_0")
+    printed = puma(None, "models", "convert", full, tmp_path / "rounded", *options)
     rounded, quantised, full_weights = (
         weights(tmp_path / "rounded"),
         weights(GgufModel([file])),
@@ -73,7 +71,7 @@ def test_rounding_full_weights_gives_those_of_a_quantised_file(versions, tmp_pat
     for name, weight in rounded.items():
         torch.testing.assert_close(weight, quantised[name], atol=0, rtol=0)
     matrices = [weight for weight in full_weights.values() if weight.dim() == 2]
-    assert json.loads(result.stdout)["rounded_weights"] == sum(w.numel() for w in matrices)
+    assert printed["rounded_weights"] == sum(w.numel() for w in matrices)
     assert all((rounded[n] != w).any() for n, w in full_weights.items() if w.dim() == 2)
 
 
@@ -108,16 +106,8 @@ def test_prompts_migrate_from_a_quantised_file_to_the_unquantised_model(versions
     assert moved.inputs["backbone"] == new.id
     on_source = bench.evaluate(source)
     reused = bench.evaluate(source, backbone=new)
-    arguments = [
-        "evaluate",
-        "source",
-        "--backbone",
-        "whole",
-        "-w",
-        str(bench.workspace.root),
-        "--json",
-    ]
-    assert json.loads(CliRunner().invoke(app, arguments).stdout)["id"] == reused.id
+    printed = puma(bench.workspace, "evaluate", "source", "--backbone", "whole")
+    assert printed["id"] == reused.id
     assert reused.id != on_source.id and "backbone" not in on_source.inputs
     assert method_kind(reused) == "reused" and method_cost(bench.workspace, reused)["seconds"] == 0
     assert method_label(bench.workspace, reused) == "Prompts reused as they are"
@@ -143,8 +133,7 @@ def test_the_study_of_changes_compares_both_directions_and_another_wording(versi
     full, file = versions
     models = [f"--source={file}", f"--target={full}", "--dataset=movietweetings"]
     arguments = ["study", "changes", *models, "--users=6", "--seed=0", f"--out={tmp_path}"]
-    result = CliRunner().invoke(app, [*arguments, "-w", str(tmp_path / "ws"), "--json"])
-    assert result.exit_code == 0, result.output
+    puma(None, *arguments, "-w", tmp_path / "ws")
     rows = json.loads((tmp_path / "changes.json").read_text())["rows"]
     by_change = {}
     for row in rows:

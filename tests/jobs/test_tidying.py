@@ -1,15 +1,13 @@
 """What `puma gc` removes, and what it leaves."""
 
-import json
 import os
 import time
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import puma
 
 from puma_engine import jobs
-from puma_engine.cli import app
 from puma_engine.jobs import tidying
 from puma_engine.store import Workspace
 
@@ -80,8 +78,7 @@ def test_old_jobs_and_leftovers_are_removed_and_everything_else_stays(ws):
         os.utime(ws.root / "uploads" / upload, (0, 0))
     paths = {leftover.path for leftover in tidying.leftovers(ws)}
     assert paths == set(gone)
-    result = CliRunner().invoke(app, ["-w", str(ws.root), "gc", "--dry-run", "--json"])
-    assert len(json.loads(result.stdout)["removed"]) == len(gone) and gone[0].exists()
+    assert len(puma(ws, "gc", "--dry-run")["removed"]) == len(gone) and gone[0].exists()
     assert {leftover.path for leftover in tidying.tidy(ws)} == set(gone)
     assert not any(path.exists() for path in gone) and all(path.exists() for path in expected_files)
     assert {job.id for job in jobs.jobs(ws)} == {recent.id, done.id, waiting.id}

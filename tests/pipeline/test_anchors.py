@@ -1,17 +1,14 @@
 """Anchor predictions: equal to evaluations and to what-if predictions, from every interface."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import puma
 from html_text import Page
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
-from typer.testing import CliRunner
 
 from puma_engine import Workbench
-from puma_engine.cli import app
 from puma_engine.datasets.anchor_items import choose_anchors
 from puma_engine.errors import ConfigError, DataError, StoreError
 from puma_engine.maps.behaviour import anchor_behaviour
@@ -59,11 +56,9 @@ def test_every_interface_makes_the_same_run_for_any_block_size(world, monkeypatc
     run = bench.predict_anchors(source, count=5)
     assert run.config["items"] == choose_anchors(bench.dataset(source.inputs["dataset"]), 5)
     assert run.summary == {"task": "rating", "users": 24, "anchors": 5}
-    arguments = ["anchors", source.name, "--workspace", str(ws.root), "--json"]
-    printed = CliRunner().invoke(app, [*arguments, "--count", "5"])
-    assert json.loads(printed.stdout)["id"] == run.id
-    named = [word for item in run.config["items"] for word in ("--item", item)]
-    assert json.loads(CliRunner().invoke(app, [*arguments, *named]).stdout)["id"] == run.id
+    assert puma(ws, "anchors", source.name, "--count", 5)["id"] == run.id
+    items = [word for item in run.config["items"] for word in ("--item", item)]
+    assert puma(ws, "anchors", source.name, *items)["id"] == run.id
     before = bench.anchors(run).predictions
     ws.delete(run.id)
     monkeypatch.setattr(stage, "BLOCK", 7)

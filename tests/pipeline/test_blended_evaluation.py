@@ -1,15 +1,12 @@
 """Prompts blended with a baseline: from evaluations on validation rows to a row of a comparison."""
 
-import json
-
 import numpy as np
 import pytest
+from command_line import puma
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
-from typer.testing import CliRunner
 
 from puma_engine import Workbench
-from puma_engine.cli import app
 from puma_engine.errors import ConfigError, StoreError
 from puma_engine.evaluation.blending import Blend
 from puma_engine.evaluation.metrics import pooled
@@ -111,11 +108,8 @@ def test_a_blend_is_a_separate_method_in_a_comparison(world):
 
 
 def test_the_command_asks_the_same_question(world):
-    root = str(world["bench"].workspace.root)
-    arguments = ["evaluate", "moved", "--blend", BASELINE, "-w", root, "--json"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["id"] == world["blended"].id
+    printed = puma(world["bench"].workspace, "evaluate", "moved", "--blend", BASELINE)
+    assert printed["id"] == world["blended"].id
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import puma
 from small_runs import QUICK, SMALL
 from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
@@ -258,6 +259,5 @@ def test_the_erase_command_asks_for_confirmation(ws):
     result = CliRunner().invoke(app, arguments, input="n\n")
     assert result.exit_code == 1 and "Erase the user '004'" in result.output
     assert "004" in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids
-    done = CliRunner().invoke(app, [*arguments, "--yes", "--json"])
-    assert done.exit_code == 0 and json.loads(done.stdout)["rows"] > 0
+    assert puma(ws, "users", "erase", "004", "--yes")["rows"] > 0
     assert "004" not in pipeline.load_prompts(ws, ws.runs(kind="prompts")[0]).user_ids

@@ -7,7 +7,6 @@ Later versions ship other weights in the zoo. Then the copy of the workspace is 
 the models that were added, so that its checkpoint and its job still run; what they compute differs.
 """
 
-import json
 import shutil
 import sqlite3
 import tarfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import puma
 from typer.testing import CliRunner
 
 from puma_engine import jobs, pipeline
@@ -73,26 +73,14 @@ def root(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def puma(root):
-    """Run a command on the old workspace; returns what it printed as JSON."""
-
-    def run(*words):
-        done = CliRunner().invoke(app, ["--json", "-w", str(root), *words])
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    return run
-
-
 def test_every_file_of_an_old_workspace_verifies(root):
     assert Workspace.open(root).verify() == []
 
 
-def test_the_same_requests_return_the_stored_runs(root, puma):
+def test_the_same_requests_return_the_stored_runs(root):
     before = {run.id: run.finished for run in Workspace.open(root).runs()}
     for run_id, arguments in FINISHED.items():
-        answer = puma(*arguments)
+        answer = puma(Workspace.open(root), *arguments)
         assert (answer.get("id") or answer["run"]["id"]) == run_id, arguments
         assert Workspace.open(root).run(run_id).finished == before[run_id], "it was done again"
 
@@ -116,10 +104,10 @@ def test_an_adapter_is_read_and_maps_to_the_stored_prompts(root):
     )
 
 
-def test_an_interrupted_fit_resumes_from_its_checkpoint(root, puma):
+def test_an_interrupted_fit_resumes_from_its_checkpoint(root):
     ws = Workspace.open(root)
     assert ws.run(INTERRUPTED).status == "interrupted"
-    assert puma(*GO_ON)["id"] == INTERRUPTED
+    assert puma(ws, *GO_ON)["id"] == INTERRUPTED
     assert ws.run(INTERRUPTED).status == "finished"
     table = pipeline.load_prompts(ws, INTERRUPTED)
     history = ws.run(INTERRUPTED).summary["history"]

@@ -4,15 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from command_line import puma
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
-from typer.testing import CliRunner
 
 from puma_engine import jobs, pipeline
 from puma_engine.backbone import FrozenBackbone, Reader, inspect_backbone
 from puma_engine.backbone.reader import Context
 from puma_engine.backbone.templates import TEMPLATES, get_template
-from puma_engine.cli import app
 from puma_engine.errors import BackboneError, TemplateError
 from puma_engine.pipeline.backbones import load_backbone
 from puma_engine.store import Workspace
@@ -84,11 +83,10 @@ def test_the_command_line_takes_a_file_and_a_job_holds_its_content(world, tmp_pa
     options = ["--dataset", world["data"].id, "--backbone", str(world["small"])]
     options += [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
     arguments = ["prompts", "fit", *options, "--template", str(file), "--queue"]
-    done = CliRunner().invoke(app, ["--json", "-w", str(ws.root), *arguments])
-    assert done.exit_code == 0, done.output
+    queued = puma(ws, *arguments)
     file.unlink()
     jobs.worker(ws, devices=["cpu"], once=True)
-    job = jobs.job(ws, json.loads(done.stdout)["id"])
+    job = jobs.job(ws, queued["id"])
     assert job.status == "finished", jobs.read_log(ws, job.id)
     assert job.run_id == world["source"].id
 

@@ -1,10 +1,10 @@
 """Plans: a migration from a data set to a verdict, in stages that are reported and reused."""
 
-import json
 from dataclasses import replace
 from statistics import median
 
 import pytest
+from command_line import puma
 from small_runs import QUICK, SMALL, write_ratings
 from tiny import tiny_backbone_folder
 from typer.testing import CliRunner
@@ -189,14 +189,13 @@ def test_the_command_line_asks_the_same_question(world, done):
     arguments = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
     arguments += ["--strategy", "random", "--budget", "6", "--hidden", "16"]
     arguments += ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01"]
-    arguments += ["--workspace", str(bench.workspace.root)]
-    result = CliRunner().invoke(app, ["plan", "run", *arguments, "--json"])
-    assert result.exit_code == 0, result.output
+    printed = puma(bench.workspace, "plan", "run", *arguments)
     # The command line has no settings of the retraining, so it asks for that of the defaults.
-    assert json.loads(result.stdout)["id"] != done[0].id
+    assert printed["id"] != done[0].id
     run = bench.run_plan(**done[1] | {"retraining": {}})
-    assert json.loads(result.stdout)["id"] == run.id
-    text = CliRunner().invoke(app, ["plan", "run", *arguments]).stdout
+    assert printed["id"] == run.id
+    command = ["plan", "run", *arguments, "--workspace", str(bench.workspace.root)]
+    text = CliRunner().invoke(app, command).stdout
     verdict = judge_comparison(bench.workspace, run)
     assert verdict.headline in text.splitlines() and set(verdict.evidence) <= set(text.splitlines())
     assert f"{run.name} ({run.id})" in text and "difference" in text

@@ -5,13 +5,12 @@ import signal
 from dataclasses import replace
 
 import pytest
+from command_line import puma
 from small_runs import write_ratings
 from tiny import tiny_backbone_folder
-from typer.testing import CliRunner
 
 from dashboard.engine import plans
 from puma_engine import Workbench, jobs, pipeline
-from puma_engine.cli import app
 from puma_engine.config import AdapterConfig, TrainingConfig
 from puma_engine.defaults import fit_defaults
 from puma_engine.errors import ConfigError, MigrationError, SelectionError
@@ -52,13 +51,6 @@ def execute(ws):
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return jobs.job(ws, job.id)
-
-
-def puma(ws, *words):
-    """Run a command of the command line; return what it printed as JSON."""
-    done = CliRunner().invoke(app, [*words, "--workspace", str(ws.root), "--json"])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(

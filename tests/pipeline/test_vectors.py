@@ -1,18 +1,16 @@
 """User vectors from other models, such as a recommender, as the source of migrations."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import puma
 from small_runs import SMALL, write_ratings
 from tiny import tiny_backbone_folder
-from typer.testing import CliRunner
 
 from dashboard.engine import plans, user_maps
 from puma_engine import Workbench, pipeline
-from puma_engine.cli import app
 from puma_engine.errors import ConfigError, DataError, NotFoundError, SelectionError
 from puma_engine.evaluation.baselines import MatrixFactorisation
 from puma_engine.files import save_tensors
@@ -51,12 +49,6 @@ def vectors(world):
     return bench.import_prompts(
         "data", None, folder / "users.csv", items=folder / "items.parquet", name="vectors"
     )
-
-
-def puma(bench, *words):
-    done = CliRunner().invoke(app, [*map(str, words), "-w", str(bench.workspace.root), "--json"])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
 
 
 WRITERS = {
@@ -122,12 +114,18 @@ def test_vectors_migrate_to_a_model_independently_of_their_scale(world, vectors,
 def test_every_interface_makes_the_same_runs(world, vectors, monkeypatch):
     bench, folder = world
     tables = ["--dataset", "data", "--items", folder / "items.parquet"]
-    assert puma(bench, "prompts", "import", folder / "users.csv", *tables)["id"] == vectors.id
+    assert (
+        puma(bench.workspace, "prompts", "import", folder / "users.csv", *tables)["id"]
+        == vectors.id
+    )
     factors = bench.vectors_from_baseline("data", factors=4)
-    assert puma(bench, "prompts", "from-baseline", "data", "--factors", 4)["id"] == factors.id
+    assert (
+        puma(bench.workspace, "prompts", "from-baseline", "data", "--factors", 4)["id"]
+        == factors.id
+    )
     expected = bench.migrate([factors, "llm"], "target", **SETTINGS).id
     options = ["--epochs=2", "--batch-size=32", "--learning-rate=1e-2", "--hidden=16"]
-    printed = puma(bench, "aggregate", factors.id, "llm", "--target", "target", *options)
+    printed = puma(bench.workspace, "aggregate", factors.id, "llm", "--target", "target", *options)
     assert printed["id"] == expected
     monkeypatch.setenv("PUMA_WORKSPACE", str(bench.workspace.root))
     target = bench.run("target").id

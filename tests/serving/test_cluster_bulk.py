@@ -1,7 +1,6 @@
 """Bulk work on a Ray cluster: the same files as on one machine, also when nodes, actors and drivers are lost."""
 
 import importlib.metadata
-import json
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import torch
 import waiting_shards
+from command_line import puma
 from lost_work import LostWork, PatientWork
 from ray_clusters import ray_cluster
 from scored_shards import scored_shards
@@ -208,7 +208,7 @@ def test_files_equal_those_of_one_machine_after_a_kill_a_lost_node_and_a_cancel(
 
 def finish_migration(_world, folder, on):
     words = ["migrate-stream", f"shared://{folder / 'in'}", f"shared://{folder / 'out'}"]
-    report = invoked([*words, "--adapter", folder / "adapter", "--chunk-rows", 16, *on])
+    report = puma(None, *words, "--adapter", folder / "adapter", "--chunk-rows", 16, *on)
     assert report["users"] == (SHARDS - CANCELLED_AT) * ROWS
     actual, expected = (contents(folder / name) for name in ("out", "here"))
     assert actual.keys() - {"stream.json"} == expected.keys() - {"stream.json"}
@@ -221,7 +221,7 @@ def finish_selection(_world, folder, on):
     words = ["select-stream", f"shared://{folder / 'in'}", folder / "out"]
     for option, value in SELECTING.items():
         words += [f"--{option.replace('_', '-')}", value]
-    report = invoked([*words, *on])
+    report = puma(None, *words, *on)
     assert (report["users"], report["selected"]) == (SHARDS * ROWS, SELECTING["budget"])
     assert contents(folder / "out") == contents(folder / "here")
     return report
@@ -230,7 +230,7 @@ def finish_selection(_world, folder, on):
 def finish_evaluation(world, folder, _on):
     # This machine takes over what nodes began.
     words = ["evaluate-stream", folder / "in", folder / "out", "--like", "moved"]
-    report = invoked([*words, "-w", folder / "workspace", "--device", "cpu"])
+    report = puma(None, *words, "-w", folder / "workspace", "--device", "cpu")
     # The sums of a float depend on the number of threads, and a node takes its own.
     for name, value in world.scores.items():
         if name not in ("metrics", "skipped"):
@@ -248,13 +248,6 @@ FINISH = {"migrate": finish_migration, "select": finish_selection, "evaluate": f
 def read_scores(folder):
     frames = [pd.read_parquet(file) for file in sorted(folder.glob("scores-*"))]
     return pd.concat(frames, ignore_index=True)
-
-
-def invoked(words):
-    """Return what a command says as JSON."""
-    ended = CliRunner().invoke(app, [*map(str, words), "--json"])
-    assert ended.exit_code == 0, ended.output
-    return json.loads(ended.stdout)
 
 
 def test_two_mappings_at_once_in_a_full_object_store(cluster, mapper, tmp_path):
