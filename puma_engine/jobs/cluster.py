@@ -245,7 +245,7 @@ class Cluster:
         """Return a new actor, or one that another thread gave back while there was no room for it."""
         starting = self.begin(NodeWorker)
         try:
-            while self.first_of([starting.info]) is None:
+            while self.first_ready([starting.info]) is None:
                 if (node := self._take_idle()) is not None:
                     self.end(starting)
                     return node
@@ -310,7 +310,7 @@ class Cluster:
         """
         return self.get(getattr(actor, method).remote(*arguments))
 
-    def first_of(self, refs: Sequence[Any]) -> Any:
+    def first_ready(self, refs: Sequence[Any]) -> Any:
         """Return one of some objects that is there, or None if none comes within POLL_SECONDS."""
         ready, _ = self._ray.wait(list(refs), timeout=POLL_SECONDS)
         return ready[0] if ready else None

@@ -58,7 +58,7 @@ class StreamDriver:
         me = ray.get_runtime_context().current_actor
         numbers = [{"number": number} for number in range(pieces)]
         self._data = ray.data.from_items(numbers, override_num_blocks=pieces).map_batches(
-            Station,
+            PieceWorker,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             fn_constructor_args=(me, shared, software()),
@@ -102,11 +102,11 @@ class StreamDriver:
         }
 
 
-class Station:
+class PieceWorker:
     """The callable class of Ray Data: does pieces, by their numbers, on its node."""
 
     def __init__(self, driver: Any, shared: list[Any], versions: dict[str, str]) -> None:
-        self.driver, self.given, self.versions = driver, shared, versions
+        self.driver, self.shared, self.versions = driver, shared, versions
         self.work: Work | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -124,7 +124,7 @@ class Station:
         if self.work is None:
             info = node_info()
             refuse_other_software(info["software"], info["name"], self.versions)
-            kind, arguments, self.pieces = ray.get(self.given[0])
+            kind, arguments, self.pieces = ray.get(self.shared[0])
             self.work = kind(*arguments)
         if not ray.get(self.driver.begin.remote(number)):
             raise JobError(

@@ -85,17 +85,17 @@ def cost_tile(plan: pd.Series, base: pd.Series, hour: float | None = None) -> Ti
     """
     seconds = f"{format_seconds(plan['seconds'])} against {format_seconds(base['seconds'])}"
     if hour is not None:
-        own, whole = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
-        seconds += f"; {own:,.2g} against {whole:,.2g} in money"
+        plan_cost, retraining_cost = (hour * float(row["seconds"]) / 3600 for row in (plan, base))
+        seconds += f"; {plan_cost:,.2g} against {retraining_cost:,.2g} in money"
     label, time = "Cost against retraining", plan["seconds"] / base["seconds"]
     if pd.isna(plan["flops"]) or pd.isna(base["flops"]) or not base["flops"] > 0:
-        return Tile(label, percent(time), f"of its time{_saved(time)}: {seconds}")
+        return Tile(label, percent(time), f"of its time{_saving_text(time)}: {seconds}")
     share = plan["flops"] / base["flops"]
-    text = f"of its arithmetic{_saved(share)}; {percent(time)} of its time: {seconds}"
+    text = f"of its arithmetic{_saving_text(share)}; {percent(time)} of its time: {seconds}"
     return Tile(label, percent(share), text)
 
 
-def _saved(share: float) -> str:
+def _saving_text(share: float) -> str:
     """Return how much of a cost is saved in words, "" if nothing is."""
     return f", {percent(1 - share)} saved" if round(100 * share) < 100 else ""
 
@@ -157,7 +157,7 @@ def slider_max(ranges: tuple[DecisionRange, ...], margin: float) -> float:
 
 def decision_label(part: DecisionRange) -> str:
     """Return a short name of a decision: the chosen plan, or that it is not settled."""
-    name = _who(part.method)
+    name = _training_users(part.method)
     return {
         "migrate": name,
         "refine": f"{name}, some again" if "refined" in name else f"{name}, some refined",
@@ -171,10 +171,10 @@ def plan_label(plan: Any) -> str:
         return "Old model"
     if plan.kind == "retrained" and plan.is_baseline:
         return "Retrained"
-    return _who(str(plan.method))
+    return _training_users(str(plan.method))
 
 
-def _who(method: str) -> str:
+def _training_users(method: str) -> str:
     """Return from the name of a migration which users train it, and whether it was refined."""
     users = method.removeprefix("Migration trained on ").removeprefix("Migration ")
     return capitalised(re.sub(r", refined for .*", ", refined", users))

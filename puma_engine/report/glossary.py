@@ -140,8 +140,8 @@ PREFIXES = {
 
 def setting(name: str, command: str = "") -> str:
     """Return the name of a job's setting in plain words."""
-    words = SETTINGS | SETTINGS_OF.get(command, {})
-    return words.get(name) or capitalised(name.replace("_", " "))
+    labels = SETTINGS | SETTINGS_OF.get(command, {})
+    return labels.get(name) or capitalised(name.replace("_", " "))
 
 
 def step_title(title: str) -> str:

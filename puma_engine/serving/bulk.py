@@ -129,7 +129,7 @@ def migrate_stream(
             users, finished = users + rows, finished + 1
             if map_shards is not None and report is not None:
                 report(name, finished, len(shards))
-        _complete(mapper, source_folder, target_folder)
+        _write_description(mapper, source_folder, target_folder)
     seconds = time.perf_counter() - started
     return {
         "shards": len(shards),
@@ -196,19 +196,19 @@ def _map_here(
         yield task.name, map_shard(mapper, task)
 
 
-def _complete(mapper: Mapper, source: Folder, target: Folder) -> None:
+def _write_description(mapper: Mapper, source: Folder, target: Folder) -> None:
     """Write the index and description of a packed table, if the source is one."""
     if INDEX not in source.entries():
         return
     with source.fetched(INDEX) as index:
         target.write(INDEX, partial(shutil.copyfile, index))
     with tempfile.TemporaryDirectory() as name:
-        write_json(Path(name) / ABOUT, _about(mapper))
+        write_json(Path(name) / ABOUT, _import_metadata(mapper))
         write_head(Path(name), mapper.head)
         put_files(Path(name), target)
 
 
-def _about(mapper: Mapper) -> dict[str, Any]:
+def _import_metadata(mapper: Mapper) -> dict[str, Any]:
     """Return the metadata that an import of mapped prompts needs."""
     metadata = {name: mapper.config[name] for name in CONFIG_KEYS if name in mapper.config}
     metadata["adapter"] = mapper.identity
@@ -222,13 +222,13 @@ def map_shard(mapper: Mapper, task: ShardTask) -> int:
     head = {name: value.tolist() for name, value in (mapper.head or {}).items()}
 
     def apply(prompts: np.ndarray) -> np.ndarray:
-        made = mapper(mapper.check(prompts))
-        largest = max(made.max(initial=0), -made.min(initial=0))
+        vectors = mapper(mapper.check(prompts))
+        largest = max(vectors.max(initial=0), -vectors.min(initial=0))
         if largest > np.finfo(task.dtype).max:
             raise MigrationError(
                 f"A mapped prompt of {task.name} has a number that {task.dtype} cannot hold; use float32."
             )
-        return made.astype(task.dtype, copy=False)
+        return vectors.astype(task.dtype, copy=False)
 
     try:
         shard = open_shard(folder_of(task.source), task.name)
@@ -240,7 +240,7 @@ def map_shard(mapper: Mapper, task: ShardTask) -> int:
         task.dtype,
         task.chunk_rows,
         {ORIGIN: task.origin},
-        {"meta": _about(mapper), "head": head or None},
+        {"meta": _import_metadata(mapper), "head": head or None},
     )
     folder_of(task.target).write(task.name, partial(shard.write_mapped, mapped=mapped))
     return shard.rows

@@ -46,7 +46,7 @@ DoPieces = Callable[[type, Sequence[Any], Sequence[Mapping[str, Any]]], Iterator
 
 
 @dataclass(frozen=True)
-class ScoredAs:
+class ScoringSettings:
     """Settings of scoring prompts: the model that reads them, its template, the head, and the data set's run."""
 
     spec: str
@@ -73,9 +73,9 @@ class ShardEvaluation:
     """A model that scores the prompts of shards; see `jobs.node_stream.Work`."""
 
     def __init__(
-        self, scored: ScoredAs, source: str, target: str, device: str | None = None
+        self, settings: ScoringSettings, source: str, target: str, device: str | None = None
     ) -> None:
-        self.scored, self.device = scored, device
+        self.settings, self.device = settings, device
         self.source, self.target = folder_of(source), folder_of(target)
 
     @cached_property
@@ -83,18 +83,18 @@ class ShardEvaluation:
         """The model. Raises JobError if its files differ from those of the calling process."""
         from puma_engine.backbone import FrozenBackbone
 
-        scored = self.scored
+        settings = self.settings
         ws = Workspace.open(scratch.scratch_folder() / "workspace", create=True)
-        if fingerprint(ws, scored.spec, scored.revision) != scored.fingerprint:
+        if fingerprint(ws, settings.spec, settings.revision) != settings.fingerprint:
             raise JobError(
-                f"The model {scored.spec} is not the same here; put its files under the same path on every "
+                f"The model {settings.spec} is not the same here; put its files under the same path on every "
                 "node of the cluster."
             )
         return FrozenBackbone.load(
-            scored.spec,
+            settings.spec,
             device=self.device,
-            revision=scored.revision,
-            quantise=scored.quantise,
+            revision=settings.revision,
+            quantise=settings.quantise,
         )
 
     @cached_property
@@ -111,8 +111,8 @@ class ShardEvaluation:
         refuse_unseen(self.target, ROWS)
         with self.target.open(ROWS) as file:
             rows = pq.ParquetFile(file).read_row_group(piece["group"]).to_pandas()
-        scored = self.scored
-        dataset = Dataset("rows", scored.task, rows, self.items, {})  # type: ignore[arg-type]
+        settings = self.settings
+        dataset = Dataset("rows", settings.task, rows, self.items, {})  # type: ignore[arg-type]
         shard = open_shard(self.source, piece["name"])
         ids = np.array(shard.user_ids(), dtype=str)
         numbers = np.flatnonzero(np.isin(ids, dataset.users))
@@ -124,15 +124,17 @@ class ShardEvaluation:
                 f"Prompts of width {vectors.shape[2]} came in {piece['name']}, and the model reads "
                 f"{self.backbone.info.width}; name the migration that these are of with --like."
             )
-        table = PromptTable(ids[numbers], vectors, scored.head)
-        template = Template.from_config(scored.template)
-        predicted = predict(self.backbone, table, dataset, scored.split, template=template)
+        table = PromptTable(ids[numbers], vectors, settings.head)
+        template = Template.from_config(settings.template)
+        predicted = predict(self.backbone, table, dataset, settings.split, template=template)
         y = rows["outcome"].to_numpy(np.float64)
-        frame = metrics.per_user(scored.task, y, predicted, rows["user_id"].to_numpy(dtype=str))
-        sums = json.dumps(user_sums(scored.task, frame) | {"rows": len(rows), "users": len(frame)})
-        made = pa.Table.from_pandas(frame, preserve_index=False)
-        made = made.replace_schema_metadata({ORIGIN: piece["origin"], SUMS: sums})
-        self.target.write(scores_of(piece["name"]), partial(pq.write_table, made))
+        frame = metrics.per_user(settings.task, y, predicted, rows["user_id"].to_numpy(dtype=str))
+        sums = json.dumps(
+            user_sums(settings.task, frame) | {"rows": len(rows), "users": len(frame)}
+        )
+        scores = pa.Table.from_pandas(frame, preserve_index=False)
+        scores = scores.replace_schema_metadata({ORIGIN: piece["origin"], SUMS: sums})
+        self.target.write(scores_file(piece["name"]), partial(pq.write_table, scores))
         return sums.encode()
 
 
@@ -165,7 +167,7 @@ def evaluate_stream(
     model = check_backbone(ws, model_of(run))
     data = stage.find(ws, dataset or run.inputs["dataset"], "dataset")
     loaded = load_dataset(ws, data)
-    scored = ScoredAs(
+    settings = ScoringSettings(
         model.config["spec"],
         model.config["revision"],
         model.config.get("quantise"),
@@ -179,9 +181,9 @@ def evaluate_stream(
     source_folder, target_folder = folder_of(source), folder_of(target)
     if source_folder.location == target_folder.location:
         raise MigrationError("The folder to write must be another than the one to read.")
-    with target_folder.claimed(scored.identity):
+    with target_folder.claimed(settings.identity):
         rows, left_out = rows_by_shard(loaded, split, source_folder)
-        finished, waiting = _finished(scored, source_folder, target_folder, rows)
+        finished, waiting = _finished(settings, source_folder, target_folder, rows)
         if waiting:
             _write_rows(loaded, rows, target_folder)
 
@@ -199,13 +201,13 @@ def evaluate_stream(
                 begin(piece["name"])
                 yield number, worker.do(piece)
 
-        arguments = (scored, source_folder.location, target_folder.location)
+        arguments = (settings, source_folder.location, target_folder.location)
         skipped = len(finished)
         for number, sums in (do_pieces or do_locally)(ShardEvaluation, arguments, waiting):
             finished[waiting[number]["name"]] = parse_json(sums)
             if do_pieces is not None:
                 begin(waiting[number]["name"])
-        summary = _summary(scored, finished) | {"rows_without_prompt": left_out}
+        summary = _summary(settings, finished) | {"rows_without_prompt": left_out}
         text = json.dumps(summary, indent=1) + "\n"
         target_folder.write(SUMMARY, lambda path: path.write_text(text, encoding="utf-8"))
     return {"shards": len(rows), "skipped": skipped} | summary
@@ -225,18 +227,18 @@ def rows_by_shard(
         if users is None:
             raise DataError(f"The shard {folder}/{name} does not name the user of each row.")
         ids = np.array([str(user) for user in users], dtype=str)
-        place = np.searchsorted(dataset.users, ids).clip(max=len(dataset.users) - 1)
-        place = place[dataset.users[place] == ids]
-        if len(np.unique(place)) < len(place) or (shard_of[place] >= 0).any():
+        positions = np.searchsorted(dataset.users, ids).clip(max=len(dataset.users) - 1)
+        positions = positions[dataset.users[positions] == ids]
+        if len(np.unique(positions)) < len(positions) or (shard_of[positions] >= 0).any():
             raise DataError(
                 f"A user of {folder}/{name} occurs twice in {folder}; each has one prompt."
             )
-        shard_of[place] = number
-    chosen = dataset.rows(split)
+        shard_of[positions] = number
+    rows = dataset.rows(split)
     in_split = (dataset.interactions["split"] == split).to_numpy()
     shard = shard_of[dataset.user_rows[in_split]]
     rows_of_shard = {
-        names[number]: chosen[shard == number] for number in np.unique(shard) if number >= 0
+        names[number]: rows[shard == number] for number in np.unique(shard) if number >= 0
     }
     if not rows_of_shard:
         raise DataError(
@@ -246,26 +248,26 @@ def rows_by_shard(
     return rows_of_shard, int((shard < 0).sum())
 
 
-def scores_of(shard: str) -> str:
+def scores_file(shard: str) -> str:
     """Return the name of the table of users' metrics of a shard."""
     return f"{PREFIX}{Path(shard).stem}.parquet"
 
 
 def _finished(
-    scored: ScoredAs, source: Folder, target: Folder, rows: Mapping[str, pd.DataFrame]
+    settings: ScoringSettings, source: Folder, target: Folder, rows: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the sums of scored shards by name, and the pieces of the others."""
     finished, waiting, existing = {}, [], target.entries()
     versions = shards_of(source)
     for group, name in enumerate(rows):
-        origin = f"{scored.identity}:{versions[name].version}"
-        stored = metadata_of(target, scores_of(name)) if scores_of(name) in existing else {}
-        made_by = stored.get(ORIGIN, "")
-        if made_by and made_by.split(":")[0] != scored.identity:
+        origin = f"{settings.identity}:{versions[name].version}"
+        stored = metadata_of(target, scores_file(name)) if scores_file(name) in existing else {}
+        stored_origin = stored.get(ORIGIN, "")
+        if stored_origin and stored_origin.split(":")[0] != settings.identity:
             raise MigrationError(
-                f"The file {target}/{scores_of(name)} is of another evaluation; give a folder of its own to each."
+                f"The file {target}/{scores_file(name)} is of another evaluation; give a folder of its own to each."
             )
-        if made_by == origin:
+        if stored_origin == origin:
             finished[name] = parse_json(stored[SUMS])
         else:
             waiting.append({"name": name, "group": group, "origin": origin})
@@ -283,14 +285,14 @@ def _write_rows(dataset: Dataset, rows: Mapping[str, pd.DataFrame], target: Fold
         )
         table = next(tables)
         if "history" in columns:
-            place = table.schema.get_field_index("history")
-            kind = table.schema.set(place, pa.field("history", pa.list_(pa.string())))
+            position = table.schema.get_field_index("history")
+            schema = table.schema.set(position, pa.field("history", pa.list_(pa.string())))
         else:
-            kind = table.schema
-        kind = kind.remove_metadata()
-        with pq.ParquetWriter(path, kind, compression="zstd") as out:
+            schema = table.schema
+        schema = schema.remove_metadata()
+        with pq.ParquetWriter(path, schema, compression="zstd") as out:
             while table is not None:
-                out.write_table(table.cast(kind), row_group_size=max(1, len(table)))
+                out.write_table(table.cast(schema), row_group_size=max(1, len(table)))
                 table = next(tables, None)
 
     target.write(ROWS, write)
@@ -298,7 +300,9 @@ def _write_rows(dataset: Dataset, rows: Mapping[str, pd.DataFrame], target: Fold
     target.write(ITEMS, partial(pq.write_table, items.replace_schema_metadata()))
 
 
-def _summary(scored: ScoredAs, finished: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _summary(
+    settings: ScoringSettings, finished: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the metrics over all shards, in the order of their names."""
     parts = [finished[name] for name in sorted(finished)]
     names = [name for name in parts[0] if name not in ("rows", "users")]
@@ -307,8 +311,8 @@ def _summary(scored: ScoredAs, finished: Mapping[str, Mapping[str, Any]]) -> dic
     for score in scores.values():
         score.pop("draws")
     return {
-        "task": scored.task,
-        "split": scored.split,
+        "task": settings.task,
+        "split": settings.split,
         "users": sum(part["users"] for part in parts),
         "rows": sum(part["rows"] for part in parts),
         "metrics": scores,

@@ -38,10 +38,10 @@ class AllowedHosts:
 
     def __init__(self, address: str, added: Iterable[str] = ()) -> None:
         self.added = [name.strip().lower().rstrip(".") for name in added if name.strip()]
-        wrong = [name for name in self.added if not _ENTRY.fullmatch(name)]
-        if wrong:
+        invalid = [name for name in self.added if not _ENTRY.fullmatch(name)]
+        if invalid:
             raise ConfigError(
-                f"{wrong[0]!r} is not a name of a host; give names such as puma.example or "
+                f"{invalid[0]!r} is not a name of a host; give names such as puma.example or "
                 f"puma.example:8443, separated by commas, in --allowed-hosts or {VARIABLE}."
             )
         self.names = {*LOOPBACK, address.lower()} - set(WILDCARDS)

@@ -227,8 +227,8 @@ def _authorise(request: Request, token: str | None) -> None:
 def _media_type(request: Request) -> str:
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media != JSON and media not in SAFETENSORS:
-        wrong = repr(media[:100]) if media else "no type"
-        raise RequestError(415, f"Send {JSON} or {SAFETENSORS[0]}, not {wrong}.", CLOSE)
+        received = repr(media[:100]) if media else "no type"
+        raise RequestError(415, f"Send {JSON} or {SAFETENSORS[0]}, not {received}.", CLOSE)
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise RequestError(415, "Send the body without a Content-Encoding.", CLOSE)
     return media

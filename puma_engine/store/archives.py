@@ -81,13 +81,13 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 def main_run_of(path: Path) -> str:
     """Return the id of the run that an archive is about. Raises StoreError if it is none."""
-    with _opened(path) as archive:
+    with _open_archive(path) as archive:
         return _manifest(path, archive)[0]
 
 
 def runs_of(path: Path) -> set[str]:
     """Return the ids of the runs in an archive. Raises StoreError if it is none."""
-    with _opened(path) as archive:
+    with _open_archive(path) as archive:
         return {name.split("/")[1] for name in _manifest(path, archive)[1]}
 
 
@@ -160,7 +160,7 @@ def _unpack(path: Path, staging: Path, max_bytes: int) -> tuple[str, dict[str, d
     The records come inputs first.
     """
     files: dict[str, set[str]] = {}
-    with _opened(path) as archive:
+    with _open_archive(path) as archive:
         main_run, members = _manifest(path, archive)
         need = sum(info.file_size for info in archive.infolist())
         if need > max_bytes:
@@ -201,7 +201,7 @@ def _mib(size: int) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive

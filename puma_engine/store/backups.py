@@ -18,7 +18,7 @@ LEFT_OUT = ("runs", "work", "locks", "uploads", "whatif", "cache")
 
 
 @dataclass(frozen=True)
-class Copied:
+class WorkspaceCopy:
     """A copy of a workspace. problems: the result of `Workspace.verify` for the copy."""
 
     folder: Path
@@ -27,7 +27,7 @@ class Copied:
     problems: list[str]
 
 
-def backup(ws: Workspace, target: Path) -> Copied:
+def backup(ws: Workspace, target: Path) -> WorkspaceCopy:
     """Copy a workspace to a new folder, also while jobs run.
 
     A consistent state of the database is copied first, then the files of runs that are finished in
@@ -35,7 +35,7 @@ def backup(ws: Workspace, target: Path) -> Copied:
     written.
     """
     target = target.expanduser().resolve()
-    with _copying(target) as folder:
+    with _new_copy(target) as folder:
         database = sqlite3.connect(folder / DATABASE)
         try:
             with plain_errors(ws.path):
@@ -58,7 +58,7 @@ def backup(ws: Workspace, target: Path) -> Copied:
             elif path.is_file():
                 shutil.copy2(path, folder / path.name)
         snapshot.close()
-    return _described(target)
+    return _describe_copy(target)
 
 
 def copy_run(ws: Workspace, snapshot: Workspace, run_id: str) -> None:
@@ -72,7 +72,7 @@ def copy_run(ws: Workspace, snapshot: Workspace, run_id: str) -> None:
             shutil.copy2(source, folder / name)
 
 
-def restore(source: Path, path: Path | str | None = None) -> Copied:
+def restore(source: Path, path: Path | str | None = None) -> WorkspaceCopy:
     """Copy a backup to the path of a workspace, which must not exist.
 
     path: the workspace (default: as for `Workspace.open`). Raises NotFoundError if the backup is no
@@ -83,13 +83,13 @@ def restore(source: Path, path: Path | str | None = None) -> Copied:
         raise NotFoundError(f"There is no workspace at {source}; give a folder of puma backup.")
     if target.is_dir() and not any(target.iterdir()):
         target.rmdir()
-    with _copying(target) as folder:
+    with _new_copy(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-    return _described(target)
+    return _describe_copy(target)
 
 
 @contextmanager
-def _copying(target: Path) -> Iterator[Path]:
+def _new_copy(target: Path) -> Iterator[Path]:
     """Context manager: a temporary folder that becomes `target`. Raises StoreError for a full disk."""
     try:
         with new_folder(target) as folder:
@@ -100,10 +100,10 @@ def _copying(target: Path) -> Iterator[Path]:
         raise StoreError(f"The copy {target} cannot be written ({reason}).") from error
 
 
-def _described(folder: Path) -> Copied:
+def _describe_copy(folder: Path) -> WorkspaceCopy:
     ws = Workspace.open(folder)
     files = [file for file in folder.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    described = Copied(folder, len(ws.runs(status="finished")), size, ws.verify())
+    copy = WorkspaceCopy(folder, len(ws.runs(status="finished")), size, ws.verify())
     ws.close()
-    return described
+    return copy

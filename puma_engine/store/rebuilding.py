@@ -22,7 +22,7 @@ _OTHERS = ("name", "note", "error", "checksum", "results_checksum")
 
 
 @dataclass
-class Rebuilt:
+class RebuildResult:
     """The result of `rebuild`: ids of restored runs, problems, and the path of the old database.
 
     set_aside: the new path of a database that could not be read, or None.
@@ -33,7 +33,7 @@ class Rebuilt:
     set_aside: Path | None = None
 
 
-def rebuild(path: Path | str | None = None) -> Rebuilt:
+def rebuild(path: Path | str | None = None) -> RebuildResult:
     """Restore the rows of finished runs in a workspace's database from runs/<id>/run.json.
 
     A missing or unreadable database is created anew; in a working one, only missing and damaged
@@ -46,7 +46,7 @@ def rebuild(path: Path | str | None = None) -> Rebuilt:
         raise NotFoundError(f"There are no runs with a record ({RECORD}) at {root}.")
     if any(locks.is_held(lock) for lock in (root / "locks").glob("*.lock")):
         raise StoreError(f"A process works on a run of {root}; wait for it to end, or cancel it.")
-    result = Rebuilt()
+    result = RebuildResult()
     if not _is_intact(root / DATABASE):
         result.set_aside = _set_aside(root / DATABASE)
     ws = Workspace(root)

@@ -129,11 +129,11 @@ class RunRecords(WorkspaceDatabase):
             )
         path = self.record_path(run_id)
         before = path.read_bytes() if path.is_file() else None
-        self.on_rollback(lambda: _put_back(path, before))
+        self.on_rollback(lambda: _restore_record(path, before))
         write_json(path, record)
 
 
-def _put_back(path: Path, before: bytes | None) -> None:
+def _restore_record(path: Path, before: bytes | None) -> None:
     """Restore the earlier content of a record; remove it if that fails, since `scrub` writes it anew."""
     with suppress(StoreError):
         if before is not None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sqlite_utils import Database
+
 from puma_engine.config import stable_hash
 from puma_engine.errors import NotFoundError, StoreError
 from puma_engine.files import parse_json, write_json
@@ -74,31 +76,10 @@ class Runs(RunRecords):
             )
         try:
             with self.transaction() as db:
+                # Another process may have finished it before this one had the lock.
                 if not self._is_finished(run_id):
-                    for role, input_id in inputs.items():
-                        if not self._is_finished(checked_run_id(input_id)):
-                            raise StoreError(
-                                f"The input {role!r} of a {kind} run is {input_id}, which is not "
-                                "finished here; finish it first."
-                            )
-                    for table in _RESULT_TABLES:
-                        db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
-                    time = now()
-                    db.execute(
-                        "INSERT INTO runs (id, kind, name, status, config, seed, versions, created,"
-                        " started) VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)"
-                        " ON CONFLICT (id) DO UPDATE SET"
-                        " name = excluded.name, status = 'running', versions = excluded.versions,"
-                        " config = excluded.config, started = excluded.started, finished = NULL,"
-                        " device = NULL, seconds = NULL, cost = NULL, summary = NULL, error = NULL,"
-                        " checksum = NULL, results_checksum = NULL",
-                        [run_id, kind, name, to_json(config, "settings"), seed]
-                        + [to_json(versions(), "versions"), time, time],
-                    )
-                    db.conn.executemany(
-                        "INSERT INTO run_inputs VALUES (?, ?, ?)",
-                        [(run_id, role, input_id) for role, input_id in inputs.items()],
-                    )
+                    self._refuse_unfinished_inputs(kind, inputs)
+                    self._store_started(db, run_id, kind, name, config, inputs, seed)
         except BaseException:
             locks.release(self.lock(run_id))
             raise
@@ -107,6 +88,44 @@ class Runs(RunRecords):
         else:
             shutil.rmtree(self.folder(run_id), ignore_errors=True)
         return self._get(run_id)
+
+    def _refuse_unfinished_inputs(self, kind: str, inputs: Mapping[str, str]) -> None:
+        for role, input_id in inputs.items():
+            if not self._is_finished(checked_run_id(input_id)):
+                raise StoreError(
+                    f"The input {role!r} of a {kind} run is {input_id}, which is not "
+                    "finished here; finish it first."
+                )
+
+    def _store_started(
+        self,
+        db: Database,
+        run_id: str,
+        kind: str,
+        name: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        seed: int | None,
+    ) -> None:
+        """Store the row of a run that starts, without the results of an earlier attempt."""
+        for table in _RESULT_TABLES:
+            db.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+        time = now()
+        db.execute(
+            "INSERT INTO runs (id, kind, name, status, config, seed, versions, created, started)"
+            " VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET"
+            " name = excluded.name, status = 'running', versions = excluded.versions,"
+            " config = excluded.config, started = excluded.started, finished = NULL,"
+            " device = NULL, seconds = NULL, cost = NULL, summary = NULL, error = NULL,"
+            " checksum = NULL, results_checksum = NULL",
+            [run_id, kind, name, to_json(config, "settings"), seed]
+            + [to_json(versions(), "versions"), time, time],
+        )
+        db.conn.executemany(
+            "INSERT INTO run_inputs VALUES (?, ?, ?)",
+            [(run_id, role, input_id) for role, input_id in inputs.items()],
+        )
 
     def _get_undamaged(self, run_id: str) -> Run:
         """Return a finished run. Raises StoreError if its row is damaged."""

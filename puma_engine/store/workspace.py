@@ -124,5 +124,5 @@ def may_be_written(root: Path) -> bool:
     """Return whether this user can write a workspace's folder and database; False on a read-only disk."""
     file = root / DATABASE
     effective = os.access in os.supports_effective_ids
-    places = (root, file) if file.exists() else (root,)
-    return all(os.access(place, os.W_OK, effective_ids=effective) for place in places)
+    paths = (root, file) if file.exists() else (root,)
+    return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)
