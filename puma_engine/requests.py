@@ -376,10 +376,14 @@ class PlanRequest(AdapterRequest):
 class RefineRequest(Request):
     """Fit migrated prompts further: of all users, of a selection, or of the share that will most likely regress.
 
-    item_tokens: soft prompt tokens of each item, which are fitted, too.
+    backbone, template: another version of the prompts' model or other words, for which prompts that
+    fit them are fitted further without a migration. item_tokens: soft prompt tokens of each item,
+    which are fitted, too.
     """
 
     start: str
+    backbone: str | None = None
+    template: str | None = None
     selection: str | None = None
     share: float | None = None
     item_tokens: int = 0
@@ -390,12 +394,22 @@ class RefineRequest(Request):
     def check(self) -> None:
         if self.selection is not None and self.share is not None:
             raise ConfigError("Give a selection or a share of users to refine, not both.")
+        if self.share is not None and self.reuses:
+            raise ConfigError(
+                "Who will regress is predicted for a migration, not for prompts that another model or template "
+                "reuses; leave out the share, or give a selection."
+            )
         if self.item_tokens and (self.selection, self.share) != (None, None):
             raise ConfigError(
                 "Item prompts change the predictions of every user, so they cannot be fitted while "
                 "only some users are refined; leave out the selection, the share or item_tokens."
             )
         check_share(self.share)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether the prompts are fitted further for another model or template than their own."""
+        return (self.backbone, self.template) != (None, None)
 
 
 @dataclass(frozen=True, kw_only=True)

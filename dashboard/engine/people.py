@@ -187,9 +187,13 @@ def members(comparison: str) -> list[str]:
 
 
 def sources_of(run: Run) -> list[Run]:
-    """Return the source prompts of a migration in its order; those of its start if it is refined."""
+    """Return the source prompts of a migration in its order; those of its start if it is refined.
+
+    Prompts that were refined without a migration have their start as the source.
+    """
     if "start" in run.inputs:
-        return sources_of(engine.run(run.inputs["start"]))
+        start = engine.run(run.inputs["start"])
+        return sources_of(start) or [start]
     return [engine.run(key) for role, key in run.inputs.items() if role.startswith("source_")]
 
 

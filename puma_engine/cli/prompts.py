@@ -27,11 +27,18 @@ def fit(request: FitRequest) -> str:
 @stage(
     "refine",
     "start",
+    backbone="Another version of the prompts' model, of the same width: prompts are fitted further on it, without a "
+    "migration.",
+    template="Another template, for which prompts are fitted further without a migration: a name, or a file with your own.",
     selection="Selection run: refine only its users.",
     share="Refine only this share: those who will most likely regress.",
 )
 def refine(request: RefineRequest) -> str:
-    """Fit migrated prompts further on the target, for a few epochs."""
+    """Fit migrated prompts further on the target, for a few epochs.
+
+    With --backbone or --template, START may be any prompts: they are fitted further for another
+    version of their model, such as other weights of the same width, or for other words.
+    """
     return f"refining {request.start}"
 
 

@@ -58,6 +58,7 @@ from puma_engine.pipeline.evaluating import (
     method_kind,
     method_label,
     read_predictions,
+    reuses_prompts,
     run_evaluation,
 )
 from puma_engine.pipeline.user_impact import store_user_impact
@@ -492,7 +493,7 @@ def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method, its flops, and how many users trained it.
 
-    Reused prompts cost nothing. A blend costs its prompts and its baseline. Fitted prompts cost
+    Reused prompts cost nothing, refined ones of them their refining. A blend costs its prompts and its baseline. Fitted prompts cost
     their fitting (for imported ones, as recorded in the file). A migration costs its selections,
     hops and refining, without the source prompts. Items that were read from disk count with the
     time of their computation. flops: of trainings only; None if they were not measured.
@@ -517,7 +518,11 @@ def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
             "flops": prompts_run.cost.get("flops"),
         }
     steps = [run for run in ws.lineage(prompts_run.id) if run.kind in MIGRATION_KINDS]
-    steps += [prompts_run] if prompts_run.kind == "prompts" else []
+    if prompts_run.kind == "prompts":
+        if reuses_prompts(prompts_run, ws.run(prompts_run.inputs["start"])):
+            # The prompts exist already, however they were made.
+            steps = [run for run in steps if run.id == prompts_run.inputs.get("selection")]
+        steps.append(prompts_run)
     flops = [run.cost.get("flops") for run in steps if run.kind != "selection"]
     return {
         "seconds": sum(_seconds_without_cache(run) or 0.0 for run in steps),

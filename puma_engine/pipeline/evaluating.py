@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from puma_engine.backbone.templates import Template
 from puma_engine.datasets import Dataset
 from puma_engine.errors import ConfigError, NotFoundError, StoreError
 from puma_engine.evaluation import metrics
@@ -21,7 +22,13 @@ from puma_engine.evaluation.blending import Blend
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, load_backbone
 from puma_engine.pipeline.importing_data import load_dataset
-from puma_engine.pipeline.stored_prompts import has_model, load_prompts, model_of, template_of
+from puma_engine.pipeline.stored_prompts import (
+    check_width,
+    has_model,
+    load_prompts,
+    model_of,
+    template_of,
+)
 from puma_engine.requests import EvaluationRequest
 from puma_engine.store import Run, Workspace
 
@@ -106,7 +113,7 @@ def run_evaluation(ws: Workspace, request: EvaluationRequest, execution: stage.E
         label, inputs = run.name, {"prompts": run.id, "dataset": data.id}
         if request.backbone is not None:
             model = backbone_run(ws, request.backbone, device=execution.device)
-            _check_width(run, model)
+            check_width(run, model)
             config["method"] = REUSED
             inputs["backbone"] = reader = model.id
             label = stage.slug(REUSED, run.name, "on", model.name)
@@ -201,16 +208,6 @@ def _run_blended(ws: Workspace, request: EvaluationRequest, execution: stage.Exe
         | {f"{role}_validation": run.id for role, run in fitted.items()},
         compute=compute,
     )
-
-
-def _check_width(run: Run, model: Run) -> None:
-    """Raise ConfigError if a model cannot read a run's prompts unchanged."""
-    width, prompt_width = model.summary["width"], run.summary["width"]
-    if width != prompt_width:
-        raise ConfigError(
-            f"The prompts of {run.name!r} have {prompt_width} numbers a token, and {model.name!r} reads {width}; "
-            "they can be migrated to it, not reused."
-        )
 
 
 def _predictions_of(ws: Workspace, evaluation: Run, rows: pd.DataFrame) -> np.ndarray:
@@ -340,6 +337,13 @@ def is_of_prompts_alone(evaluation: Run) -> bool:
     return "prompts" in evaluation.inputs and evaluation.config["method"] not in (REUSED, BLENDED)
 
 
+def reuses_prompts(refined: Run, start: Run) -> bool:
+    """Return whether refined prompts started from those of another model or template, without a migration."""
+    return refined.inputs["backbone"] != start.inputs["backbone"] or Template.from_config(
+        refined.config
+    ) != Template.from_config(start.config)
+
+
 def prompts_label(ws: Workspace, prompts: Run) -> str:
     """Return the name of the method of a prompt table, evaluated or not."""
     return _prompts_label(ws, prompts, str(prompts.config["role"]))
@@ -349,7 +353,9 @@ def _prompts_label(ws: Workspace, prompts: Run, method: str) -> str:
     if method in LABELS:
         label = LABELS[method]
     elif method == "refined":
-        label = f"{_migration_label(ws, ws.run(prompts.inputs['start']))}, refined"
+        start = ws.run(prompts.inputs["start"])
+        reused = reuses_prompts(prompts, start)
+        label = f"{'Reused prompts' if reused else _migration_label(ws, start)}, refined"
         if "selection" in prompts.inputs:
             selection = ws.run(prompts.inputs["selection"])
             label += f" for {selection.summary['selected']} users"

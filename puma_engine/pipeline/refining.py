@@ -9,12 +9,12 @@ from typing import Any
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
 from puma_engine.pipeline import stage
-from puma_engine.pipeline.backbones import computing_cost, load_backbone
+from puma_engine.pipeline.backbones import backbone_run, computing_cost, load_backbone
 from puma_engine.pipeline.fitting import fitted_result
 from puma_engine.pipeline.importing_data import load_dataset, task_of
 from puma_engine.pipeline.predicting_regressions import predict_regressions
 from puma_engine.pipeline.selecting import selected_users
-from puma_engine.pipeline.stored_prompts import load_prompts, template_of
+from puma_engine.pipeline.stored_prompts import check_width, load_prompts, model_of, template_of
 from puma_engine.requests import RefineRequest, training_of
 from puma_engine.store import Run, Workspace
 
@@ -23,6 +23,8 @@ def refine(
     ws: Workspace,
     start: stage.Reference,
     *,
+    backbone: stage.Reference | Path | None = None,
+    template: str | None = None,
     selection: stage.Reference | None = None,
     share: float | None = None,
     item_tokens: int = 0,
@@ -35,7 +37,9 @@ def refine(
 ) -> Run:
     """Fit migrated prompts further on their own backbone and data set.
 
-    start: a migration run; weight decay pulls every prompt towards it. With a selection only its
+    start: a migration run; weight decay pulls every prompt towards it. backbone, template: another
+    version of its model, such as other weights of the same width, or another template: prompts of
+    any kind are then fitted further for it, without a migration. With a selection only its
     users are refined and the head stays fixed, so predictions for all others do not change; share
     refines the users who will most likely regress, in (0, 1]. item_tokens: soft prompt tokens of
     each item, fitted too. training overrides `defaults.refine_defaults`. Raises NotFoundError,
@@ -47,28 +51,33 @@ def refine(
 
 def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Execution) -> Run:
     """Execute a request to refine prompts; see `refine`."""
-    migration = stage.find(ws, request.start, "migration")
+    kinds = stage.PROMPT_KINDS if request.reuses else ("migration",)
+    start = stage.find(ws, request.start, *kinds)
+    model = ws.run(model_of(start))
+    if request.backbone is not None:
+        model = backbone_run(ws, request.backbone, device=execution.device)
+        check_width(start, model)
     chosen = None
     if request.share is not None:
         chosen = predict_regressions(
-            ws, migration, share=request.share, device=execution.device, **execution.callbacks
+            ws, start, share=request.share, device=execution.device, **execution.callbacks
         )
     elif request.selection is not None:
         chosen = stage.find(ws, request.selection, "selection")
     refined = chosen.summary["selected"] if chosen else None
-    users = int(migration.summary["users"] if refined is None else refined)
-    default = refine_defaults(task_of(ws, migration), users, item_tokens=request.item_tokens)
+    users = int(start.summary["users"] if refined is None else refined)
+    default = refine_defaults(task_of(ws, start), users, item_tokens=request.item_tokens)
     settings = training_of(default, request.training, request.seed)
     config: dict[str, Any] = {
         "role": "refined",
         "training": stage.settings_of(settings),
     }
-    template = template_of(migration)
+    template = template_of(start, request.template)
     config |= template.to_config()
     if request.item_tokens:
         config["item_tokens"] = request.item_tokens
-    inputs = {role: migration.inputs[role] for role in ("dataset", "backbone")}
-    inputs["start"] = migration.id
+    other_model = ("on", model.name) if request.backbone is not None else ()
+    inputs = {"dataset": start.inputs["dataset"], "backbone": model.id, "start": start.id}
     if chosen is not None:
         inputs["selection"] = chosen.id
 
@@ -78,7 +87,7 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
         backbone = load_backbone(
             ws, inputs["backbone"], device=execution.device, precision=settings.precision
         )
-        dataset, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, migration)
+        dataset, table = load_dataset(ws, inputs["dataset"]), load_prompts(ws, start)
         backbone.forget()
         clock.restart()
         fitted = refine_prompts(
@@ -98,14 +107,15 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
 
     by_ids = replace(
         request,
-        start=migration.id,
+        start=start.id,
+        backbone=model.id if request.backbone is not None else None,
         selection=None if chosen is None else chosen.id,
         share=None,
     )
     return stage.run_stage(
         ws,
         "prompts",
-        name=request.name or stage.slug("refined", migration.name, refined),
+        name=request.name or stage.slug("refined", start.name, refined, *other_model),
         config=config,
         inputs=inputs,
         seed=settings.seed,

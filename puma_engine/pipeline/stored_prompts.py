@@ -246,3 +246,13 @@ class PromptTableReader:
         """Read the tensors of the head that was trained with the prompts, or None."""
         names = [name for name in self._file.names() if name.startswith(HEAD)]
         return {name.removeprefix(HEAD): self._file.read(name) for name in names} or None
+
+
+def check_width(run: Run, model: Run) -> None:
+    """Raise ConfigError if a model cannot read a run's prompts unchanged."""
+    width, prompt_width = model.summary["width"], run.summary["width"]
+    if width != prompt_width:
+        raise ConfigError(
+            f"The prompts of {run.name!r} have {prompt_width} numbers a token, and {model.name!r} reads {width}; "
+            "they can be migrated to it, not reused."
+        )

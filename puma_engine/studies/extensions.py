@@ -257,8 +257,9 @@ def changes(build: Builder) -> None:
     """Add the changes from source to target, from target to source, and to other words of the template.
 
     source and target: versions of one model, such as a GGUF file and its folder in bf16. For each
-    change: the source prompts before it, the same prompts reused after it, full retraining, and
-    migrations trained on all users and on a few. Every training has the default settings.
+    change: the source prompts before it, the same prompts reused after it and refined for all users,
+    full retraining, and migrations trained on all users and on a few. Every training has the default
+    settings.
     """
     options, default = build.options, DEFAULT_TEMPLATES[build.task]
     suffix = default.removeprefix(build.task) if options.order is None else ORDERS[options.order]
@@ -291,9 +292,11 @@ def _add_change(
         method: build.migrate(f"{change}: {method}", source, seed, selection=selection, **target)
         for method, selection in ((ALL_USERS, None), (few_users(PAPER_STRATEGY), selected))
     }
+    refined = build.refine(f"{change}: reused, refined {seed}", source, seed, **reading)
     rows = [
         ("source", "source", source, {}),
         ("reused as they are", "reused", source, reading),
+        ("reused, refined", "refined", refined, {}),
         ("retrained", "retrained", retrained, {}),
         ("random prompts", "random", random_prompts, {}),
         *((method, "migrated", table, {}) for method, table in migrated.items()),

@@ -104,7 +104,45 @@ def test_the_cost_of_refining_includes_its_migration(bench, moved):
     assert {"Migrated, all users", "Migrated, all users, refined"} <= labels
 
 
-def test_only_migrations_are_refined(bench, moved):
+def test_prompts_are_refined_for_another_template_without_a_migration(bench, moved):
+    source, words = moved.inputs["source_0"], "rating-item-first"
+    training = SHORT | {"epochs": 2}
+    refined = bench.refine(source, template=words, training=training, device="cpu")
+    start = bench.workspace.run(source)
+    assert refined.config["template"] == words != start.config["template"]
+    assert refined.inputs["start"] == source
+    assert refined.inputs["backbone"] == start.inputs["backbone"]
+    # The start is kept if no epoch is better, so refining does not lose on validation rows.
+    reused, after = (
+        bench.evaluate(run, split="validation", device="cpu", **template)
+        for run, template in ((source, {"template": words}), (refined, {}))
+    )
+    assert after.summary["metrics"]["rmse"] <= reused.summary["metrics"]["rmse"] + 1e-6
+    evaluation = bench.evaluate(refined, device="cpu")
+    assert method_label(bench.workspace, evaluation) == "Reused prompts, refined"
+    seconds = method_cost(bench.workspace, evaluation)["seconds"]
+    assert seconds == pytest.approx(refined.seconds)  # the prompts existed already
+
+
+def test_prompts_are_refined_on_other_weights_of_their_model(bench, tmp_path):
+    folders = [tiny_backbone_folder(tmp_path / name) for name in ("before", "after")]
+    films = bench.import_dataset("movietweetings", users=10)
+    source = bench.fit_prompts(films, str(folders[0]), training=SHORT, device="cpu")
+    some = bench.select(source, strategy="random", budget=3)
+    refined = bench.refine(
+        source, backbone=folders[1], selection=some, training=SHORT, device="cpu"
+    )
+    assert bench.workspace.run(refined.inputs["backbone"]).config["spec"] == str(folders[1])
+    assert bench.evaluate(refined, device="cpu").summary["metrics"]["rmse"] > 0
+    again = bench.refine(source, selection=some, backbone=folders[1], training=SHORT, device="cpu")
+    assert again.id == refined.id
+    with pytest.raises(ConfigError, match="can be migrated to it, not reused"):
+        bench.refine(source, backbone="qwen2-small", device="cpu")
+    with pytest.raises(ConfigError, match="leave out the share"):
+        bench.refine(source, backbone=folders[1], share=0.3)
+
+
+def test_only_migrations_are_refined_on_their_own_model(bench, moved):
     with pytest.raises(NotFoundError):
         bench.refine(moved.inputs["source_0"], device="cpu")
 

@@ -259,3 +259,20 @@ def test_the_study_of_adapters_tries_each_setting_on_few_users_and_on_all(tmp_pa
 def test_studies_beyond_the_paper_are_no_evidence_for_its_claims():
     beyond = {"templates", "lengths", "sizes", "mixed", "adapters", "items", "norms"}
     assert beyond <= set(STUDIES) and not beyond & {claim.study for claim in CLAIMS}
+
+
+def test_the_study_of_changes_refines_the_reused_prompts_for_what_reads_them_then():
+    options = Options(datasets=("movietweetings",), seeds=(0,), source="before", target="after")
+    cells = named("changes", options)
+    rows = [cell for cell in cells.values() if cell.labels]
+    methods = {(row.labels["change"], row.labels["method"]) for row in rows}
+    assert len(methods) == len(rows)
+    for change in ("source to target", "target to source", "source to other words"):
+        reused, refined = (
+            cells[f"movietweetings/score of {change}: {method} 0"]
+            for method in ("reused as they are", "reused, refined")
+        )
+        training = cells[refined.inputs["subject"]]
+        assert training.stage == "refine" and training.inputs["start"] == reused.inputs["subject"]
+        reading = {name: training.settings.get(name) for name in ("backbone", "template")}
+        assert reading == {name: reused.settings.get(name) for name in reading}
