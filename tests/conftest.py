@@ -1,14 +1,14 @@
-"""What holds for all tests: one thread, where their files are, the order of test files, and fast collections
-of garbage.
+"""Settings of all tests: one thread, the folder of their files, the order of test files, and fast garbage
+collections.
 """
 
 import gc
 import os
 from pathlib import Path
 
-# Sums of floats differ in their last digits with the number of threads, which would follow from the load
-# of the machine; tests compare what they compute with what other processes do. Libraries read it when they
-# are imported.
+# Sums of floats differ in their last digits with the number of threads, which follows from the load of the
+# machine. Tests compare their results with those of other processes. Libraries read the variable when they are
+# imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # The engine syncs what it writes. In memory this takes no time; a Docker container has too little of it.
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Leave out of later garbage collections what imports made, which is far more than what tests make.
+    """Exclude objects of imports from later garbage collections; tests make far fewer.
 
     The engine collects garbage before it loads another model.
     """

@@ -106,7 +106,7 @@ def test_cached_answers_equal_the_plain_model(tmp_path, family):
         reader = Reader(backbone, chat(name), CONTEXTS)
         before, after = reader.sequence(0)
         frame = backbone.tokenizer("<|assistant|>\n", add_special_tokens=False)["input_ids"]
-        # The answer is read where the assistant's turn begins, or at the prompt that stands there.
+        # The answer is read where the assistant's turn begins, or at the prompt in that position.
         assert (before if TEMPLATES[name].prompt_last else after)[-len(frame) :] == frame
         with torch.no_grad():
             plain = plain_logits(reader, prompts, rows, "right")

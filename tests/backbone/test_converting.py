@@ -114,7 +114,7 @@ def test_prompts_migrate_from_a_quantised_file_to_the_unquantised_model(versions
     source_predictions, reused_predictions = (
         bench.predictions(run)["prediction"] for run in (on_source, reused)
     )
-    # Q4_0 changes what the model says a little, and not everything.
+    # Q4_0 changes predictions a little.
     assert 0 < (source_predictions - reused_predictions).abs().max() < 1.5
     same = bench.evaluate(source, backbone=old)
     torch.testing.assert_close(
@@ -147,7 +147,7 @@ def test_the_study_of_changes_compares_both_directions_and_another_wording(versi
     forward, backward = by_change["source to target"], by_change["target to source"]
     assert forward["retrained"]["rmse"] == backward["source"]["rmse"]
     assert forward["source"]["rmse"] == backward["retrained"]["rmse"]
-    # Every row is compared with the retraining of its own change.
+    # Every row is compared with the retraining of the same change.
     differences = json.loads((tmp_path / "changes.json").read_text())["differences"]
     lines = {
         line[1]: line

@@ -59,7 +59,7 @@ def theta(value, **other):
     return {"rope_parameters": {"rope_type": "default", "rope_theta": value} | other}
 
 
-# No setting has its default, so that one that is not read changes the logits.
+# No setting has its default value, so a setting that is not read would change the logits.
 CASES = {
     "llama": (t.LlamaConfig, theta(50_000.0) | {"head_dim": 16}),
     "llama-biased": (t.LlamaConfig, theta(9e4) | {"attention_bias": True, "mlp_bias": True}),

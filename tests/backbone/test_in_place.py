@@ -80,7 +80,7 @@ def test_whole_layers_compile_without_a_break_once_for_all_layers_but_the_last(
     torch._dynamo.utils.counters.clear()
     assert_close(logits_and_gradient(backbone, "rating-prompt-last"), expected)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2 < backbone.info.layers
-    # Other items and more of them need nothing new.
+    # Further items need no new compilation.
     longer = [*CONTEXTS[:1], Context("The longest title of all " * 3), *CONTEXTS[1:]]
     logits_and_gradient(backbone, "rating-prompt-last", contexts=longer)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

@@ -84,7 +84,7 @@ def test_an_edited_file_of_the_hubs_cache_is_noticed(hub, tmp_path):
             pipeline.load_backbone(ws, run, device="cpu")
         weights.write_bytes(before)
     pipeline.load_backbone(ws, run, device="cpu")
-    # As the message says: what is fetched again is what was added.
+    # Fetched again, as the message says, the model is the one that was added.
     weights.write_bytes(before[:-1])
     shutil.rmtree(tmp_path / "cache" / "models--me--qwen")
     backbones.release_backbones()

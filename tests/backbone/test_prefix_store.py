@@ -111,7 +111,7 @@ def test_files_are_private_and_what_was_used_longest_ago_goes_first(backbone, st
     assert stat.S_IMODE(written[0].parent.stat().st_mode) == 0o700
     for age, file in enumerate(written):
         os.utime(file, (1e9 - age, 1e9 - age))
-    # The oldest is read, so it is the last to go.
+    # The oldest file is read, so it is removed last.
     store.forget()
     answers(backbone, store, [CONTEXTS[0]])
     used = [file for file in written if file.stat().st_mtime > 1e9]

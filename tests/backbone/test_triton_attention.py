@@ -62,7 +62,7 @@ def test_tiles_hold_each_row_once_and_one_text_each(tile):
     tiles = [order[a : a + n].tolist() for a, n in zip(first[used], count[used], strict=True)]
     assert [row for part in tiles for row in part] == order.tolist()
     assert all(len(part) <= tile and len({rows[row] for row in part}) == 1 for part in tiles)
-    # No text is cut into more tiles than it needs.
+    # No text has more tiles than needed.
     assert len(tiles) == sum(-(-rows.count(text) // tile) for text in set(rows))
     texts = [rows[part[0]] for part in tiles]
     tokens = inputs.prefix.tokens

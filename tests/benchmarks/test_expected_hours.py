@@ -12,7 +12,7 @@ DATA = expected_hours.Data("films", "rating", 10, DataCounts(100, 10, 20, 50, 60
 
 
 def test_every_model_has_rates_and_its_published_size():
-    # Billions of parameters, as the models' pages give them.
+    # Billions of parameters, from the pages of the models.
     sizes = {"llama-3.2-1b": 1.24, "llama-3.2-3b": 3.21, "qwen2.5-1.5b": 1.54, "qwen2.5-3b": 3.09}
     sizes |= {"gemma-3-1b": 1.0, "phi-3-mini": 3.82, "phi-4-mini": 3.84, "stablelm-2-1.6b": 1.64}
     assert sizes.keys() == expected_hours.MODELS.keys()

@@ -53,7 +53,7 @@ def test_training_has_the_losses_of_the_plain_reader(tmp_path, template, monkeyp
     torch.testing.assert_close(actual[0], expected[0], atol=1e-4, rtol=0)
     for name, weights in actual[1].items():
         torch.testing.assert_close(weights, expected[1][name], atol=1e-3, rtol=0)
-    # The same where attention reads keys in place and parallel layers are one.
+    # Attention in place and joined parallel layers give the same.
     monkeypatch.setattr(backbone_model, "can_attend_in_place", lambda *_: True)
     join_linears(backbone.model.base_model)
     backbone.in_place = True

@@ -24,7 +24,7 @@ ONLY = "^(?!fit|migrate|evaluate|worker|implicit|compare)"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What a small campaign finds, which loads its libraries once."""
+    """The results of a small campaign, which loads its libraries once."""
     folder = tmp_path_factory.mktemp("campaign")
     command = [sys.executable, "-m", "benchmarks.reliability", "--processes", "2", "--only", ONLY]
     command += ["--kills", "6", "--power-loss", "8", "--mutations", "72"]
@@ -51,7 +51,7 @@ def test_killed_commands_end_well_when_they_are_run_again(results):
 
 def test_complete_files_and_folders_survive_a_power_loss(tmp_path, monkeypatch):
     for name in FUNCTIONS:
-        monkeypatch.setattr(os, name, getattr(os, name))  # gives them back in the end
+        monkeypatch.setattr(os, name, getattr(os, name))  # so that monkeypatch restores them
     monkeypatch.setattr(sqlite3, "connect", sqlite3.connect)
     recorder = Recorder(tmp_path)
     recorder.begin()

@@ -18,7 +18,7 @@ ONE = {
     "server_metadata_url": "https://id.example/.well-known/openid-configuration",
 }
 SHARED = {key: ONE[key] for key in ("redirect_uri", "cookie_secret")}
-# On a busy machine.
+# Long enough for a busy machine.
 SECONDS = 240
 OWN = {key: value for key, value in ONE.items() if key not in SHARED}
 

@@ -29,7 +29,7 @@ def renamed(rows, names):
         ("a", "b", "c", "d"),
         ("Kunde", "Artikel", "Bezeichnung", "Note"),
         ("client ref", "isbn13", "what they read", "how much they liked it"),
-        # Names that say something else than what is in the columns.
+        # Names that contradict the contents of the columns.
         ("name", "label", "user", "product"),
     ],
 )

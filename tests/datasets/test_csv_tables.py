@@ -65,7 +65,7 @@ def test_a_stray_quotation_mark_drops_only_its_row(tmp_path: Path) -> None:
     path = write(tmp_path / "b.csv", ",", other_rows)
     with pytest.raises(DataError, match=r"1 of 6 rows .*1 with a stray quotation mark \(line 3: "):
         read(path)
-    # One value of four lines, if the caller says so.
+    # With an explicit quote it is one value of four lines.
     assert len(read(path, quote='"').interactions) == 3
 
 
@@ -170,7 +170,7 @@ def test_files_of_a_csv_writer_are_read_back(
     path.write_bytes(text.getvalue().encode())
     columns = read_columns(path, ["z", "x", "y"], csv_format=CsvFormat(quote='"'))
     assert not columns.bad
-    # A carriage return inside a value stays a space; before the end of a line it goes.
+    # A carriage return inside a value is read as a space, and is dropped at the end of a line.
     clean = [[field.replace("\r\n", "\n").replace("\r", "\v") for field in row] for row in rows]
     records = columns.table.to_pylist()
     assert [[row["x"], row["y"], row["z"]] for row in records] == clean

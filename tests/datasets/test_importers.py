@@ -140,7 +140,7 @@ def test_users_with_only_unknown_items_are_counted_as_read(tmp_path: Path) -> No
 def test_the_report_counts_mended_and_left_out_lines(tmp_path: Path) -> None:
     records, _ = made_dirty("amazon")
     report = read("amazon", lay_out("amazon", tmp_path, records), max_bad_share=0.5).report
-    without_time = 8 + 1 + 7  # no objects, the empty object, and unusable times
+    without_time = 8 + 1 + 7  # lines without an object, the empty object, and unusable times
     assert report["ratings_file"]["mended"] == {
         "not UTF-8, read as Windows-1252": 1,
         "with a number written as text": 1,
@@ -511,7 +511,7 @@ def test_unreadable_rows_of_the_items_refuse_a_folder_of_original_files(tmp_path
         DataError, match="movies.csv: 1 of 25 rows cannot be used: 1 that cannot be read .line 5"
     ) as caught:
         import_folder("movietweetings", folder)
-    # These sources have no option that says how values are quoted.
+    # These sources have no option for quotation marks.
     assert "save the table as .parquet" in str(caught.value) and "--quote" not in str(caught.value)
     films.write_text(films.read_text().replace('"Film" 0000003', '"Film 0000003'))
     with pytest.raises(

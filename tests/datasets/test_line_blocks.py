@@ -49,7 +49,7 @@ def test_the_fast_and_the_line_by_line_json_readers_agree(
         # As text, so that NaN equals NaN.
         return repr(table.to_pylist()), counts.repaired, counts.rows
 
-    # A line that is not an object forces the careful reading of all lines.
+    # A line that is not an object makes the reader parse line by line.
     fast, fast_repaired, fast_count = parsed()
     slow, slow_repaired, slow_count = parsed(b"null\n")
     assert fast == slow and fast_repaired == slow_repaired and fast_count == slow_count - 1

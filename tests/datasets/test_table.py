@@ -257,7 +257,7 @@ def test_a_warning_names_ids_that_differ_only_by_what_programs_add(
     ds = read(save(table, tmp_path / "a.csv"))
     assert not any("differ from others" in text for text in ds.report["warnings"])
     table.loc[rows[:1], column] = other
-    ds = read(save(table, tmp_path / "b.csv"))  # quotes what needs it
+    ds = read(save(table, tmp_path / "b.csv"))  # the writer quotes values where needed
     assert {first, other} <= set(ds.interactions[column])
     (warning,) = [text for text in ds.report["warnings"] if "differ from others" in text]
     assert warning.startswith(f"1 {column[:4]} ids differ") and f"one is {other!r}" in warning

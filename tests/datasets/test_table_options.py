@@ -243,7 +243,7 @@ def test_a_review_is_not_taken_as_the_text_of_an_item(tmp_path: Path) -> None:
     for options in ({}, {"drop_invalid": True}):
         with pytest.raises(DataError, match="'text' was read as the texts of items, and differs"):
             read(path, **options)
-    # A few items only: their rows are refused, or left out.
+    # If it is so for a few items only, their rows are refused or left out.
     table = frame()
     item = table["item_id"].value_counts().index[0]
     rows = table.index[table["item_id"] == item]
@@ -325,7 +325,7 @@ def test_play_counts_become_clicks_and_negatives_are_sampled(tmp_path: Path) -> 
     rows = ds.interactions.merge(table, on=["user_id", "item_id"], how="left")
     clicks, negatives = rows[rows["outcome_x"] == 1], rows[rows["outcome_x"] == 0]
     assert len(clicks) == (table["outcome"] >= 4).sum() == len(negatives)
-    # Never an item that the user has a row of, played little or not.
+    # An item that the user has a row of is never sampled, however little it was played.
     assert negatives["outcome_y"].isna().all() and (clicks["outcome_y"] >= 4).all()
     per_user = ds.interactions.groupby(["user_id", "split"])["outcome"].mean()
     assert (per_user == 0.5).all() and set(ds.interactions["split"]) == {
@@ -368,7 +368,7 @@ def test_a_table_may_have_its_own_splits_or_be_split_at_one_time(tmp_path: Path)
     assert times.max()["validation"] < times.min()["test"]
     assert 0.15 < (ds.interactions["split"] == "test").mean() < 0.25
     assert "at one time for all users" in ds.report["split"]
-    # Users of the latest rows alone have nothing to train on.
+    # Users with late rows only have no train rows.
     by_time = read(path, split_by="time")
     trained = by_time.interactions[by_time.interactions["split"] == "train"]["user_id"]
     assert set(by_time.users) == set(trained)

@@ -171,11 +171,11 @@ def test_a_missing_column_is_guessed_from_what_columns_hold(tmp_path: Path) -> N
     with pytest.raises(DataError, match="lacks the column item_id, stars; it has who") as error:
         read(path, columns={"user_id": "who", "outcome": "stars"})
     assert str(error.value).endswith(f"Did you mean {message}")
-    # What is suggested is what is read.
+    # The suggested options read the file.
     suggested = dict(word.split("=") for word in shlex.split(message[:-1]) if "=" in word)
     plain = read(save(frame(), tmp_path / "b.csv"))
     assert read(path, columns=suggested).content_hash == plain.content_hash
-    # What the preview guesses is the same.
+    # The preview guesses the same columns.
     assert preview_table(path).guess == suggested | {"time": "time"}
     titles = frame().drop_duplicates("item_id")[["item_id", "text"]]
     items = save(titles.rename(columns={"item_id": "nr", "text": "what"}), tmp_path / "items.csv")

@@ -50,7 +50,7 @@ def test_every_unit_is_found_from_the_values(
     ),
 )
 def test_common_formats_are_read(seconds: list[int], form: str) -> None:
-    # The 13th says which number is the month.
+    # A 13 can only be a day.
     seconds = [*seconds, int(datetime(2015, 9, 13, tzinfo=UTC).timestamp())]
     texts = [datetime.fromtimestamp(second, UTC).strftime(form) for second in seconds]
     times = read_times(column(texts))

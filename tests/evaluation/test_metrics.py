@@ -98,7 +98,7 @@ def test_pair_accuracy_depends_on_the_order_of_predictions_alone(examples):
         return metrics.per_user("rating", y, p, user)["pair_accuracy"].to_numpy()
 
     np.testing.assert_array_equal(accuracy(np.exp(p) + 7), accuracy(p))
-    # What is added for a whole user, such as how generous one is, changes nothing either.
+    # An offset of each user, such as generosity, changes nothing either.
     np.testing.assert_array_equal(accuracy(p + 8.0 * user), accuracy(p))
     np.testing.assert_allclose(accuracy(-p), 1 - accuracy(p))
     defined = accuracy(p)[np.isfinite(accuracy(p))]

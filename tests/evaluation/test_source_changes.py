@@ -35,7 +35,7 @@ def test_the_relation_to_the_old_model_follows_from_the_intervals_of_all_plans(
     differences, relation
 ):
     for ranking, sign in itertools.product((False, True), (1, -1)):
-        # The same figures of a metric of which more is better are the opposite.
+        # For a metric where higher is better, the same figures mean the opposite.
         opposite = {"worse": "better", "better": "worse", "behind": "ahead", "ahead": "behind"}
         pairs = [(sign * value, *sorted((sign * a, sign * b))) for value, a, b in differences]
         expected = relation if sign == 1 else opposite.get(relation, relation)
@@ -60,7 +60,7 @@ def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking()
         "behind in ranking, which may be chance for some: the best, migration trained on all users, has 1 % "
         "less pair accuracy (between 1 % more and 2 % less)."
     )
-    # What holds alike of both is said once.
+    # One sentence covers both metrics where they agree.
     same = changes(
         rmse=[(0.012, 0.004, 0.020), (0.008, 0.004, 0.016)],
         pair_accuracy=[(-0.012, -0.018, -0.006), (-0.006, -0.012, -0.003)],

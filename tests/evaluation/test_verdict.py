@@ -247,7 +247,7 @@ def test_a_larger_margin_never_makes_the_recommended_plan_dearer(seed):
         if verdict.decision in ("migrate", "refine"):
             costs.append(verdict.cost)
     assert costs == sorted(costs, reverse=True)
-    # Once something is recommended, something is at every larger margin.
+    # From the first recommendation on, every larger margin has one.
     assert decisions[-len(costs) :].count("retrain") == 0 and len(set(costs)) > 1
     assert len(costs) == sum(name in ("migrate", "refine") for name in decisions[-len(costs) :])
 
@@ -443,7 +443,7 @@ def test_noise_alone_lists_no_user_and_no_repeated_effect():
     assert effects.repeated.low < 0 < effects.repeated.high
     verdict = judge(question(migrated((0, -0.005, 0.005)), BASE, effects=effects, users=2000))
     assert verdict.decision == "migrate" and verdict.refine == ()
-    # Taken at face value, many would seem to lose more than the threshold.
+    # Without shrinkage many users would seem to lose more than the threshold.
     assert (effects.frame["difference"] > effects.threshold).mean() > 0.3
 
 
@@ -522,7 +522,7 @@ def test_a_migration_that_keeps_the_level_but_not_the_ranking_is_recommended_wit
         ((0.03, 0.02, 0.04), (-0.05, -0.06, -0.04), (0.9, 0.3), "but 30 % of the ranking"),
         # No better than random prompts.
         (LEVEL_KEPT, (-0.1, -0.12, -0.08), (0.98, -0.2), "but none of the ranking"),
-        # The other way round.
+        # Behind in rating accuracy, and not in ranking.
         ((0.03, 0.02, 0.04), (0.001, -0.003, 0.005), (0.8, 1.0), "but 80 % of the rating accuracy"),
         # No share is known.
         (LEVEL_KEPT, (-0.03, -0.04, -0.02), (0.98, np.nan), "within the margin in rating accuracy"),
@@ -541,7 +541,7 @@ def test_the_caution_says_which_of_level_and_ranking_is_lost(level, ranking, sha
         (LEVEL_KEPT, (-0.003, -0.005, -0.001), (0.98, 0.8)),
         # Not measured well enough.
         (LEVEL_KEPT, (-0.005, -0.02, 0.01), (0.98, 0.7)),
-        # Behind in both alike.
+        # Behind in both, by nearly the same share.
         ((0.03, 0.02, 0.04), (-0.03, -0.04, -0.02), (0.7, 0.68)),
     ],
 )

@@ -18,7 +18,7 @@ from puma_engine.datasets import Dataset
 from puma_engine.store import Workspace
 
 DOCS = Path(__file__).parents[2] / "docs"
-# What needs the hub or a large file, or runs until it is stopped, has tests of its own.
+# Commands that need the hub or a large file, or run until they are stopped, have other tests.
 ELSEWHERE = (
     *("puma adapters push", "puma adapters show owner/name", "puma serve-adapter"),
     "puma models add ~/models/",

@@ -110,7 +110,7 @@ def test_numbered_columns_are_read_in_the_order_of_their_numbers(tmp_path, endin
         path = tmp_path / f"t.{ending}"
         frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
         assert np.array_equal(read_prompts(path).vectors[:, 0], vectors.astype(np.float32))
-    # Names that say no order keep that of the file.
+    # Columns without numbers keep the order of the file.
     frame = pd.DataFrame(vectors[:, :3], columns=["x", "z", "y"]).assign(user_id=list("abcde"))
     frame.to_csv(tmp_path / "named.csv", index=False)
     named = read_prompts(tmp_path / "named.csv").vectors[:, 0]
@@ -134,7 +134,7 @@ def test_a_further_column_is_refused_unless_vector_columns_are_named(tmp_path, e
         assert np.array_equal(read_prompts(path, vector_columns=columns).vectors[:, 0], expected)
     both = read_prompts(path, vector_columns="age, d*").vectors[:, 0]
     assert both[:, 0].tolist() == [31, 44, 58, 23, 19] and np.array_equal(both[:, 1:], vectors)
-    # A column that nobody asked for may hold anything.
+    # Columns that are not named may hold anything.
     save(city=list("vwxyz"))
     assert np.array_equal(read_prompts(path, vector_columns="d*").vectors[:, 0], vectors)
     with pytest.raises(DataError, match="has no column 'e\\*' beside user_id"):
@@ -681,7 +681,7 @@ def test_an_archive_that_numpy_cannot_unpack_is_refused(tmp_path):
     path = tmp_path / "prompts.npz"
     np.savez(path, vectors=np.ones((2, 3), np.float32))
     data = bytearray(path.read_bytes())
-    data[data.index(b"PK\x01\x02") + 10] = 99  # a way of packing that there is not
+    data[data.index(b"PK\x01\x02") + 10] = 99  # an unknown compression method
     path.write_bytes(data)
     with pytest.raises(DataError, match="cannot be read as NumPy arrays"):
         read_prompts(path)

@@ -1,4 +1,4 @@
-"""User ids of shards: each usable, each user once, in one pass or in several over parts of the hashes."""
+"""User ids of shards: valid and unique, compared in one pass or in several over parts of the hashes."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Compiled layers and 8-bit products on a GPU give what the plain layers do."""
+"""Compiled layers and 8-bit products on a GPU: close to plain layers."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ CONTEXTS = [Context("Dune by Frank Herbert"), Context("Emma"), Context("A histor
 @pytest.mark.parametrize("template", ["rating-prompt-last", "rating-item-first", "rating"])
 @pytest.mark.parametrize(("fp8", "tolerance"), [(False, 0.1), (True, 0.6)])
 def test_compiled_layers_equal_plain_ones(template, fp8, tolerance):
-    """On a model this small bf16 rounds by 5 % and 8 bits far more: the gradient's direction counts."""
+    """On so small a model bf16 rounds by 5 % and 8 bits by far more, so gradients are compared by direction."""
     backbone = FrozenBackbone.load("llama-small", device="cuda", precision="bf16")
     generator = torch.Generator().manual_seed(0)
     prompts = torch.rand(3, 2, backbone.width, generator=generator) - 0.5

@@ -1,4 +1,4 @@
-"""Training steps replayed as one CUDA graph learn what single kernels do."""
+"""Training steps replayed as one CUDA graph: equal to steps of single kernels."""
 
 import numpy as np
 import pytest

@@ -248,7 +248,7 @@ def test_other_versions_are_refused(world, monkeypatch):
         lambda name: "4.0.0" if name == "transformers" else version(name),
     )
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=8)
-    # An actor that runs was asked before.
+    # The versions of a running actor were compared when it started.
     with (
         Cluster(world.ray.address) as another,
         pytest.raises(JobError, match=r"other versions .*transformers .* there and 4\.0\.0 here"),
@@ -268,7 +268,7 @@ def test_unknown_clusters_and_commands_are_refused(world, monkeypatch):
         dispatch.run_command(world.there, "evaluate", on="the moon", subject="x")
     with pytest.raises(JobError, match="on this machine alone; a cluster takes chain"):
         dispatch.run_command(world.there, "compare", on="ray", evaluations=[])
-    # What no cluster computes runs here, also where a worker serves a cluster.
+    # Commands that no cluster computes run on this machine, also in a worker of a cluster.
     monkeypatch.setenv(dispatch.VARIABLE, "ray")
     run = dispatch.run_command(
         world.there, "import_dataset", source="table", path=world.table, task="rating"

@@ -38,7 +38,7 @@ LONG = {"epochs": 16, "batch_size": 16, "learning_rate": 1e-3, "patience": 0}
 LONG |= {"checkpoint_seconds": 0.1}
 # An adapter whose results do not depend on the number of processes.
 ADAPTER = {"hidden": 16, "dropout": 0.0, "noise": 0.0}
-# What the log says of each process that takes part: its number, its id, and that of its node.
+# The line of the log about each process: its number, its id, and the id of its node.
 PROCESS = re.compile(r"process ([12]) of 2 is (\d+) on \S+ \((\w+)\)")
 
 
@@ -80,7 +80,7 @@ def losing(world, actors, monkeypatch):
             if method == last and "lost" not in [name for _, name, *_ in calls]:
                 (node,) = (node for node in world.ray.worker_nodes if node.node_id == at)
                 world.ray.remove_node(node, allow_graceful=False)
-                # Until the actor is gone, too, it could give back a run that it has finished meanwhile.
+                # An actor that still runs could return a run that it has finished meanwhile.
                 wait_for(lambda: is_lost(actor))
                 calls.append((at, "lost", note()))
             return result
@@ -128,10 +128,10 @@ def test_concurrent_runs_use_three_nodes_and_equal_those_of_one_machine(world, a
     assert len({run.id for run in runs}) == NODES and runs[-1].id == runs[-2].id
     for run, request in zip(runs, requests, strict=True):
         assert_same(world, run, execute_here(world, "fit_prompts", request))
-    # A node has one CPU, so that each gave it to one run.
+    # A node has one CPU, so each node computed one run.
     used = Counter(node.id for node in actors)
     assert used == Counter(node.node_id for node in world.ray.worker_nodes)
-    # What kept the two from computing the same run is forgotten.
+    # The locks that kept two threads from computing the same run are freed.
     gc.collect()
     assert len(world.cluster._at_work) == 0
 
@@ -149,7 +149,7 @@ def test_a_training_whose_node_dies_goes_on_from_its_checkpoint(world, source, l
     lost_call = replaced(calls)
     (begun,) = (n for n, call in enumerate(calls) if n > lost_call and call[1] == "start")
     assert node_worker.CHECKPOINT in calls[begun][2]["checkpoint"]
-    # Before, there may be a report that is older than the checkpoint.
+    # Earlier reports may be older than the checkpoint.
     assert min(step for step, at in steps if at > begun and step) >= calls[lost_call][2] > 1
     assert_same(world, actual, expected)
     assert_committed_once(world, actual)
@@ -233,7 +233,7 @@ def test_the_dashboard_shows_nodes_and_what_runs_where(world, actors, monkeypatc
     assert "Ray" not in texts(open_page("jobs", ws.root, monkeypatch))
     monkeypatch.setenv("PUMA_ON", world.ray.address)
     (ws.root / cluster_nodes.FILE).unlink(missing_ok=True)
-    # A process of its own looks at the cluster.
+    # A separate process looks at the cluster.
     assert "looking at its nodes" in texts(open_page("plan", ws.root, monkeypatch))
     wait_for(lambda: cluster_nodes.state_of(ws, world.ray.address).nodes)
     title = "Migration to the new model"
@@ -315,7 +315,7 @@ def test_a_process_that_fails_alone_ends_the_others(group, source, processes, mo
     request = MigrationRequest(sources=(source[0].id,), target=str(group.large), adapter=ADAPTER)
     with pytest.raises(ConfigError) as error:
         execute(group, "migrate", request)
-    # Nothing began again.
+    # No attempt was repeated.
     assert [number for number, *_ in sorted(processes())] == [1, 2]
     words = r"The device 'cuda' is not available; .* \(process 2 of 2, on \S+\)"
     assert re.fullmatch(words, str(error.value))

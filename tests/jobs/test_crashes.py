@@ -41,12 +41,12 @@ def test_dead_process_is_detected_without_a_worker(ws):
     os.kill(child.pid, signal.SIGKILL)
     wait_for(lambda: status_of(ws, job) == "interrupted")
     assert ws.query("SELECT status FROM jobs")[0]["status"] == "running"
-    # The system may still be clearing up after the process, and then gives back its lock.
+    # The system releases the lock of a killed process a moment later.
     wait_for(lambda: [run.status for run in ws.runs()] == ["interrupted"])
     assert queue.mark_interrupted(ws, {child.pid: -9}) == [job.id]
     assert "signal 9" in jobs.job(ws, job.id).error
     cancelled = jobs.cancel(ws, job.id)
-    # Why an attempt ended before is not why the job did.
+    # The error of an earlier attempt is not the error of the job.
     assert (cancelled.status, cancelled.error) == ("cancelled", None)
 
 

@@ -27,7 +27,7 @@ def test_detached_worker_runs_a_job_to_its_run(ws):
     running = wait_for(lambda: reached(ws, job, 2))
     assert running.status == "running" and running.device == "cpu"
     assert running.progress["total"] == 12 and running.progress["stage"] == "counting"
-    # The job has a process, session and heartbeat of its own.
+    # The job has its own process, session and heartbeat.
     (worker,) = jobs.workers(ws)
     assert running.pid not in (os.getpid(), worker["pid"])
     assert os.getsid(running.pid) == running.pid
@@ -188,7 +188,7 @@ def test_a_job_holds_models_by_absolute_paths(ws, tmp_path, monkeypatch):
     targets = ["own", "llama-small", "owner/name", "known", run.id]
     args = jobs.enqueue(ws, "run_plan", {"targets": targets, "name": "own"}, title="Plan").args
     absolute = str(tmp_path / "models" / "own")
-    # The zoo, the hub and the workspace's own runs keep their names.
+    # Names of zoo models, hub models and runs of the workspace stay as they are.
     assert args == {"targets": [absolute, *targets[1:]], "name": "own"}
     added = jobs.enqueue(ws, "add_backbone", {"spec": Path("known")}, title="Add").args
     assert added == {"spec": str(tmp_path / "models" / "known")}

@@ -23,7 +23,7 @@ def test_no_time_left_is_given_before_enough_is_measured():
     assert work.left.seconds() is None
     for second in range(3):
         work.report(0.1 * second, stage="fit", step=second, total=100)
-    assert work.left.seconds() is None  # three steps in 0.2 s say little
+    assert work.left.seconds() is None  # three steps in 0.2 s are too few
     work.report(5.0, stage="fit", step=10, total=100)
     assert work.left.seconds() is not None
 

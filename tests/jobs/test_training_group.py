@@ -13,7 +13,7 @@ from puma_engine.store import scratch
 @pytest.fixture
 def group(tmp_path, monkeypatch):
     monkeypatch.setenv(scratch.VARIABLE, str(tmp_path))
-    # It is made for a process of its own, whose log it collects.
+    # A group runs in its own process, whose log it collects.
     logger = logging.getLogger("puma_engine")
     monkeypatch.setattr(logger, "handlers", list(logger.handlers))
     monkeypatch.setattr(logger, "level", logger.level)
@@ -65,7 +65,7 @@ def test_the_error_of_another_process_says_whose_it_is_and_a_cancelled_one_waits
     group.finish(1, {"error": "Later.", "type": "StoreError"})
     expected = {"error": "The disk is full. (process 2 of 2, on one)", "type": "StoreError"}
     assert group._failed[1] == expected
-    # The first one's outcome comes first.
+    # The outcome of the first process decides.
     group.finish(0, {"files": []})
     assert group._outcome == {"files": []} and group.receive(None, [])["over"]
 

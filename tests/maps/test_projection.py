@@ -58,7 +58,7 @@ def test_shuffled_prompts_share_few_neighbours():
     shuffled = source[np.random.default_rng(4).permutation(90)]
     facts = project(IDS, source, shuffled, method="pca").measures
     assert facts["shared_neighbours"] < 0.4 and facts["misfit"] > 0.5
-    # Each map is as true to its own prompts as before: trust is not agreement.
+    # Each map still preserves the neighbours of its prompts: trustworthiness is not agreement.
     assert facts["trust_source"] == pytest.approx(facts["trust_migrated"], abs=1e-6)
     assert facts["trust_users"] == 90 and facts["trust_neighbours"] == 15
 
@@ -138,7 +138,7 @@ def test_a_projection_run_joins_by_user_id_and_is_stored(world):
     run = pipeline.project(ws, runs["source"], runs["migrated"], method="pca", clusters=3)
     table = ws.get_table(run.id, "map")
     assert table["user_id"].tolist() == IDS.tolist()
-    # The second table holds the same prompts in another order: by id, both maps agree.
+    # The second table has the same prompts in another order, so maps joined by id agree.
     np.testing.assert_allclose(table["migrated_x"], table["source_x"], atol=1e-3)
     space, ids, _ = ws.get_tensors(run.id, "space")
     assert space["space"].shape == (90, 8) and ids == IDS.tolist()
@@ -157,7 +157,7 @@ def test_users_beyond_the_limit_are_sampled_and_still_projected(world):
     all_users = ws.get_table(run.id, "places").set_index("user_id")
     assert all_users.index.tolist() == IDS.tolist()
     pd.testing.assert_frame_equal(all_users.loc[sampled.index], sampled)
-    # The second table holds the same prompts, so everybody lies at one place on both maps.
+    # The second table has the same prompts, so each user has one position on both maps.
     np.testing.assert_allclose(all_users["migrated_x"], all_users["source_x"], atol=1e-3)
     with pytest.raises(ConfigError, match="not 3"):
         pipeline.project(ws, runs["source"], runs["migrated"], most=3)
@@ -175,7 +175,7 @@ def test_principal_components_project_other_users_exactly():
 def test_other_users_are_projected_to_their_nearest_sampled_users():
     prompts = blobs()
     projection = project(IDS, prompts, prompts, method="pca", clusters=3)
-    # Any map will do: here one on which each blob has its own corner.
+    # A map on which each group has a corner.
     corner = np.eye(3)[projection.cluster][:, :2]
     projector = OutOfSampleProjector(prompts[::2], projection.space[::2], corner[::2], "umap")
     np.testing.assert_allclose(projector(prompts[::2]), corner[::2], atol=1e-6)

@@ -98,7 +98,7 @@ def test_a_blend_is_a_separate_method_in_a_comparison(world):
     run = bench.compare([evaluation, world["retrained"], blended], name="blends")
     methods = bench.workspace.get_table(run.id, "methods").set_index("evaluation")
     assert methods.loc[blended.id, "kind"] == "blended"
-    # A verdict is on migrations, not on what a baseline adds to them.
+    # A verdict judges migrations, not their blends with a baseline.
     verdict = bench.judge(run)
     assert verdict.method != label
     costs = [method_cost(bench.workspace, item) for item in (evaluation, blended)]

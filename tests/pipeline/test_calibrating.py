@@ -52,7 +52,7 @@ def test_a_calibration_measures_the_missing_costs_of_a_plan(world, monkeypatch):
     job = jobs.jobs(ws)[0]
     assert (job.command, job.status) == ("calibrate", "queued")
     assert not [button for button in app.button if button.label == "Measure it now"]
-    # A second browser that still shows the button gets a sentence, and no second job.
+    # A second click on the button, in another browser, queues no second job.
     with pytest.raises(StoreError, match=f"The job {job.id} measures these models already"):
         plans.calibrate(plan_of(job))
     assert len(jobs.jobs(ws)) == 1
@@ -89,7 +89,7 @@ def test_each_template_is_predicted_from_its_own_measurements(world, monkeypatch
     measured = {
         name: pipeline.calibrate(ws, source, large, template=first, **plan) for name in [first]
     }
-    # Of another template alone, the time is a guess, which the command line and the page say.
+    # From measurements of another template the time is a guess, and the command line and the page say so.
     guess = pipeline.costs(ws, source, large, device="cpu", retraining=QUICK, **plan)
     for prediction in (guess.migration, guess.retraining):
         assert "another prompt template" in prediction.mismatches
@@ -110,7 +110,7 @@ def test_each_template_is_predicted_from_its_own_measurements(world, monkeypatch
             for reads in (False, True)
         )
         assert training == [hop] and [run.run for run in costs.retraining.evidence] == [retraining]
-        # The source predicts with its own template, whatever the adapter learns with.
+        # The source predicts with the template of its prompts, not with that of the adapter.
         assert predicting == [run.id for run in measured[last] if run.config["way"] == "prediction"]
         assert not costs.migration.other_templates and not costs.retraining.other_templates
 
@@ -149,7 +149,7 @@ def test_predictions_of_the_source_model_are_calibrated_and_counted(world):
     assert (
         costs.migration.seconds > predicting and costs.retraining.evidence[0].run == retraining.id
     )
-    # A whole migration replaces the calibration, and its predictions are not its preparation.
+    # A full migration replaces the calibration, and its predictions do not count as preparation.
     run = pipeline.migrate(ws, source, large, **learned)
     (retraining_run,) = [
         m for m in measured_trainings(ws, "migration", large.id, "cpu") if not m.short

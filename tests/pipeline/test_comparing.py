@@ -139,7 +139,7 @@ def test_an_older_comparison_gets_pair_accuracy_and_shares_from_its_predictions(
     pd.testing.assert_frame_equal(again.sort_values(keys, ignore_index=True), scores)
     pd.testing.assert_frame_equal(pipeline.comparison_shares(ws, run), shares)
     assert pipeline.judge_comparison(ws, run) == verdict
-    # Another margin asks for the same figures, so nothing is resampled again.
+    # Another margin uses the same figures, so nothing is resampled again.
     with monkeypatch.context() as patch:
         patch.delattr("puma_engine.pipeline.comparing.sample_metrics")
         pipeline.judge_comparison(ws, run, margin=0.2)
@@ -186,7 +186,7 @@ def test_stored_source_changes_equal_a_comparison_with_the_old_model_as_referenc
     verdict = pipeline.judge_comparison(ws, run)
     assert verdict.source.sentence in (*verdict.cautions[:1], *verdict.evidence[:1])
     assert html.escape(verdict.source.sentence) in pipeline.render_report(ws, run)
-    # Earlier versions did not store it: it is computed from predictions, of what can be chosen.
+    # Earlier versions did not store the table: it is computed from predictions, for plans only.
     with edited(ws) as db:
         db.execute("DELETE FROM artifacts WHERE run_id = ? AND name = 'source_changes'", [run.id])
     computed, keys = pipeline.comparison_changes(ws, run), ["method", "metric"]

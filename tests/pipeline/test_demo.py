@@ -41,7 +41,7 @@ def test_the_demo_uses_every_shipped_run(plan):
     assert all(run.published is None for run in (plan.runs["data"], plan.runs["source"]))
     assert ws.verify() == []
     assert ws.run(main_run_of(archive_file())).name == SHIPPED_NAME
-    # What the machine is to train itself is not among them.
+    # Shipped migrations of the first seed go to the target or the third model.
     migrations = [run for run in ws.runs("migration") if run.seed == 0]
     assert {run.inputs["backbone"] for run in migrations} <= {
         plan.runs[name].id for name in ("target model", "third model")
@@ -76,7 +76,7 @@ def test_the_shipped_comparison_on_smollm2_equals_its_report(tmp_path):
 
 def test_the_expected_time_of_the_demo_is_under_two_minutes():
     assert 30 < demo_seconds() < 120
-    # With other users nothing that ships answers its questions.
+    # With other users no shipped run has the id of a request.
     assert demo_seconds(DEMO_USERS - 1) > demo_seconds()
 
 

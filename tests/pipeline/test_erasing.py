@@ -106,7 +106,7 @@ def test_a_killed_erasure_is_completed_when_it_is_repeated(ws, tmp_path, killed_
     copy = Workspace.open(root)
     (row,) = (row for row in check_workspace(copy) if "erasure of a user" in row["detail"])
     assert row["status"] == "fail" and "did not end; repeat it" in row["detail"]
-    # As after a kill between storing a new file and removing the former one.
+    # A kill after storing a new file leaves the former one.
     former = copy.folder(copy.runs(kind="prompts")[0].id) / "prompts.00000000.safetensors"
     former.write_text(USER)
     assert erase_user(copy, USER, dry_run=True) == planned
@@ -173,7 +173,7 @@ def test_an_erased_user_is_in_no_file_and_other_users_stay(ws):
     assert files_with(ws.root, USER.encode()) and planned.rows > 0
     erased = erase_user(ws, USER, reason="request 7")
     assert erased == planned and len(erased.runs) >= 9
-    # Both migrations have a prompt of theirs; the adapter of one alone was trained on it.
+    # Both migrations have a prompt of the user; only one adapter was trained on it.
     trained_on = {name.split(" (")[0] for name in erased.trained_on}
     assert "everybody" in trained_on and "few" not in trained_on and erased.left == []
     assert files_with(ws.root, USER.encode()) == []

@@ -117,7 +117,7 @@ def test_the_predictions_count_as_cost(world):
     reader = Reader(model, template, [Context(texts[item]) for item in frame["item_id"]])
     rows = torch.arange(len(frame))
     reader.prepare(rows)
-    # The prompt and the text behind it for each pair, and each text before it once.
+    # Positions of the prompt and the text behind it for each pair, and of each text before it once.
     positions = len(frame) + int(reader.suffix_lengths(rows).sum()) + reader.cached_tokens
     assert run.cost["prediction_flops"] == 2 * model.layer_weights * positions
     plain = pipeline.migrate(ws, "source", "target", **SETTINGS)

@@ -26,9 +26,9 @@ from puma_engine.store import Workspace
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SOURCE = ["--dataset", "goodbooks-24", "--device", "cpu"]
 RETRAINED = [*SOURCE, "--backbone", "llama-medium", "--role", "retrained"]
-# Defaults of version 0.1.0 that this version changed, so its questions must name them.
+# Defaults of version 0.1.0 that later versions changed, so requests must name them.
 DEFAULTS = ["--template", "rating-item-first", "--learning-rate", "0.015", "--start", "shared"]
-# The commands of version 0.1.0, with its names of options, and the runs that they made.
+# Ids of runs of version 0.1.0, and the commands that made them, with its names of options.
 FINISHED = {
     "b69b58aa5caeaaf9": ["data", "import", "goodbooks", "--users", "24"],
     "be0ad27dea06b934": [

@@ -54,7 +54,7 @@ def test_a_plan_goes_from_a_data_set_to_a_verdict(world, done):
     assert comparison.kind == "comparison" and bench.judge(comparison).method is not None
     methods = bench.workspace.get_table(comparison.id, "methods")
     assert {"source", "migrated", "retrained", "baseline"} == set(methods["kind"])
-    # The runs are those that the stages make by themselves.
+    # The stages, called one by one, make the same runs.
     source = bench.fit_prompts(data, small)
     moved = bench.migrate(source, large, **SETTINGS)
     again = bench.fit_prompts(data, large, role="retrained", training=QUICK)
@@ -75,7 +75,7 @@ def test_a_repeated_plan_reuses_every_stage_and_predicts_from_measured_runs(worl
     source = next(run for run in bench.runs("prompts") if run.config["role"] == "source")
     assert [run.run for run in stages["fit"].prediction.evidence] == [source.id]
     assert stages["evaluate"].prediction.seconds > 0
-    # Prompts that exist need no fit, and a retraining that exists is not made again.
+    # Existing prompts and an existing retraining are reused.
     request = PlanRequest(sources=(source.id,), targets=(large,), **SETTINGS)
     kinds = [item.kind for item in plan_stages(bench.workspace, request)]
     assert kinds == ["migrate", "evaluate", "compare"]
@@ -114,7 +114,7 @@ def test_a_plan_is_judged_by_the_retraining_that_it_requests(world, done):
         if run.kind == "prompts" and run.config["role"] == "retrained"
     ]
     assert retrained == [again.id]
-    # It is newer than the retraining of the first question, which is judged by its own all the same.
+    # The first plan is still judged by its own retraining, although this one is newer.
     assert bench.run_plan(**done[1]).id == done[0].id
 
 
@@ -125,7 +125,7 @@ def test_by_default_the_newest_retraining_with_the_template_is_the_reference(wor
     known = [run for run in bench.runs("prompts") if run.config["role"] == "retrained"]
     compare = _stages(bench, **question)["compare"]
     assert known[0].name in compare.title and "other settings" in compare.title
-    # Settings that are asked for are a question of their own, and so is another template.
+    # Other settings, or another template, need another retraining.
     assert "compare" not in _stages(bench, **question, retraining={"epochs": 7})
     assert "compare" not in _stages(bench, **question, template="rating")
     exact = _stages(bench, **question, retraining=QUICK)["compare"]
@@ -190,7 +190,7 @@ def test_the_command_line_asks_the_same_question(world, done):
     arguments += ["--strategy", "random", "--budget", "6", "--hidden", "16"]
     arguments += ["--epochs", "2", "--batch-size", "64", "--learning-rate", "0.01"]
     printed = puma(bench.workspace, "plan", "run", *arguments)
-    # The command line has no settings of the retraining, so it asks for that of the defaults.
+    # The command line has no options for the retraining, so it uses its defaults.
     assert printed["id"] != done[0].id
     run = bench.run_plan(**done[1] | {"retraining": {}})
     assert printed["id"] == run.id

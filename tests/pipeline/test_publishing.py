@@ -54,7 +54,7 @@ def origin(tmp_path_factory):
     pipeline.project(ws, source, on_few_users, method="pca", clusters=3)
     file = folder / "real.zip"
     written = pipeline.publish(ws, compared, file, command="puma demo")
-    # The archive is opened where the models are not.
+    # Other workspaces open the archive without the models.
     shutil.move(folder / MODELS, folder / "elsewhere")
     return {"ws": ws, "runs": tables, "comparison": compared, "file": file, "written": written}
 

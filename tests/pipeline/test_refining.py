@@ -17,7 +17,7 @@ from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import fit_prompts, step_scale
 
 SHORT = {"epochs": 1, "batch_size": 64, "learning_rate": 0.01}
-# From a drawn start one epoch leaves room, so that refining does better than its start.
+# One epoch from random prompts leaves room for refining to improve.
 SHAPE = {"hidden": 16, "output_start": "random"}
 
 
@@ -158,11 +158,11 @@ def test_refining_steps_scale_with_the_size_of_the_initial_prompts(tmp_path, tim
     vectors = (times * token_scale * initial / np.sqrt(np.mean(initial**2))).astype(np.float32)
     assert step_scale(vectors, model) == pytest.approx(max(1.0, times), rel=1e-5)
     start = PromptTable(data.users, vectors)
-    # Of AdamW's first step every coordinate is the rate, whatever the gradient.
+    # In AdamW's first step every coordinate moves by the learning rate.
     training = TrainingConfig(
         epochs=1, batch_size=10_000, learning_rate=1e-3, warmup=0.0, weight_decay=0.0
     )
     refined = fit_prompts(model, data, template="rating-item-first", training=training, start=start)
     moved = np.abs(refined.table.vectors - vectors)
-    # The step of all and each user's own add up, or cancel out.
+    # The step of the common prompt and that of each user add up or cancel out.
     assert moved.max() == pytest.approx(2e-3 * max(1.0, times), rel=0.02)

@@ -516,7 +516,7 @@ def test_overall_progress_weights_parts_and_leaves_out_what_existed(world):
     def work(part):
         part.progress(StageProgress("training", step=15, total=30, saved_step=10))
         assert (reports[-1].overall, reports[-1].saved_step) == (pytest.approx(15 / 80), 10)
-        # Another stage of the same part begins at its first step: the part does not go back.
+        # Another stage of the same part begins at step 0: the progress of the part does not decrease.
         part.progress(StageProgress("mapping", step=0, total=5))
         assert reports[-1].overall == pytest.approx(15 / 80)
         return replace(existed, finished=now())
@@ -566,7 +566,7 @@ def test_a_failed_model_blocks_neither_its_name_nor_that_of_another_model(tmp_pa
         with pytest.raises(BackboneError):
             pipeline.add_backbone(ws, tmp_path / folder / "llama")
     assert [run.name for run in ws.runs(status="failed")] == ["llama", "llama"]
-    # A failed model's name is that of a model here, too: the model is meant.
+    # The name of a failed model is also that of a zoo model, which is meant.
     tiny_backbone_folder(tmp_path, "llama")
     monkeypatch.chdir(tmp_path)
     added = backbones.backbone_run(ws, "llama")

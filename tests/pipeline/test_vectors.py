@@ -249,7 +249,7 @@ def test_a_user_is_erased_from_vectors(world, tmp_path):
     imported = ws.import_prompts(data, None, folder / "users.csv", name="imported")
     factors = ws.vectors_from_baseline(data, factors=4, name="factors")
     erased = erase_user(ws.workspace, "007")
-    # Imported vectors were trained elsewhere; the items' factors were trained here on the user.
+    # Imported vectors were trained elsewhere; the factors of items were trained in this workspace on the user.
     assert erased.trained_on == [f"factors ({factors.id})"]
     for run in (imported, factors):
         assert "007" not in ws.prompts(run.id).user_ids

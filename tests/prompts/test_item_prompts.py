@@ -164,7 +164,7 @@ def test_tables_with_items_are_stored_evaluated_and_refined(world):
     assert scored.summary["metrics"]["rmse"] > 0
     refined = pipeline.refine(ws, world["moved"], training=QUICK)
     change = np.abs(load_prompts(ws, refined).items.vectors - moved.items.vectors).max()
-    # The start stays where no epoch validates better, which random ratings may bring about.
+    # With random ratings it may be that no epoch validates better, and the start stays.
     assert (change > 1e-5) == (refined.summary["best_epoch"] >= 0)
     without_items = pipeline.migrate(
         ws, world["plain"], world["moved"].inputs["backbone"], training=QUICK

@@ -15,7 +15,7 @@ from puma_engine.migration.adapter import Adapter
 from puma_engine.migration.adapter_training import train_migration
 from puma_engine.prompts.tuning import fit_prompts, text_embedding
 
-# Steps so small that prompts stay where they start.
+# A learning rate so small that prompts stay at their start.
 STILL = TrainingConfig(epochs=1, batch_size=64, learning_rate=1e-9, warmup=0, patience=0)
 
 

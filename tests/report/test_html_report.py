@@ -138,7 +138,7 @@ def test_users_to_refine_are_listed(tmp_path):
     ws, again = world["ws"], world["runs"]["again"]
     new = ws.run("new")
     moved = compared.migrate(ws, [ws.run("source-old")], new, seconds=1.0, name="hurts", seed=4)
-    # The same predictions as the retraining's, but for four users who are hurt.
+    # The predictions of the retraining, except for four users who lose.
     hurt = compared.evaluate(ws, moved, 0.80, hurt=4, seed=3)
     run = pipeline.compare(ws, [hurt, again], name="hurts")
     verdict = pipeline.judge_comparison(ws, run, margin=0.5)

@@ -1,4 +1,4 @@
-"""Labels of points in a chart meet neither each other, nor marks, nor error bars, nor the border."""
+"""Labels of points in a chart: they cover no other label, mark, error bar or border."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_placed_labels_and_their_lines_meet_nothing_at_any_width(seed):
 
 def test_a_line_goes_from_the_mark_to_the_border_of_the_text():
     text, point = "x" * 10, (100.0, 50.0)
-    # Around the mark there is no room for a label, but for a line.
+    # There is room for a line next to the mark, but not for a label.
     (label,) = place_labels([Scene(300, 200, [point], thin=[Box(20, 25, 180, 75)])], [text])
     assert label is not None and label.position is None
     start, end = leader(*point, text, label)
@@ -123,7 +123,7 @@ def test_the_name_of_a_line_is_inside_beside_it_and_free(height):
 def test_a_name_without_room_beside_its_line_goes_to_a_border():
     low = Box(200, 0, 380, 40)
     scene = Scene(380, 190, [], [low])
-    # The left border is free where the right one is not.
+    # The right border is covered, and the left one is free.
     assert place_in_corner([scene], "x" * 20) == Spot(0.0, 0.0)
     spot = place_in_corner([scene], "x" * 40)
     assert spot == Spot(1.0, 40.0) and spot.box("x" * 40, 380) == Box(116, 40, 380, 40 + LINE)

@@ -139,7 +139,7 @@ def test_the_dashboard_offers_the_page_that_the_engine_writes(world, monkeypatch
     labels = [button.label for button in app.get("download_button")]
     assert labels == ["One page to print", "Full report"]
     assert "prints on a sheet of A4" in texts(app)
-    # Whoever may only view the workspace gets the same files.
+    # A read-only workspace gives the same files.
     monkeypatch.setattr("dashboard.engine.read_only", lambda: True)
     viewed = open_page("reports", world["ws"].root, monkeypatch, margin="5.0")
     assert "may only be viewed" in texts(viewed)

@@ -1,4 +1,4 @@
-"""Models of the zoo: incompatible, within their size limit, and as their cards say."""
+"""Models of the zoo: incompatible with each other, within their size limit, and with correct cards."""
 
 import json
 
@@ -110,7 +110,7 @@ def test_a_shipped_card_is_complete_and_true(name):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_predicts_better_with_more_known_pairs(name):
-    """With twelve known pairs its RMSE is below that with none and below that of the item mean."""
+    """The RMSE with twelve known pairs is below that with none and below that of the item mean."""
     card = json.loads((shipped(name) / "card.json").read_text())
     report = card["validation"]["goodbooks"]
     for template in ("rating", "rating-item-first"):

@@ -1,4 +1,4 @@
-"""Selections use few threads of BLAS and OpenMP, never more than are set, and leave the setting as it was."""
+"""Selections and threads of BLAS and OpenMP: few, never more than are set, and unchanged afterwards."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

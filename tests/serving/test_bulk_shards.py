@@ -218,7 +218,7 @@ def test_storage_gets_the_same_files_as_a_disk(request, mapper, memory, tmp_path
         np.testing.assert_array_equal(
             read_prompts(tmp_path / "got").vectors, read_prompts(tmp_path / "disk").vectors
         )
-    # A second call reads headers alone; a shard whose input changed is mapped again.
+    # A second call reads only headers and maps only shards whose input changed.
     assert migrate_stream(mapper, *urls)["skipped"] == SHARDS
     changed = next(file for file in sorted(source.iterdir()) if file.name.startswith("p-"))
     files.pipe_file(f"{root}/in/{changed.name}", changed.read_bytes())

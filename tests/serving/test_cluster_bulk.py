@@ -40,7 +40,7 @@ from puma_engine.serving.mapper import Mapper
 
 SHARDS, ROWS, NODES = 6, 40, 2
 KINDS = {"tensors": tensor_shards, "parquet": parquet_shards}
-# What a command writes for a shard.
+# Names of the files that a command writes for a shard.
 OUTPUTS = {"migrate": "p-*", "select": "no file", "evaluate": "scores-*"}
 # How many shards were done when the driver was killed, a node was lost, and the command was cancelled.
 KILLED_AT, LOST_AT, CANCELLED_AT = 2, 3, 4
@@ -117,7 +117,7 @@ def killed(ray, world):
     assert len(actors(ray)) == len(COMMANDS)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    # They end with it.
+    # Actors end with their driver.
     wait_for(lambda: not actors(ray))
 
 
@@ -192,7 +192,7 @@ def test_files_equal_those_of_one_machine_after_a_kill_a_lost_node_and_a_cancel(
     else:
         assert (len(at_kill), len(at_cancel)) == (KILLED_AT, CANCELLED_AT)
         assert not (target / SUMMARY).exists()
-        # What was done is not done again, and the rest is reported once.
+        # Finished shards are not repeated, and the others are reported once.
         assert at_kill.items() <= at_cancel.items()
         expected = [
             (shard, number + 1, len(shards))
@@ -217,7 +217,7 @@ def finish_migration(_world, folder, on):
 
 
 def finish_selection(_world, folder, on):
-    # Single users are read by nodes, too, where the shards are not on a disk.
+    # If shards are not on a disk, nodes read the chosen users, too.
     words = ["select-stream", f"shared://{folder / 'in'}", folder / "out"]
     for option, value in SELECTING.items():
         words += [f"--{option.replace('_', '-')}", value]
@@ -228,10 +228,10 @@ def finish_selection(_world, folder, on):
 
 
 def finish_evaluation(world, folder, _on):
-    # This machine takes over what nodes began.
+    # One machine continues the work of nodes.
     words = ["evaluate-stream", folder / "in", folder / "out", "--like", "moved"]
     report = puma(None, *words, "-w", folder / "workspace", "--device", "cpu")
-    # The sums of a float depend on the number of threads, and a node takes its own.
+    # Sums of floats depend on the number of threads, which a node chooses.
     for name, value in world.scores.items():
         if name not in ("metrics", "skipped"):
             assert report[name] == value, name

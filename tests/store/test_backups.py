@@ -1,4 +1,4 @@
-"""Backups of a workspace in use, putting them back, and deleting with everything that follows."""
+"""Backups of a workspace in use, restoring them, and deleting runs with all their descendants."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Damaged rows are noticed, and a database that was lost is made again from the records of runs."""
+"""Damaged rows are noticed, and a lost database is rebuilt from the records of runs."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def finished(ws, kind, summary, inputs=None, **config):
 
 
 def content(ws):
-    """Everything that a workspace says of its runs, the newest first."""
+    """All stored rows of a workspace about its runs, the newest first."""
     tables = ["runs", "run_inputs", "artifacts", "user_metrics", "datasets", "prompt_tables"]
     rows = {name: sorted(map(str, ws.query(f"SELECT * FROM {name}"))) for name in tables}
     return ws.runs(), rows, str(ws.metrics().to_dict("records"))
@@ -88,7 +88,7 @@ def test_folders_without_a_database_are_never_said_to_be_removable(ws):
     assert (
         "look at them before you remove anything" in first and "`puma doctor --rebuild`" in second
     )
-    # The copy says that it is another run.
+    # The record of the copy has the id of another run.
     assert len(rebuild(ws.root).problems) == 1
 
 

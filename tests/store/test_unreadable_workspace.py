@@ -31,7 +31,7 @@ def ws():
 
 
 def as_unprivileged_user(function):
-    """What the StoreError of a call says, to a user who is not root."""
+    """The message of the StoreError that a call raises for a user who is not root."""
     if os.geteuid() != 0:
         with pytest.raises(StoreError) as caught:
             function()
@@ -69,7 +69,7 @@ def say(text):
 def test_a_workspace_that_cannot_be_written_is_opened_for_viewing(ws, state):
     run, files = ws.runs()[0], {}
     if state == "log left":
-        # As a killed process leaves it: the name is in the log beside the database alone.
+        # A killed process leaves the name only in the WAL beside the database.
         copy = ws.root.parent / "killed"
         ws.query("PRAGMA wal_autocheckpoint = 0")
         ws.rename(run.id, "renamed")

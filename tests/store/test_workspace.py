@@ -191,7 +191,7 @@ def test_failed_runs_give_their_names_to_later_ones(ws):
     assert ws.run("books") == look_up(ws, "books", "dataset") == finished_run
     later = started(ws, "books", file="another")
     assert ws.run("books") == finished_run
-    # What is deleted or renamed must be one run alone.
+    # A name to delete or rename must belong to one run.
     with pytest.raises(StoreError, match=f"4 runs match 'books' .*{failed[0].id} failed"):
         ws.run("books", alone=True)
     assert ws.run(later.id[:8], alone=True).id == later.id
@@ -317,7 +317,7 @@ def test_a_new_workspace_and_its_logs_are_private(tmp_path):
         assert mode(log) == 0o600 and log.read_text() == "started\n"
         ws.close()
     assert mode(backup(ws, tmp_path / "backup").folder) == 0o700
-    # What its owner gave to others later stays theirs.
+    # Rights that the owner grants later stay.
     ws.root.chmod(0o755)
     Workspace.open(ws.root).close()
     assert mode(ws.root) == 0o755

@@ -23,7 +23,7 @@ class AttentionInputs:
         def draw(*shape):
             return torch.randn(shape, generator=generator).to(device, dtype)
 
-        # Tokens of different texts differ, so that they share no more than they should.
+        # Texts differ behind their `common` tokens, so that they share no more of them.
         tokens = [[0] * common + [1 + n] * (size - common) for n, size in enumerate(texts)]
         packed = RaggedTensor.pack(tokens, device, share=True)
         assert packed.common == (common if len(texts) > 1 else texts[0])

@@ -1,4 +1,4 @@
-"""Two workspaces with the same data and models, and what runs of a cluster must share with runs of here."""
+"""Two workspaces with the same data and models, one for a cluster, and the comparison of their runs."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from puma_engine.jobs import cluster as clusters
 from puma_engine.jobs.cluster import Cluster
 from puma_engine.store import Workspace
 
-# What depends on how busy a machine is.
+# Costs that depend on how busy a machine is.
 SECONDS = ("seconds", "training_seconds")
 
 
@@ -21,7 +21,7 @@ SECONDS = ("seconds", "training_seconds")
 def cluster_world(folder, nodes, cpus=1):
     """Yield a cluster, a connection to it, and the workspaces `here` and `there` (computed on nodes).
 
-    Nodes are looked at often.
+    The cluster is polled often.
     """
     table = write_ratings(folder / "ratings.csv")
     small = tiny_backbone_folder(folder / "models", "llama")

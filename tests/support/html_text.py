@@ -6,7 +6,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Elements, attributes and the text of a page; fails on tags that do not match."""
+    """The elements, attributes and text of a page; tags that do not match fail."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tables of ratings in files, for tests of what is read and what is refused."""
+"""Tables of ratings in files, for tests of imports and refusals."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_AUTH_MODE": "disabled",
-    # It is not asked for, and must not be found in what is stored and logged.
+    # No test needs a token; it must appear neither in stored data nor in logs.
     "RAY_AUTH_TOKEN": TOKEN,
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
@@ -34,7 +34,7 @@ def ray_cluster(nodes=2, cpus=1, **head):
     """Yield a cluster: a head node that computes nothing, and nodes of so many CPUs each."""
     from ray.cluster_utils import Cluster
 
-    # Nodes import what this process does, test modules that came after this one too.
+    # Nodes import the same modules as this process, including test modules.
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = ENVIRONMENT | {"PYTHONPATH": paths}
     before = {name: os.environ.get(name) for name in environment}

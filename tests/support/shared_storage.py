@@ -4,7 +4,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class SharedStorage(LocalFileSystem):
-    """Folders of this machine under a protocol that is none of a disk."""
+    """Folders of this machine under the protocol of a remote storage."""
 
     protocol = "shared"
 

@@ -1,4 +1,4 @@
-"""Changing what a workspace holds of finished runs, as earlier versions stored it."""
+"""Edits of finished runs in a workspace, to what earlier versions stored."""
 
 from contextlib import contextmanager
 

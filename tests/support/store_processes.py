@@ -1,4 +1,4 @@
-"""Other processes that use a workspace, for tests of what happens between processes."""
+"""Other processes that use a workspace, for tests of concurrency."""
 
 import os
 import subprocess

@@ -134,7 +134,7 @@ def _weights(model, name):
 
 
 def _permuted(weight, heads):
-    """Llama's halves as rotary pairs, as `LlamaModel.permute` of convert_hf_to_gguf.py."""
+    """The rows of Llama's weights in the order of rotary pairs, as `LlamaModel.permute` of convert_hf_to_gguf.py."""
     return (
         weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
         .swapaxes(1, 2)

@@ -58,7 +58,7 @@ def main(*arguments: object) -> None:
                 checkpoint_dir=Path(folder),
                 should_cancel=lambda: next(steps) >= stop_at,
             )
-        # The others read the checkpoint when the first process has written it.
+        # Other processes read the checkpoint after rank 0 has written it.
         distributed.broadcast("written")
     module = Small(dropout, kill_at)
     history = train(module, 500, CONFIG, checkpoint_dir=Path(folder)).history

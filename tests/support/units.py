@@ -13,7 +13,7 @@ from dashboard_pages import texts
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.report.glossary import TERMS, heading
 
-# What is counted, or numbered.
+# Words for things that are counted or numbered.
 COUNTS = {
     "Comparisons", "Count", "Data sets", "Fitted prompts", "Held-out rows", "Id", "Item", "Items", "Migrations", "Models", "Pairs",
     "Of these in the train split", "Records", "Records per user", "Seed", "Seeds", "Training records", "User", "Users", "Users trained",
@@ -96,7 +96,7 @@ def is_of_categories(figure, letter):
 
 
 def numbers_without_unit(app):
-    """All of them on a page that is open in an AppTest."""
+    """All numbers without a unit on a page that is open in an AppTest."""
     missing = [
         f"{item.label}: {item.value}"
         for item in app.metric

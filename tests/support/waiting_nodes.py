@@ -15,7 +15,7 @@ from puma_engine.jobs import cluster, runner
 from puma_engine.jobs.node_worker import NodeWorker
 from puma_engine.store import Workspace
 
-# A run that began anew would report fewer steps first.
+# Steps at the checkpoint: a run that restarted would first report fewer.
 MANY = 100
 # An evaluation has no steps and no checkpoint.
 EVALUATING = "evaluating"

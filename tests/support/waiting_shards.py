@@ -1,4 +1,4 @@
-"""Work on shards that waits in the middle while a test wants it to; three commands that do such work.
+"""Work on shards that waits while a test holds it, and three commands that do such work.
 
 waiting_shards.py <folder> <address>: does all three at the same time on a cluster.
 
@@ -30,12 +30,12 @@ from puma_engine.serving.cluster_bulk import (
 from puma_engine.store import Workspace
 
 SELECTING = {"budget": 30, "strategy": "kmeans-pca", "clusters": 3, "min_cluster": 1}
-# As of a large table: components are of a sample, and k-means takes mini-batches.
+# Thresholds of a large table: components of a sample, and k-means with mini-batches.
 LARGE = {"MAX_IN_MEMORY": 100, "SAMPLE": 64}
 
 
 def wait_while_held(location, name):
-    """Say that work on a shard begins here, and wait while it is held."""
+    """Record on which node work on a shard begins, and wait while the shard is held."""
     folder = Path(location.removeprefix("shared://")).parent
     began = folder / f".{name}"
     began.write_text(ray.get_runtime_context().get_node_id())
@@ -72,12 +72,12 @@ def use_waiting_work(replace=setattr):
 
 
 def migrate(folder, cluster, execution, **options):
-    # It loads torch, which nodes that read shards need not.
+    # A late import: it loads torch, which nodes that only read shards do not need.
     from puma_engine.serving.mapper import Mapper
 
     mapper = Mapper(read_adapter(folder / "adapter"), "cpu")
     mapping = ShardsOnCluster(cluster, mapper, execution, actors=1)
-    # Nodes reach these folders as storage.
+    # Nodes access these folders as storage.
     urls = [f"shared://{folder / name}" for name in ("in", "out")]
     return migrate_stream(mapper, *urls, chunk_rows=16, map_shards=mapping, **options)
 

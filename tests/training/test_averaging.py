@@ -54,7 +54,7 @@ def test_the_average_is_validated_and_kept_while_training_goes_on_without_it():
     assert any(
         not torch.equal(plain_weights[name], averaged_weights[name]) for name in plain_weights
     )
-    # Without validation the average of the last step is kept: the same training, the same average.
+    # Without validation the average of the last step is returned.
     again = Small()
     train(again, 500, AVERAGED)
     assert all(torch.equal(p, averaged_weights[name]) for name, p in weights(again).items())

@@ -99,4 +99,4 @@ def test_a_step_that_is_saved_again_leaves_the_checkpoint_before_whole(tmp_path,
     assert loaded.state == state
     assert torch.equal(torch.from_numpy(loaded.arrays["now/p0"]), before["p0"])
     checkpoint.save(tmp_path, "run", TrainingState(step=5), module, optimizer, None)
-    assert len(list(tmp_path.iterdir())) == 2  # what the failed attempt left is gone, too
+    assert len(list(tmp_path.iterdir())) == 2  # files of the failed attempt are removed, too

@@ -1,4 +1,4 @@
-"""Threads follow from the cores that are free, a container's limit and what the user asked for."""
+"""The number of threads: from free cores, a container's limit and the user's setting."""
 
 import logging
 import os
@@ -64,7 +64,7 @@ def test_a_busy_process_uses_cores():
 
 def test_finished_work_of_other_processes_does_not_count():
     assert cpu_threads.used_cores(now=0.0, last_minute=1.7) == 0.0
-    # Work in bursts counts as it does in the mean, and work that has just begun as it is.
+    # Work in bursts counts with its mean, and new work with its current load.
     assert cpu_threads.used_cores(now=0.5, last_minute=1.7) == 1.7
     assert cpu_threads.used_cores(now=1.9, last_minute=0.2) == 1.9
 

@@ -1,4 +1,4 @@
-"""Losses that a CUDA graph can capture equal the plain ones."""
+"""Losses that a CUDA graph can capture: equal to plain ones."""
 
 import pytest
 import torch
@@ -55,4 +55,4 @@ def test_a_reader_that_recomputes_prefixes_is_not_captured(backbone, data, monke
     module = fitting(backbone, data, TEMPLATES[0])
     assert module.data.reader.recomputes
     assert module.widths(torch.arange(4)) is None
-    backbone.forget()  # the next test's reader has room again
+    backbone.forget()  # frees memory for the reader of the next test
