@@ -34,8 +34,6 @@ SILENT_SECONDS = 30.0
 ALONE_SECONDS = 3.0
 # How long Ray Train may take to end the processes in order, which frees what it has reserved for them.
 END_SECONDS = 30.0
-# What of it processes may take to leave their group of torch: those that wait for a lost one do not.
-LEAVE_SECONDS = 5
 # A run whose node, or process of a group, is lost so often fails: it is likely to be the reason.
 MAX_LOST = 3
 # Handing checkpoints over takes at most this share of the first process's time.
@@ -171,7 +169,6 @@ class TrainingGroup(NodeWorker):
 
         try:
             from ray import train
-            from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
             from ray.train.torch import TorchTrainer
         except ImportError as error:
             text = (
@@ -180,7 +177,6 @@ class TrainingGroup(NodeWorker):
             )
             self._outcome = {"error": text, "type": "JobError"}
             return
-        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(LEAVE_SECONDS))
         resources = {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
         trainer = TorchTrainer(
             train_in_group,
