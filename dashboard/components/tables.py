@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from streamlit.column_config import DatetimeColumn, NumberColumn, TextColumn
+from streamlit.column_config import DatetimeColumn, LineChartColumn, NumberColumn, TextColumn
 
 from dashboard.components import query_params
 from dashboard.components.glossary import term
@@ -47,6 +47,12 @@ def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
             "Validation (RMSE; clicks: log loss)",
             format="%.4f",
             help="The best value of the training on the validation records, which stopped it.",
+        ),
+        "by epoch": LineChartColumn(
+            "By epoch",
+            width=100,
+            help="The value after each epoch, on a scale of its own; lower is better. The best "
+            "epoch is kept.",
         ),
         "seconds": NumberColumn("Time (s)", format="%.1f"),
         "created": DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm"),

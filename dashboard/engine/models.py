@@ -83,6 +83,7 @@ def prompt_table(prompts: list[Run]) -> pd.DataFrame:
             "data set": names.get(run.inputs.get("dataset", ""), ""),
             "template": run.config.get("template"),
             "validation": run.summary.get("best_validation"),
+            "by epoch": _validation_by_epoch(run),
             "seconds": run.cost.get("fitting_seconds", run.seconds),
             "created": pd.to_datetime(run.created),
         }
@@ -93,6 +94,13 @@ def prompt_table(prompts: list[Run]) -> pd.DataFrame:
     )
     labels = {name: kind.label for name, kind in engine.KINDS.items()}
     return table.assign(kind=table["kind"].replace(labels))
+
+
+def _validation_by_epoch(run: Run) -> list[float] | None:
+    """Return the validation value after each epoch of a training; None without two of them."""
+    history = run.summary.get("history") or ()
+    values = [epoch["validation"] for epoch in history if epoch.get("validation") is not None]
+    return values if len(values) > 1 else None
 
 
 def facts(run: Run) -> dict[str, str]:

@@ -79,7 +79,7 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
         else:
             st.caption(f"Nothing is fitted on the {side} yet.")
     if fitted:
-        shown = ["side", "kind", "name", "users", "data set", "template", "validation"]
+        shown = ["side", "kind", "name", "users", "data set", "template", "validation", "by epoch"]
         alt = "Prompt tables on the source and on the target"
         tables.show_prompts(pd.concat(fitted), shown, alt)
 

@@ -81,6 +81,22 @@ def test_source_and_target_are_guessed_and_written_into_the_address(ws, monkeypa
     assert len(app.warning) >= 2
 
 
+def test_validation_is_drawn_by_epoch_where_it_was_measured(ws, monkeypatch):
+    model = add_model(ws, "old")
+    history = [{"epoch": 0, "validation": 1.5}, {"epoch": 1, "validation": 1.25}]
+    for name, epochs in (("fitted", history), ("short", history[:1]), ("imported", None)):
+        summary = {"history": epochs, "best_validation": 1.25}
+        inputs = {"backbone": model.id}
+        config = {"role": "source", "name": name}
+        finished(ws, "prompts", name, config=config, inputs=inputs, summary=summary)
+    app = open_page("models", ws.root, monkeypatch)
+    assert_plain(app)
+    # One model is on both sides.
+    lines = app.dataframe[1].value.drop_duplicates("name").set_index("name")["by epoch"]
+    assert list(lines["fitted"]) == [1.5, 1.25]
+    assert lines["short"] is None and lines["imported"] is None
+
+
 def test_the_page_opens_with_the_models_of_the_verdict_on_the_summary(tmp_path, monkeypatch):
     monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "workspace"))
     ws = compared.workspace(tmp_path)["ws"]
