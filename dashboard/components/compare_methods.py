@@ -13,6 +13,7 @@ from dashboard.components.formatting import percent, short
 from dashboard.components.glossary import term
 from dashboard.components.theme import KINDS, difference_texts, marker, rank
 from dashboard.engine import METRICS, Run, comparisons
+from dashboard.engine.summary import decision_texts
 
 TIME, OF_BASELINE = "Time (s)", "Time, of the baseline's"
 
@@ -34,7 +35,7 @@ def show(run: Run) -> None:
     columns |= {
         OF_BASELINE: TextColumn(help="Seconds as a share of the pinned baseline's seconds."),
         "Users trained": NumberColumn(help=term("budget")),
-        "Method": TextColumn(width=340),
+        "Method": TextColumn(width=340, pinned=True),
         TIME: NumberColumn(
             format="%.1f",
             help="Measured seconds. For fitted prompts: training. For a migration: selection, "
@@ -51,8 +52,10 @@ def show(run: Run) -> None:
     )
     shares = share_table(methods, comparisons.shares(engine.root(), run.id), task)
     if len(shares):
-        st.markdown("### What is kept of full retraining's gains", help=term("share kept"))
-        tables.show(shares, {"Method": TextColumn(width=340)}, height="content")
+        aspects = [comparisons.aspect_label(task, aspect) for aspect in comparisons.ASPECTS]
+        explanation = f"{term('share kept')} Measured here: {' and '.join(aspects)}."
+        st.markdown("### What is kept of full retraining's gains", help=explanation)
+        tables.show(shares, {"Method": TextColumn(width=340, pinned=True)}, height="content")
     costs = methods.drop(columns="kind")
     costs = scores.merge(costs, on="method", how="left", validate="many_to_one")
     figures.downloads(costs, "methods")
@@ -115,7 +118,8 @@ def cost_figure(rows: pd.DataFrame, metric: str, *, arithmetic: bool) -> go.Figu
             customdata=[[short(name, figures.MAX_LABEL)] for name in of_kind["method"]],
             hovertemplate=f"%{{customdata[0]}}<br>%{{y:.4f}} {paid}<extra></extra>",
         )
-    figure.update_xaxes(type="log", dtick=1)
+    ticks = figures.log_ticks(rows["cost"][rows["cost"] > 0])
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
     return figure
 
 
@@ -207,7 +211,7 @@ def share_table(methods: pd.DataFrame, shares: pd.DataFrame, task: str) -> pd.Da
         return f"{percent(row.share)} [{percent(row.share_low)}, {percent(row.share_high)}]"
 
     columns = {
-        f"{comparisons.aspect_label(task, aspect)} over {name}": (reference, aspect)
+        f"{decision_texts.aspect_name(task, aspect)} over {name}": (reference, aspect)
         for reference, name in comparisons.REFERENCES.items()
         if reference in set(shares["reference"])
         for aspect in comparisons.ASPECTS

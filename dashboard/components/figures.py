@@ -1,6 +1,7 @@
 """Showing a chart: its title, axis labels, look and data download; parts that charts share."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -100,6 +101,19 @@ def to_parquet(data: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     data.to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+def log_ticks(values: pd.Series) -> list[float]:
+    """Return the ticks of a logarithmic axis for positive values: powers of ten.
+
+    Over less than two of them, 2 and 5 times each are ticks, too.
+    """
+    if values.empty:
+        return []
+    low, high = math.log10(values.min()), math.log10(values.max())
+    factors = (1, 2, 5) if high - low < 2 else (1,)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    return [factor * 10.0**power for power in powers for factor in factors]
 
 
 def error_bars(rows: pd.DataFrame, colour: str, value: str = "value") -> dict[str, object]:

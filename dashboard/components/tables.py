@@ -44,9 +44,10 @@ def show_prompts(frame: pd.DataFrame, shown: Sequence[str], alt: str) -> None:
         "data set": "Data set",
         "template": "Template",
         "validation": NumberColumn(
-            "Validation (RMSE; clicks: log loss)",
+            "RMSE (stars) or log loss",
             format="%.4f",
-            help="The best value of the training on the validation records, which stopped it.",
+            help="The best value of the training on the validation records: RMSE of ratings, "
+            "log loss of clicks.",
         ),
         "by epoch": LineChartColumn(
             "By epoch",

@@ -131,9 +131,9 @@ def _charts(dataset: str, facts: dict) -> None:
         _histogram(users["records"], f"records-{dataset}", title, "Records per user")
     with right:
         constant = float((users["variance"] == 0).mean())
-        title = f"{100 * constant:.1f} % always give the same outcome"
+        title = f"{100 * constant:.1f} % never vary their outcome"
         if not constant:
-            title = "Nobody always gives the same outcome"
+            title = "Every user's outcomes vary"
         _histogram(users["variance"], f"variance-{dataset}", title, VARIANCE[facts["task"]])
 
 

@@ -67,7 +67,7 @@ def test_what_is_kept_of_retrainings_gains_is_listed(world, monkeypatch):
     of_few = shares[shares["method"].str.startswith("Migrated, 30")]
     (row,) = of_few[of_few["aspect"] == "ranking"].itertuples()
     assert names[row.method] == "Migration trained on 30 users"
-    cell = table.loc[names[row.method], "Ranking (pair accuracy) over the item mean"]
+    cell = table.loc[names[row.method], "Ranking over the item mean"]
     assert cell == f"{row.share:.0%} [{row.share_low:.0%}, {row.share_high:.0%}]".replace("%", " %")
 
 

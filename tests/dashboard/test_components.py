@@ -47,6 +47,19 @@ def test_a_first_visit_shows_the_defaults_and_writes_them_into_the_address():
     assert app.query_params["single"] == "b" and app.query_params["many"] == "a"
 
 
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([24.0, 73.0, 100.0], [10, 20, 50, 100, 200, 500]),
+        ([0.3, 700.0], [0.1, 1, 10, 100, 1000]),
+        ([10.0], [10, 20, 50]),
+        ([], []),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_within_a_power_of_ten(values, ticks):
+    assert figures.log_ticks(pd.Series(values, dtype=float)) == pytest.approx(ticks)
+
+
 def test_an_address_restores_its_choices():
     app = open_script(single="a", many=["c", "b"], free="12")
     assert shown(app) == "a ['c', 'b'] 12" and not app.warning
