@@ -75,15 +75,15 @@ def show(run: Run) -> None:
         "cost",
         title="Quality and cost: some method on the dotted line is better and cheaper than "
         "any method off it",
-        x="Arithmetic of the trainings, in % of the pinned baseline's (log scale)"
+        x="Arithmetic in % of the baseline's (log scale)"
         if arithmetic
-        else "Measured seconds to make the prompts (log scale)",
+        else "Seconds to make the prompts (log scale)",
         y=METRICS[metric].axis,
         height=max(300, 60 + 38 * len(rows)),
     )
     if len(rows) < len(every):
         st.caption(
-            "Arithmetic decides what is cheaper, since it does not depend on how busy the machine is. "
+            "Arithmetic is that of the trainings. It decides what is cheaper, since it does not depend on how busy the machine is. "
             "Methods that nothing was trained for, such as those without a language model, are in the "
             "table alone."
         )

@@ -106,12 +106,12 @@ def to_parquet(data: pd.DataFrame) -> bytes:
 def log_ticks(values: pd.Series) -> list[float]:
     """Return the ticks of a logarithmic axis for positive values: powers of ten.
 
-    Over less than two of them, 2 and 5 times each are ticks, too.
+    Over less than two of them, 2, 3 and 5 times each are ticks, too.
     """
     if values.empty:
         return []
     low, high = math.log10(values.min()), math.log10(values.max())
-    factors = (1, 2, 5) if high - low < 2 else (1,)
+    factors = (1, 2, 3, 5) if high - low < 2 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
     return [factor * 10.0**power for power in powers for factor in factors]
 

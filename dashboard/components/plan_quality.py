@@ -41,7 +41,7 @@ def show(plan: Plan, start: Start, trained: int) -> None:
         points,
         "plan-quality",
         title="Share of full retraining's gain that migrations kept",
-        x="Users who train it",
+        x="Users who train it (log scale)",
         y="Kept (%)",
         height=HEIGHT,
     )
