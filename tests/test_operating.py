@@ -28,13 +28,13 @@ def blocks(mark):
 
 
 @pytest.mark.parametrize("mark", [r"^#!/bin/bash", r"^ray start", r"^puma "])
-def test_the_shell_reads_its_lines(mark):
+def test_code_blocks_of_the_guide_are_valid_shell(mark):
     for block in blocks(mark):
         checked = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
         assert checked.returncode == 0, checked.stderr
 
 
-def test_the_values_for_kubernetes_are_yaml_with_what_the_chart_takes():
+def test_the_values_for_kubernetes_are_yaml_with_keys_of_the_chart():
     (block,) = blocks(r"^worker:")
     values = yaml.safe_load(block)
     assert {part: set(value) for part, value in values.items()} == CHART

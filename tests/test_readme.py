@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_commands_and_the_python_lines_run_as_shown_and_ask_the_same(folder, capsys):
+def test_the_commands_and_the_python_lines_run_as_shown_and_return_the_same_runs(folder, capsys):
     for line in block("", "puma plan run").strip().splitlines():
         done = CliRunner().invoke(app, shlex.split(line)[1:])
         assert done.exit_code == 0, (line, done.output)

@@ -111,7 +111,7 @@ def test_modules_have_no_import_cycles():
 
 
 @pytest.mark.parametrize("path", DASHBOARD, ids=name_of)
-def test_one_package_of_the_dashboard_alone_imports_the_engine(path):
+def test_only_one_package_of_the_dashboard_imports_the_engine(path):
     names = roots(imported(tree_of(path)))
     if path.parent != ROOT / "dashboard" / "engine":
         assert "puma_engine" not in names

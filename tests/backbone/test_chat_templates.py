@@ -86,7 +86,7 @@ def test_the_tokens_are_those_of_the_rendered_conversation(kind, program):
             assert ids == rendered
 
 
-def test_a_title_that_spells_a_marker_stays_text():
+def test_a_title_that_spells_a_marker_is_text():
     tokenizer = with_chat(tiny_tokenizer("bytes-bos"))
     encoded = encode_template(tokenizer, chat("rating-prompt-last"), ["1", "2", "3", "4", "5"])
     markers = set(tokenizer.convert_tokens_to_ids(list(MARKERS)))
@@ -143,7 +143,7 @@ def test_a_chat_template_that_fails_or_exceeds_a_limit_is_refused_in_a_sentence(
         chat_frame(with_chat(tiny_tokenizer("bytes-bos"), program))
 
 
-def test_a_process_that_does_not_end_is_ended(monkeypatch):
+def test_a_process_that_does_not_end_is_killed(monkeypatch):
     # Less than a process needs to start.
     monkeypatch.setattr("puma_engine.backbone.chat.SECONDS", 0.001)
     with pytest.raises(BackboneError, match=r"did not end within 0\.001 seconds"):

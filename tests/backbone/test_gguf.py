@@ -297,7 +297,7 @@ def test_a_damaged_file_is_refused(single_file, cut, tmp_path):
         FrozenBackbone.load(path, device="cpu")
 
 
-def test_the_header_is_what_the_packages_own_reader_finds(tmp_path):
+def test_the_header_equals_that_of_the_reader_of_gguf(tmp_path):
     writer = GGUFWriter(tmp_path / "m.gguf", "llama")
     texts = ["", "a", "Zoë 本", "x" * 1000]
     values = {

@@ -113,7 +113,7 @@ def test_tokens_that_all_rows_begin_with_are_stored_once(rows, common):
             ]
 
 
-def test_prefixes_with_a_common_beginning_have_the_keys_of_each_text_alone():
+def test_prefixes_with_a_common_beginning_have_the_keys_of_separate_texts():
     backbone = load("llama-small")
     rows = [[1, 9, 8, 7], [1, 9, 3], [1, 9]]
     indices = torch.arange(len(rows))

@@ -54,7 +54,7 @@ def test_the_last_mlp_computes_one_position_for_answers_and_none_for_prefixes(ba
     assert positions_of(backbone, lambda: backbone.model(input_ids=ids)) == [3]
 
 
-def test_hidden_states_and_gradients_are_those_of_the_whole_layer(backbone):
+def test_hidden_states_and_gradients_equal_those_of_the_full_layer(backbone):
     embeddings = torch.randn(3, 6, backbone.width, requires_grad=True)
     lengths = torch.tensor([6, 2, 4])
     d_hidden = torch.randn(3, backbone.width)

@@ -372,7 +372,7 @@ def test_spreading_needs_gpus(folder):
         FrozenBackbone.load(folder, device="spread")
 
 
-def test_the_command_says_what_is_wrong_and_ends_with_1(hub, tmp_path):
+def test_the_command_reports_the_error_and_exits_with_1(hub, tmp_path):
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "puma_engine.cli", "models", "check", "me/qwen", "--offline"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

@@ -104,7 +104,7 @@ def test_a_damaged_file_is_computed_again(backbone, store, damage):
     assert store.hits == len(CONTEXTS) and other.is_file()
 
 
-def test_files_are_private_and_what_was_used_longest_ago_goes_first(backbone, store):
+def test_files_are_private_and_the_least_recently_used_are_removed_first(backbone, store):
     answers(backbone, store)
     written = files(store)
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in written)

@@ -176,7 +176,7 @@ def test_vocabularies_that_hold_their_special_tokens_do_not_read_them(model):
     assert 1 not in ids and {2, 3} <= set(ids)
 
 
-def test_the_piecewise_reading_is_that_of_version_0_1():
+def test_the_piecewise_reading_equals_that_of_version_0_1():
     """Prompts of version 0.1 are read with its tokens, whose spaces are doubled."""
     template = dataclasses.replace(TEMPLATES["rating"], reading=PIECEWISE)
     tokenizer = tiny_tokenizer("metaspace-prefix")

@@ -42,7 +42,7 @@ def test_blocks_that_are_too_large_are_refused(length, width, dtype, supported):
 
 @pytest.mark.parametrize("group", [1, 3, 7, 24])
 @pytest.mark.parametrize("length", [1, 2, 5, 40])
-def test_a_tile_takes_the_rows_that_cost_no_more_than_one(group, length):
+def test_a_tile_has_as_many_rows_as_cost_no_more_than_one(group, length):
     rows = tile_rows(group, length)
     assert rows == 1 or rows * group * length <= 16
     assert (rows + 1) * group * length > 16
@@ -106,7 +106,7 @@ def test_kernels_that_fail_or_give_other_results_are_not_used(monkeypatch):
 
 
 @pytest.mark.parametrize(("group", "length"), [(1, 1), (3, 4)])
-def test_inputs_of_the_kernels_tests_suit_attention_in_place(group, length):
+def test_inputs_of_the_gpu_tests_are_valid_for_attention_in_place(group, length):
     """What tests on a GPU call exists, which a machine without one would not notice."""
     inputs = AttentionInputs(group=group, length=length, device="cpu", dtype=torch.float32)
     for actual, expected in zip(inputs.kernels(), inputs.reference(), strict=True):

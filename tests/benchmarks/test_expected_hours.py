@@ -25,7 +25,7 @@ def test_every_model_has_rates_and_its_published_size():
         assert last.prediction > first.prediction > 0 and min(last.items, first.items) > 0
 
 
-def test_seconds_are_rows_by_rates_on_the_model_alone():
+def test_expected_seconds_count_only_rows_of_the_model():
     prompts = {"training": {"epochs": 3}}
     cells = [
         Cell("films/data", "import_dataset"),

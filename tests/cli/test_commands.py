@@ -65,7 +65,7 @@ COLUMNS = [
 ]
 
 
-def test_the_reference_in_the_documents_is_current():
+def test_the_command_reference_in_the_documents_is_current():
     done = subprocess.run(
         [sys.executable, GENERATOR, "--check"], capture_output=True, text=True, check=False
     )
@@ -228,7 +228,7 @@ def test_doctor_says_when_a_file_was_changed(puma, table, tmp_path):
 @pytest.mark.parametrize(
     "flags", [["--max-norm", "--max-mean-to-std"], ["--norm-limit", "--balance"]]
 )
-def test_renamed_settings_are_accepted_by_their_old_options_which_help_does_not_show(flags):
+def test_old_options_of_renamed_settings_are_accepted_and_hidden_from_help(flags):
     @with_options("source", "target")
     def command(request: MigrationRequest) -> None:
         """Print the settings."""

@@ -109,7 +109,7 @@ def test_foundation_rule_is_the_documented_hash() -> None:
     assert is_foundation(users, "other").tolist() != expected
 
 
-def test_a_subset_of_users_has_exactly_its_rows_of_the_whole(shipped: Dataset) -> None:
+def test_a_subset_of_users_has_exactly_their_rows_of_the_full_data_set(shipped: Dataset) -> None:
     subset = load_shipped(shipped.name, users=120)
     same = shipped.for_users(subset.users)
     assert len(subset.users) == 120
@@ -178,7 +178,7 @@ def test_sampled_negatives_were_never_marked_nor_rated() -> None:
     assert (per_user == 0.5).all()
 
 
-def test_popularity_alone_hardly_separates_clicks_from_sampled_negatives() -> None:
+def test_popularity_hardly_separates_clicks_from_sampled_negatives() -> None:
     clicks = load_once("goodbooks-to-read").interactions
     marks = pq.read_table(data_root() / "goodbooks" / "to_read.parquet").to_pandas()
     count = clicks["item_id"].map(marks["book_id"].astype(str).value_counts()).fillna(0)

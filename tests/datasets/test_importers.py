@@ -184,7 +184,7 @@ def test_the_threshold_is_a_share_of_the_lines(tmp_path: Path) -> None:
         read("amazon", folder, max_bad_share=0.0399)
 
 
-def test_a_file_of_another_kind_is_refused_before_its_end(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_refused_early(tmp_path: Path) -> None:
     _, items = of.amazon_records()
     junk = [b"x" * 1_000] * 30_000
     folder = lay_out("amazon", tmp_path, (junk, items))

@@ -65,7 +65,7 @@ def test_every_documented_command_runs(downloads, tmp_path, monkeypatch):
     assert sum(reports[5]["dropped"].values()) == 1
 
 
-def test_the_documented_python_runs(downloads, monkeypatch):
+def test_the_documented_python_code_runs(downloads, monkeypatch):
     monkeypatch.chdir(downloads)
     (code,) = blocks("python")
     scope: dict = {}

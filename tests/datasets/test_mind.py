@@ -120,7 +120,7 @@ def session(number: int, user: str, shown: list[str], past: list[str], hour: int
     return of.behavior(number, user, f"11/{10 + number % 5}/2019 {hour}:00:00 AM", past, shown)
 
 
-def test_of_repeated_pairs_clicks_and_dev_rows_are_used(tmp_path: Path) -> None:
+def test_clicks_and_dev_rows_are_preferred_among_repeated_pairs(tmp_path: Path) -> None:
     titles = [of.news(f"N{number}", f"Title {number}") for number in range(9)]
     train = [
         session(0, "A", ["N1-1", "N2-0", "N3-0"], ["N5"]),

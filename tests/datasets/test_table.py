@@ -248,7 +248,7 @@ def test_clean_text_removes_control_characters(text: str, expected: str) -> None
         ("item_id", "caf\u00e9", "cafe\u0301"),
     ],
 )
-def test_a_warning_names_ids_that_differ_only_by_what_programs_add(
+def test_ids_that_differ_only_by_additions_of_programs_give_a_warning(
     tmp_path: Path, column: str, first: str, other: str
 ) -> None:
     table = frame()

@@ -159,7 +159,7 @@ def test_missing_unknown_or_repeated_columns_are_refused(tmp_path: Path) -> None
         read(path)
 
 
-def test_a_missing_column_is_guessed_from_what_columns_hold(tmp_path: Path) -> None:
+def test_a_missing_column_is_guessed_from_the_contents_of_columns(tmp_path: Path) -> None:
     names = {"user_id": "who", "item_id": "nr", "outcome": "stars_given", "text": "what it is"}
     path = save(frame().rename(columns=names), tmp_path / "a.csv")
     message = (

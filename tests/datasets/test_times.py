@@ -84,7 +84,7 @@ def test_days_and_months_that_cannot_be_told_apart_are_refused() -> None:
     assert read_times(column(["03/04/2015", "13/06/2015"])).written_as == "%d/%m/%Y"
 
 
-def test_single_times_out_of_range_are_unusable() -> None:
+def test_times_out_of_range_are_unusable() -> None:
     valid = 1_441_324_800
     values = [valid, -1, 0, valid * 1000, valid + 1, valid + 2, None, 2024]
     assert read_times(column(values)).usable.tolist() == [

@@ -63,7 +63,7 @@ def test_runs_with_equally_many_sources_are_preferred_and_full_runs_to_calibrati
     assert predict_training_time(1000, 1, 64, [merged, closer], 2).evidence == (closer,)
 
 
-def test_runs_with_another_template_are_used_only_without_closer_runs_and_called_a_guess():
+def test_without_closer_runs_those_with_another_template_give_a_guess():
     slow = replace(ran(100), template="rating-item-first")
     fast = replace(ran(500), template="rating-prompt-last", batch_size=64)
     prediction = predict_training_time(1000, 1, 256, [slow, fast], template="rating-prompt-last")

@@ -57,7 +57,7 @@ def test_nouns_are_in_the_plural_except_after_one():
         (0.0004, "the same error (between 1 % less and 2 % more) as retraining"),
     ],
 )
-def test_a_difference_that_rounds_to_nothing_is_none_in_words(loss, words):
+def test_a_difference_that_rounds_to_0_percent_is_called_the_same_error(loss, words):
     change = {"low": -0.01, "high": 0.02, "base": 1.0, "noun": "error", "higher_is_better": False}
     assert format_change(loss, **change, reference="retraining") == words
     assert format_change(loss, **change) == words.rpartition(")")[0] + ")"

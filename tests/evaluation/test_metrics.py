@@ -91,7 +91,7 @@ def test_pair_accuracy_counts_the_pairs_of_each_user(examples):
 
 @given(st.lists(RATINGS, min_size=1, max_size=40))
 @settings(max_examples=40, deadline=None)
-def test_pair_accuracy_depends_on_the_order_of_predictions_alone(examples):
+def test_pair_accuracy_depends_only_on_the_order_of_predictions(examples):
     y, p, user = columns(examples)
 
     def accuracy(p):
@@ -276,7 +276,7 @@ def test_interval_reports_its_number_of_draws(rows):
 @pytest.mark.parametrize(
     ("task", "names"), [("rating", ["rmse", "pair_accuracy"]), ("click", ["log_loss", "uauc"])]
 )
-def test_shares_kept_are_ratios_of_gains_in_the_same_draws(rows, task, names):
+def test_shares_kept_are_ratios_of_gains_of_the_same_bootstrap_draws(rows, task, names):
     y, p, user = rows
     noise = np.random.default_rng(1).normal(size=len(y))
     methods = {

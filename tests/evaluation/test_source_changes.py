@@ -77,7 +77,7 @@ def test_the_sentence_has_the_best_plan_with_its_interval_in_level_and_ranking()
     )
 
 
-def test_other_models_methods_do_not_count_and_the_best_of_several_old_models_does():
+def test_the_best_old_model_is_the_reference_and_methods_of_other_models_are_ignored():
     level = [(0.01, 0.004, 0.016), (0.008, 0.004, 0.012), (-0.1, -0.2, -0.05)]
     assert source_change(changes(rmse=level), PLANS, "rmse").level == "worse"
     other = changes(rmse=[(-0.2, -0.3, -0.1)] * 2).assign(source="Worse", source_value=1.0)

@@ -78,7 +78,7 @@ def simulated(shift, regressing=0, size=2.0, users=400, rows=20, seed=0):
         ((0.030, 0.020, 0.040), "retrain", "worse"),
     ],
 )
-def test_the_interval_against_the_margin_decides(gap, decision, relation):
+def test_the_decision_follows_from_the_interval_and_the_margin(gap, decision, relation):
     verdict = judge(question(migrated(gap), BASE))
     assert (verdict.decision, verdict.relation) == (decision, relation)
     assert verdict.margin == pytest.approx(0.01) and verdict.loss == gap[0]
@@ -105,7 +105,7 @@ def test_higher_is_better_metrics_are_negated():
     assert "-0.0200 [-0.0300, -0.0100] AUC (above 0 is better)" in " ".join(worse.evidence)
 
 
-def test_the_cheapest_migration_that_is_as_good_is_named():
+def test_the_cheapest_migration_within_the_margin_is_named():
     small_gap, large_gap = (0.001, -0.004, 0.006), (0.03, 0.02, 0.04)
     rows = (
         migrated(large_gap, 1.0, label="Too few"),
@@ -128,7 +128,7 @@ def test_a_migration_that_saves_nothing_is_not_recommended():
 FINE, WIDE = (0.001, -0.004, 0.006), (0.03, 0.02, 0.04)
 
 
-def test_arithmetic_decides_what_is_cheaper_and_the_time_is_told_beside_it():
+def test_arithmetic_decides_which_plan_is_cheaper_and_the_time_is_shown():
     """A busy machine made the migration take longer than the retraining."""
     busy = migrated(FINE, seconds=130.0)
     flops = {"Moved": {"flops": 6e12}, "Full retraining": {"flops": 1e14}}
@@ -175,7 +175,7 @@ def test_refining_adds_to_arithmetic_and_time():
     assert "together 25 % of the retraining's arithmetic (125 % of its time)" in verdict.headline
 
 
-def test_undecided_estimates_how_many_users_would_decide():
+def test_an_undecided_verdict_estimates_how_many_users_would_decide():
     verdict = judge(question(migrated((0.004, -0.008, 0.016)), BASE, users=500))
     assert "about 2,000 users" in verdict.headline
     assert verdict.headline.startswith("Not settled yet: Moved has 0.4 % more error")
@@ -273,7 +273,7 @@ def test_ranges_of_the_margin_hold_the_decision_of_every_margin_in_them():
     assert decision_ranges(question(methods[0]), max_margin=0.05) == ()
 
 
-def test_methods_are_named_in_plain_words_and_stay_apart():
+def test_methods_have_distinct_names_in_plain_words():
     one = "Migrated, 60 users (kmeans-variance)"
     other = "Migrated, 60 users (random), refined"
     assert method_names([one, other]) == {
@@ -473,7 +473,7 @@ def test_each_group_has_its_pooled_difference():
     assert plain["group"].tolist() == ["worse"] and plain["difference"][0] == pytest.approx(0.5)
 
 
-def test_strata_do_not_split_equal_values():
+def test_equal_values_are_in_one_stratum():
     values = pd.Series([1, 1, 1, 1, 2, 3, 4, 5, 6, 7], index=list("abcdefghij"), dtype=float)
     strata = quantile_groups(values)
     assert strata["a"] == strata["d"] != strata["j"]

@@ -153,7 +153,7 @@ def test_columns_of_several_tokens_share_a_stem(tmp_path):
     assert np.array_equal(read, vectors.reshape(5, 2, 2))
 
 
-def test_a_stray_quote_in_a_table_of_vectors_has_a_remedy_that_exists(tmp_path):
+def test_the_error_of_a_stray_quote_in_vectors_suggests_existing_options(tmp_path):
     (tmp_path / "t.csv").write_text('user_id,d0,d1\na,1,2\nb,"3" or,4\n')
     with pytest.raises(
         DataError, match="stray quotation mark.*save the table as .parquet"
@@ -173,7 +173,7 @@ def test_a_stray_quote_in_a_table_of_vectors_has_a_remedy_that_exists(tmp_path):
     [("", [4, 2, 7]), ("Unnamed: 0", [4, 2, 7]), ("index", [4, 2, 7]), ("n", [0, 1, 2])]
     + [("n", [1, 2, 3])],
 )
-def test_a_column_that_numbers_the_rows_is_no_part_of_the_vectors(tmp_path, name, values):
+def test_a_column_that_numbers_the_rows_is_refused(tmp_path, name, values):
     frame = pd.DataFrame({name: values, "user_id": list("abc"), "x": [0.5, 1, 2], "y": [3.0, 1, 4]})
     frame.to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match=re.escape(f"The column {name!r}") + ".* numbers the rows"):

@@ -69,7 +69,7 @@ def test_every_pair_of_shards_is_compared_in_bounded_memory(tmp_path, bound):
 
 
 @BOUNDS
-def test_ids_that_are_nearly_those_of_others_are_counted(tmp_path, bound):
+def test_ids_that_differ_only_in_spelling_are_counted(tmp_path, bound):
     composed, decomposed = "Zoë", "Zoe\u0308"
     shards = [["a", composed, "7", " lone"], ["a ", decomposed, "7.0", "b"]]
     result = check(write(tmp_path / "in", "safetensors", *shards), **bound)

@@ -61,7 +61,7 @@ def source(world):
     )
 
 
-def test_fit_migration_refining_and_evaluation_are_those_of_one_machine(world, source):
+def test_fit_migration_refining_and_evaluation_equal_those_of_one_machine(world, source):
     assert_same(world, *source)
     migrating = MigrationRequest(
         sources=(source[0].name,),
@@ -87,7 +87,7 @@ def test_fit_migration_refining_and_evaluation_are_those_of_one_machine(world, s
     assert not list(world.there.root.glob(".*.tmp"))
 
 
-def test_a_plan_and_a_migration_from_predictions_are_those_of_one_machine(world, source):
+def test_a_plan_and_a_migration_from_predictions_equal_those_of_one_machine(world, source):
     learning = {"training": QUICK, "adapter": SMALL}
     plan = PlanRequest(
         sources=(source[0].name,),
@@ -115,7 +115,7 @@ def test_a_plan_and_a_migration_from_predictions_are_those_of_one_machine(world,
                 assert files[0] == files[1], step.name
 
 
-def test_a_run_that_exists_is_not_computed_again(world, source):
+def test_an_existing_run_is_not_computed_again(world, source):
     reports = []
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK)
     assert execute(world, "fit_prompts", request, progress=reports.append) == source[0]
@@ -276,7 +276,7 @@ def test_unknown_clusters_and_commands_are_refused(world, monkeypatch):
     assert run.id == world.data.id
 
 
-def test_a_scratch_folder_that_another_user_could_point_elsewhere_is_refused(tmp_path, monkeypatch):
+def test_a_scratch_folder_that_another_user_could_redirect_is_refused(tmp_path, monkeypatch):
     target = tmp_path / "home" / "letters"
     target.mkdir(parents=True)
     (tmp_path / f"puma-{os.getuid()}").symlink_to(target.parent)
@@ -309,7 +309,7 @@ def test_without_ray_one_sentence_names_the_extra(monkeypatch):
         Cluster("ray")
 
 
-def test_an_address_at_which_nothing_answers_is_refused_at_once(tmp_path):
+def test_an_address_without_a_cluster_is_refused_at_once(tmp_path):
     port = free_port()
     code = f"from puma_engine.jobs.cluster import Cluster; Cluster('ray://127.0.0.1:{port}')"
     secret = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
@@ -320,7 +320,7 @@ def test_an_address_at_which_nothing_answers_is_refused_at_once(tmp_path):
     assert TOKEN not in ended.stderr
 
 
-def test_a_worker_of_a_cluster_and_the_python_interface_ask_the_same_question(world, source):
+def test_a_worker_of_a_cluster_and_the_python_interface_make_the_same_run(world, source):
     ws = world.there
     request = FitRequest(dataset=world.data.name, backbone=str(world.small), training=QUICK, seed=9)
     bench = Workbench(ws.root, on=world.ray.address)

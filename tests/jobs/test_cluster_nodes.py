@@ -155,7 +155,7 @@ def test_a_training_whose_node_dies_goes_on_from_its_checkpoint(world, source, l
     assert_committed_once(world, actual)
 
 
-def test_an_evaluation_whose_node_dies_is_made_by_another(world, source, losing):
+def test_an_evaluation_whose_node_dies_is_repeated_on_another_node(world, source, losing):
     request = EvaluationRequest(subject=source[0].id, split="validation")
     expected = execute_here(world, "evaluate", request)
     calls = losing("start")
@@ -273,7 +273,7 @@ def saved_step(world, run):
     return clusters._saved_at(world.there.work(run.id))[0]
 
 
-def test_a_training_of_two_nodes_is_cancelled_loses_a_process_and_ends_like_that_of_one(
+def test_a_training_of_two_nodes_that_is_cancelled_and_loses_a_process_equals_that_of_one(
     group, source, processes, monkeypatch
 ):
     request = MigrationRequest(
@@ -337,7 +337,7 @@ def assert_close(world, run, other):
     assert world.there.verify() == []
 
 
-def test_several_workers_without_a_cluster_or_with_layers_on_all_gpus_are_refused(world):
+def test_several_workers_are_refused_without_a_cluster_and_with_layers_on_all_gpus(world):
     with pytest.raises(ConfigError, match="name it with --on"):
         dispatch.run_command(world.there, "migrate", workers=2, sources=["x"], target="y")
     with pytest.raises(ConfigError, match="leave out --device auto or --workers"):

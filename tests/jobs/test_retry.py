@@ -18,7 +18,9 @@ def ws(tmp_path, monkeypatch):
     yield from workspace(tmp_path, monkeypatch)
 
 
-def test_retry_after_killed_processes_ends_well_from_where_it_says(ws, tmp_path, monkeypatch):
+def test_a_retry_after_killed_processes_resumes_from_the_step_that_the_page_shows(
+    ws, tmp_path, monkeypatch
+):
     table = write_ratings(tmp_path / "ratings.csv")
     data = pipeline.import_dataset(ws, "table", path=table, task="rating")
     model = pipeline.add_backbone(ws, tiny_backbone_folder(tmp_path / "models", "llama"))

@@ -61,7 +61,7 @@ def test_unmeasured_stages_to_come_widen_the_range():
     assert work.left.seconds() == pytest.approx((5.0, 20.0))
 
 
-def test_guessed_stages_are_not_judged_by_the_first_short_ones():
+def test_stages_with_guessed_times_are_not_estimated_from_the_first_short_ones():
     """A tenth of the work took 4 s and the rest takes 111 s: nothing is said before it is known."""
     work = Work()
     for second in range(5):
@@ -109,5 +109,5 @@ def test_many_reports_keep_the_estimate():
     ("report", "share"),
     [({}, None), ({"step": 1, "total": 4}, 0.25), ({"overall": 0.5, "step": 1, "total": 4}, 0.5)],
 )
-def test_the_share_done_is_of_all_stages_where_it_is_known(report, share):
+def test_the_share_done_covers_all_stages_if_it_is_known(report, share):
     assert share_done(report) == share

@@ -54,7 +54,7 @@ def facts(**software):
     return {"software": versions, "name": "one", "id": "1", "pid": 1, "reserved": None}
 
 
-def test_the_error_of_another_process_says_whose_it_is_and_a_cancelled_one_waits_for_the_first(
+def test_an_error_names_its_process_and_a_cancelled_process_waits_for_the_first(
     group,
 ):
     for rank in (0, 1):

@@ -107,7 +107,7 @@ def test_a_blend_is_a_separate_method_in_a_comparison(world):
     assert costs[1]["flops"] == costs[0]["flops"]
 
 
-def test_the_command_asks_the_same_question(world):
+def test_the_evaluate_command_returns_the_same_run(world):
     printed = puma(world["bench"].workspace, "evaluate", "moved", "--blend", BASELINE)
     assert printed["id"] == world["blended"].id
 

@@ -35,7 +35,7 @@ def world(tmp_path_factory):
     return {"ws": ws, "data": data, "small": small, "large": large, "file": file, "source": source}
 
 
-def test_the_content_decides_the_run_not_the_path(world, tmp_path):
+def test_the_run_id_depends_on_the_content_of_a_template_and_not_on_its_path(world, tmp_path):
     ws, data, small = world["ws"], world["data"], world["small"]
     source = world["source"]
     assert source.config["template_text"] == TEXT

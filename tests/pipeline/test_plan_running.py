@@ -184,7 +184,7 @@ def test_evaluations_are_predicted_from_those_in_the_same_template(world, done):
     )
 
 
-def test_the_command_line_asks_the_same_question(world, done):
+def test_the_plan_command_returns_the_same_run(world, done):
     bench, data, small, large = world
     arguments = ["--dataset", data.id, "--fit-on", small, "--target", large, "--retrain"]
     arguments += ["--strategy", "random", "--budget", "6", "--hidden", "16"]

@@ -309,9 +309,7 @@ def test_a_published_mark_without_facts_is_refused(origin, tmp_path, facts):
     assert ws.runs() == []
 
 
-def test_an_archive_that_unpacks_to_more_than_there_is_room_for_adds_nothing(
-    origin, tmp_path, monkeypatch
-):
+def test_an_archive_too_large_for_the_disk_adds_nothing(origin, tmp_path, monkeypatch):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     with zipfile.ZipFile(origin["file"]) as archive:
         need = sum(info.file_size for info in archive.infolist())
@@ -324,7 +322,7 @@ def test_an_archive_that_unpacks_to_more_than_there_is_room_for_adds_nothing(
     assert pipeline.add_published(ws, origin["file"]).added
 
 
-def test_an_archive_that_unpacks_to_more_than_is_allowed_adds_nothing(origin, tmp_path):
+def test_an_archive_above_the_size_limit_adds_nothing(origin, tmp_path):
     ws = Workspace.open(tmp_path / "workspace", create=True)
     with zipfile.ZipFile(origin["file"]) as archive:
         need = sum(info.file_size for info in archive.infolist()) / (1 << 20)
@@ -338,7 +336,7 @@ def test_an_archive_that_unpacks_to_more_than_is_allowed_adds_nothing(origin, tm
     assert pipeline.add_published(ws, origin["file"], most_mib=need).added
 
 
-def test_an_archive_whose_tables_take_far_more_memory_than_they_are_adds_nothing(
+def test_an_archive_whose_tables_need_far_more_memory_than_disk_adds_nothing(
     origin, tmp_path, monkeypatch
 ):
     staged = Workspace.open(tmp_path / "staged", create=True)

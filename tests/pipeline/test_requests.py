@@ -201,7 +201,7 @@ def test_impossible_requests_are_refused_with_the_reason(build, error, message):
         build()
 
 
-def test_a_whole_configuration_replaces_every_default(world):
+def test_a_complete_configuration_replaces_every_default(world):
     bench, source, target = world
     training = TrainingConfig(epochs=1, seed=4)
     run = bench.migrate(source, target, training=training, adapter=AdapterConfig(hidden=8))

@@ -112,7 +112,7 @@ def test_cached_answers_equal_the_plain_model(backbone, name):
     assert plain.std() > 0.1
 
 
-def test_in_its_chat_template_the_prompt_opens_the_answer(backbone):
+def test_in_a_chat_template_the_prompt_begins_the_answer(backbone):
     tokenizer, title = backbone.tokenizer, "Dune by Frank Herbert"
     template = replace(TEMPLATES[PROMPT_LAST], chat_template=True)
     reader, rows = Reader(backbone, template, CONTEXTS), torch.tensor([1, 0])

@@ -335,7 +335,7 @@ def test_a_byte_in_the_middle_of_large_weights_is_noticed(large_files, tmp_path)
     assert pipeline.add_backbone(ws, folder).id != added.id
 
 
-def test_a_large_model_of_an_earlier_version_keeps_its_run_and_is_hashed_whole(
+def test_a_large_model_of_an_earlier_version_keeps_its_run_and_is_hashed_completely(
     large_files, tmp_path
 ):
     ws = Workspace.open(tmp_path / "workspace", create=True)
@@ -504,7 +504,7 @@ def test_the_measured_seconds_exclude_the_description_of_the_result(world):
     assert world["source"].summary["participation_ratio"] >= 1
 
 
-def test_overall_progress_weights_parts_and_leaves_out_what_existed(world):
+def test_overall_progress_weights_parts_and_skips_existing_runs(world):
     reports = []
     parts = [Part("one", 20), Part("two", 30), Part("three", 50, measured=False)]
     overall = OverallProgress(parts, reports.append)

@@ -306,7 +306,7 @@ def test_bad_tables_are_refused_before_a_run_is_finished(world, tmp_path, table,
     assert len(bench.workspace.runs(status="finished")) == before
 
 
-def test_prompts_and_vectors_are_not_mistaken_for_each_other(world, tmp_path):
+def test_prompts_and_vectors_are_refused_in_place_of_each_other(world, tmp_path):
     bench, folder = world
     bench.export_prompts("llm", tmp_path / "llm.safetensors")
     with pytest.raises(ConfigError, match="fitted on .*; name that model with --backbone"):

@@ -206,7 +206,7 @@ def test_a_migration_is_compared_with_retraining_of_the_same_kind(world):
     assert rows.loc[scored, "item_tokens"].tolist() == [0, 0, 2]
 
 
-def test_the_order_of_item_prompts_is_kept_by_migration_storage_and_what_if(world):
+def test_migration_storage_and_what_if_preserve_the_order_of_item_prompts(world):
     ws, prompt = world["ws"], {"item_tokens": 1, "item_order": "before"}
     assert "item_order" not in world["source"].config["prompt"]
     source = pipeline.fit_prompts(

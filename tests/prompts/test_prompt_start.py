@@ -27,7 +27,7 @@ def test_the_start_is_the_mean_or_the_words_embeddings(backbone):
 
 
 @pytest.mark.parametrize("start", ["mean", "word"])
-def test_untrained_prompts_are_where_they_start(backbone, start):
+def test_untrained_prompts_stay_at_their_start(backbone, start):
     """With a learning rate near 0 every user stays at the start."""
     dataset = load_shipped("movietweetings", users=8)
     training = TrainingConfig(epochs=1, batch_size=256, learning_rate=1e-12)

@@ -63,7 +63,7 @@ def test_percentages_of_the_report_have_a_space_before_the_sign(page):
     assert len(percentages) > 10 and set(percentages) == {" "}
 
 
-def test_the_margin_of_the_report_is_the_given_one(world):
+def test_the_report_uses_the_given_margin(world):
     page = pipeline.render_report(world["ws"], world["comparison"], margin=0.05)
     verdict = pipeline.judge_comparison(world["ws"], world["comparison"], margin=0.05)
     assert verdict.headline in Page(page).text and "5 % of full" in Page(page).text

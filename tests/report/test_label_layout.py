@@ -37,7 +37,7 @@ def crowded_scenes(seed, widths):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_placed_labels_and_their_lines_meet_nothing_at_any_width(seed):
+def test_placed_labels_and_their_lines_cover_nothing_at_any_width(seed):
     scenes, texts = crowded_scenes(seed, (270.0, 390.0, 640.0))
     placed = place_labels(scenes, texts)
     assert any(label is not None and label.position is None for label in placed)
@@ -75,7 +75,7 @@ def test_a_line_goes_from_the_mark_to_the_border_of_the_text():
     assert min(map(abs, borders)) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_first_label_has_its_place_and_one_that_is_too_long_for_the_chart_is_left_out():
+def test_the_first_label_is_placed_and_a_label_too_long_for_the_chart_is_left_out():
     points = [(100.0, 50.0), (102.0, 50.0)]
     first, second = place_labels([Scene(200, 100, points)], ["first", "x" * 60])
     assert first.position == "middle left" and second is None
@@ -105,7 +105,7 @@ def test_every_position_is_one_that_plotly_knows():
 
 
 @pytest.mark.parametrize("height", [4.0, 95.0, 187.0])
-def test_the_name_of_a_line_is_inside_beside_it_and_free(height):
+def test_the_label_of_a_line_is_next_to_it_and_covers_nothing(height):
     bars = [Box(x - 3, 0, x + 3, 190) for x in (20, 60, 300)]
     scene = Scene(380, 190, [], thin=bars)
     spot = place_on_line([scene], "x" * 20, height)

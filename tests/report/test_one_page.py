@@ -66,7 +66,9 @@ def test_the_page_says_what_the_store_holds_at_an_accepted_error(world, margin):
         (2, None, "not over trainings. The trainings have 2 seeds."),
     ],
 )
-def test_the_fine_print_never_takes_seeds_of_several_plans_for_repetitions(seeds, spread, sentence):
+def test_the_fine_print_does_not_count_seeds_of_several_plans_as_repetitions(
+    seeds, spread, sentence
+):
     none = pd.DataFrame(columns=["method", "value"])
     assert sentence in decision_texts.fine_print("rating", none, seeds, spread, 0, "")
 
@@ -118,7 +120,7 @@ def test_a_page_without_a_judged_migration_or_predictions_says_so(tmp_path):
     assert "predictions are gone" in Page(render_summary(ws, world["comparison"])).text
 
 
-def test_the_command_writes_the_page_and_refuses_addresses_that_are_no_web_pages(world, tmp_path):
+def test_the_command_writes_the_page_and_refuses_invalid_addresses(world, tmp_path):
     ws, run = world["ws"], world["comparison"]
     out = tmp_path / "page.html"
     arguments = ["report", run.id, "--workspace", str(ws.root), "--out", str(out)]

@@ -100,7 +100,7 @@ def test_special_tokens_in_a_title_are_encoded_as_text(tokenizers, name):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_continued_text_has_the_tokens_of_the_whole(tokenizers, titles, name):
+def test_continued_text_has_the_tokens_of_the_full_text(tokenizers, titles, name):
     encoder = text_encoder(tokenizers[name][1])
     for text in ("; The Hobbit: ", ": 4", *(f" {title}" for title in titles[1][:50])):
         (continuation,), (start, complete) = (

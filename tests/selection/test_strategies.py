@@ -105,7 +105,7 @@ def test_impossible_budgets_are_refused(budget):
         select_users("random", signals(7), budget)
 
 
-def test_all_refuses_a_budget_that_is_not_everybody():
+def test_the_strategy_all_refuses_a_smaller_budget():
     with pytest.raises(SelectionError, match="takes all 7 users, not 4"):
         select_users("all", signals(7), 4)
 

@@ -137,7 +137,7 @@ def test_bit_rot_in_the_user_ids_of_a_mapped_shard_is_noticed(mapper, tables, tm
         PromptShards(tmp_path / "out")
 
 
-def test_a_parquet_shard_of_one_row_group_is_not_read_whole(mapper, tmp_path):
+def test_a_parquet_shard_of_one_row_group_is_read_in_parts(mapper, tmp_path):
     rows = 40_000
     (tmp_path / "in").mkdir()
     vectors = np.random.default_rng(0).normal(size=(rows * 8,)).astype(np.float32)

@@ -179,7 +179,7 @@ def test_other_types_and_encodings_get_415(server, media):
     assert ask(server[0], headers={"Content-Encoding": "gzip"})[0] == 415
 
 
-def test_tokens_are_limited_as_users_are(server):
+def test_a_request_has_a_limit_of_tokens_and_of_users(server):
     for shape, words in (((65, 1, 8), "64 users"), ((2, 251, 8), "500 tokens over all users")):
         status, content, _ = ask(server[0], tensors(np.zeros(shape, np.float32)), TENSORS)
         assert status == 413 and words in json.loads(content)["error"]

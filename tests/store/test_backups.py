@@ -32,7 +32,7 @@ def finished(ws, kind, inputs=None, **config):
     return ws.finish(run.id, seconds=1, device="cpu", summary={"users": 2})
 
 
-def test_a_backup_of_a_workspace_in_use_is_whole_and_can_be_put_back(ws, tmp_path):
+def test_a_backup_of_a_workspace_in_use_is_complete_and_can_be_restored(ws, tmp_path):
     before = ws.runs(status="finished")
     copied = backup(ws, tmp_path / "copy")
     assert (copied.runs, copied.problems) == (2, [])

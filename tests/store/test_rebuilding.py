@@ -208,7 +208,7 @@ def test_a_transaction_that_fails_at_its_end_leaves_the_record_as_the_rows_are(w
     assert content(ws)[1] == before[1] and ws.scrub() == []
 
 
-def test_a_run_that_cannot_be_sealed_keeps_no_other_from_its_record(ws, caplog):
+def test_a_run_that_cannot_be_sealed_does_not_stop_other_records(ws, caplog):
     scores, model = ws.run("scores"), ws.run("backbone")
     with edited(ws):
         pass

@@ -69,7 +69,7 @@ def test_a_file_truncated_after_opening_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int64, np.uint8, np.bool_])
-def test_parts_of_a_tensor_equal_those_of_the_whole(tmp_path, dtype):
+def test_parts_of_a_tensor_equal_slices_of_the_array(tmp_path, dtype):
     array = (np.arange(3000) % 7).reshape(1000, 3).astype(dtype)
     save_tensors(tmp_path / "p.safetensors", {"a": array, "none": array[:0]}, {"x": 1})
     file = TensorFile(tmp_path / "p.safetensors")

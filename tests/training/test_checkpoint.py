@@ -77,7 +77,7 @@ def test_a_restored_run_goes_on_like_the_saved_one(
         torch.testing.assert_close(other.get_parameter(name), parameter, rtol=0, atol=0)
 
 
-def test_a_step_that_is_saved_again_leaves_the_checkpoint_before_whole(tmp_path, monkeypatch):
+def test_a_failed_second_save_of_a_step_leaves_the_earlier_checkpoint_intact(tmp_path, monkeypatch):
     module, optimizer = trained([(3,)], set(), 0, 1)
     before = checkpoint.copy_parameters(module)
     state = TrainingState(step=4, batch=4)

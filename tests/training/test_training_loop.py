@@ -38,7 +38,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
 
 
 @pytest.mark.timeout(180)
-def test_two_processes_that_stop_within_an_epoch_and_go_on_train_like_one(tmp_path):
+def test_two_processes_that_resume_within_an_epoch_train_like_one(tmp_path):
     training_script.main(tmp_path / "one.st", tmp_path / "a", 0)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     # An epoch has 14 steps.
