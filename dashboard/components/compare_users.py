@@ -32,8 +32,8 @@ COLUMNS = {
     "Probability": ProgressColumn(
         "Probability of regressing",
         min_value=0.0,
-        max_value=1.0,
-        format="percent",
+        max_value=100.0,
+        format="%.0f %%",
         help="Probability that the user's true loss grows by more than 5 % of the baseline's mean "
         "loss, given the user's rows and how much all users differ.",
     ),
@@ -102,7 +102,8 @@ def show(run: Run) -> None:
     listed = user_impact.with_values(listed, ratings=pair.ratings)
     target = {"comparison": run.id, "method": evaluation}
     addresses = [pages.url("users", **target, user=user) for user in listed["user_id"]]
-    table = listed.assign(Open=addresses)[["Open", *SHOWN]].rename(columns=SHOWN)
+    listed = listed.assign(Open=addresses, probability=100 * listed["probability"])
+    table = listed[["Open", *SHOWN]].rename(columns=SHOWN)
     short_unit = "stars" if pair.ratings else "log loss"
     forms = {"Baseline": "%.3f", "Method": "%.3f", "Difference": "%+.3f"}
     losses = {
@@ -132,13 +133,17 @@ def _metrics(impact: UserImpact, *, ratings: bool) -> None:
         ),
     }
     if mean is not None:
-        values["Losses that repeat"] = (
-            f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}] "
-            f"{'squared stars' if ratings else 'nats'}",
+        unit = "squared stars" if ratings else "nats"
+        values[f"Losses that repeat ({unit})"] = (
+            f"{mean.value:+.3f}",
             "The 10 % of users who lose most on one half of their rows: their mean difference of "
             "losses on the other half. Near 0, their loss was chance.",
         )
     tables.metrics(values)
+    if mean is not None:
+        st.caption(
+            f"The 95 % interval of losses that repeat is {mean.low:+.3f} to {mean.high:+.3f} {unit}."
+        )
 
 
 def _groups(pair: EvaluationPair, migration: str | None) -> None:

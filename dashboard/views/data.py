@@ -44,7 +44,10 @@ def page() -> None:
                 st.success(
                     f"The import is queued as job {job.id}; it continues if you leave this page."
                 )
-            if engine.has_workspace():
+            imported = engine.has_workspace() and any(
+                job.command == "import_dataset" for job in engine.jobs(200)
+            )
+            if imported:
                 st.header("Imports", divider="gray")
                 job_cards.watch(5, ("import_dataset",))
         else:

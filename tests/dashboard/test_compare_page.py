@@ -124,7 +124,7 @@ def test_users_who_regress_lead_to_their_page(world, monkeypatch):
     texts(app)
     table = app.dataframe[0].value
     assert set(table["User"].head(3)) == {"000", "001", "002"}
-    assert (table["Probability"].head(3) > 0.9).all()
+    assert (table["Probability"].head(3) > 90).all()
     here = f"comparison={world['comparison'].id}&method={few}&user=00"
     assert table["Open"][0].startswith(f"people?{here}")
     metric = next(item for item in app.metric if item.label.startswith("Regress with"))
