@@ -54,7 +54,7 @@ WORKERS = "PUMA_CLUSTER_WORKERS"
 DEVICES = (None, "auto", "cpu", "cuda")
 POLL_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
-# Messages that are under way at once: with their size, what a transfer needs of the object store.
+# Messages that are under way at once; with their size this bounds a transfer's room in the object store.
 UNDER_WAY = 4
 # Bringing checkpoints back takes at most this share of the time.
 CHECKPOINT_SHARE = 0.1
@@ -226,7 +226,7 @@ class Cluster:
         """Lend an actor that has a run trained by several processes, and end it and them afterwards."""
         starting = self.begin(TrainingGroup, self.workers, self.cpus, self.gpus, cpus=0, gpus=0)
         try:
-            # It takes no CPU of its own, so that it starts at once.
+            # It reserves no CPU, so that it starts at once.
             node = replace(self.ready(starting), gpus=self.gpus)
             try:
                 yield node

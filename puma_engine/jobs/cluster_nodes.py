@@ -17,9 +17,9 @@ from puma_engine.store import Workspace
 from puma_engine.store.records import now
 
 FILE = "cluster.json"
-# What is older is looked at again when a page shows it.
+# A page that shows an older state has it refreshed.
 OLD_SECONDS = 300.0
-# A look that was asked for and has not come in this time has failed.
+# A refresh that takes longer has failed.
 LOOK_SECONDS = 60.0
 _KIND = "accelerator_type:"
 

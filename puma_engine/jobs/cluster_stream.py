@@ -75,7 +75,7 @@ class _Stream:
         try:
             info = self.cluster.call(driver, "info")
             refuse_other_software(info["software"], info["name"])
-            # In the order in which they wait: JSON keeps no whole numbers as names.
+            # By position in the list: JSON objects have no integer keys.
             numbers, texts = list(pieces), [json.dumps(piece) for piece in pieces.values()]
             pool = min(self.actors, len(texts))
             options = {"num_cpus": self.cluster.cpus, "num_gpus": self.gpus or None}

@@ -16,7 +16,7 @@ from puma_engine.training import distributed
 if TYPE_CHECKING:
     from puma_engine.jobs.cluster import Cluster
 
-# Where work without an address of its own runs, such as a worker's jobs.
+# Environment variable with the cluster of work that names none, such as a worker's jobs.
 VARIABLE = "PUMA_ON"
 Commands = Mapping[str, Callable[..., Any]]
 _ADDRESS = re.compile(r"ray|(ray://)?[^\s/:]+:[0-9]{1,5}|ray://\[[0-9a-fA-F:]+\]:[0-9]{1,5}")

@@ -69,14 +69,14 @@ class StreamDriver:
 
     def _drive(self) -> None:
         try:
-            # By iter_rows, and with a batch fetched ahead, a result would come when the next one is there.
+            # iter_rows, or a batch fetched ahead, would hold a result back until the next one is there.
             parts: Iterable[Any] = self._data.iter_batches(
                 prefetch_batches=0, batch_size=None, batch_format="pyarrow"
             )
             for part in parts:
                 for row in part.to_pylist():
                     self._results.put((row["number"], row["value"], row["error"], row["kind"]))
-        except BaseException as error:  # whatever ended it, the asking process must hear of it
+        except BaseException as error:  # the calling process must learn of every error
             self._error = last_line(error)
 
     def begin(self, number: int) -> bool:

@@ -232,7 +232,7 @@ class NodeWorker:
             self._ended = {"files": self._compute(task)}
         except PumaError as error:
             self._ended = {"error": str(error), "type": type(error).__name__}
-        except BaseException as error:  # whatever ended it, the driver must hear of it
+        except BaseException as error:  # the driver must learn of every error
             self._log.add(traceback.format_exc())
             text = f"{type(error).__name__}: {error} (on the node {socket.gethostname()})"
             self._ended = {"error": text, "type": "JobError", "unexpected": True}

@@ -14,7 +14,7 @@ import psutil
 
 from puma_engine.errors import StoreError
 
-# A process of another machine, container or boot counts as gone after so long without a heartbeat.
+# A process of another machine, container or boot counts as gone after this time without a heartbeat.
 SILENT_SECONDS = 60.0
 _STARTED: list[subprocess.Popen[bytes]] = []
 
@@ -36,7 +36,7 @@ def identity(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except FileNotFoundError:
-        # Without /proc (macOS) the number alone has to do.
+        # Without /proc (macOS) only the process id identifies a process.
         gone = Path("/proc/self/stat").exists() or not psutil.pid_exists(pid)
         return None if gone else f"{pid_namespace()}#"
     # The name in parentheses may contain anything; the fields follow its last parenthesis.
@@ -72,7 +72,7 @@ def start_detached(
     """Start a process in its own session. Raises StoreError if its log cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        # Logs name users and files: for their owner alone.
+        # Logs name users and files, so only their owner may read them.
         log.touch(mode=0o600)
         out = log.open("ab")
     except OSError as error:

@@ -28,7 +28,7 @@ DAMAGED = (
     "The arguments of the job {id} in the database are damaged, so it cannot be run; queue it again "
     "from its command or page."
 )
-# A cancelled job that has not stopped after so long is killed; its last checkpoint stays.
+# A cancelled job that has not stopped after this time is killed; its last checkpoint stays.
 CANCEL_SECONDS = 60.0
 KILLED_AFTER_CANCEL = (
     "It did not stop within a minute of being cancelled, so its process was killed."
@@ -122,7 +122,7 @@ def _without_relative_models(ws: Workspace, value: Any, *, runs: bool) -> Any:
     try:
         path = Path(value).expanduser()
         return str(path.absolute()) if path.exists() else value
-    except (OSError, RuntimeError):  # no path can have such a name; the job says what it is not
+    except (OSError, RuntimeError):  # no path can have such a name; the job reports the error
         return value
 
 
@@ -211,7 +211,7 @@ def cancel(ws: Workspace, job_id: str) -> Job:
                 [now(), item.id],
             )
         elif item.status in ("queued", "interrupted"):
-            # Why an earlier attempt ended is not why this job did.
+            # The error of an earlier attempt is not that of the job.
             db.execute(
                 "UPDATE jobs SET status = 'cancelled', finished = ?, pid = NULL, error = NULL"
                 " WHERE id = ?",

@@ -52,7 +52,7 @@ class TimeLeft:
         if share is None:
             return
         if report.get("overall") is None and report.get("stage") != self._stage:
-            # A stage of its own begins: steps of the one before say nothing about it.
+            # A new stage begins: the speed of the previous one does not apply to it.
             self._stage = str(report.get("stage"))
             self._points = []
         self._unmeasured = float(report.get("unmeasured") or 0.0)

@@ -28,13 +28,13 @@ from puma_engine.jobs.node_worker import (
 from puma_engine.store.records import checked_file_name
 
 POLL_SECONDS = 0.5
-# A group that says nothing for so long is starting, or was lost: then it is cancelled from outside.
+# A group without a report for this time is starting or was lost; then the driver cancels it.
 SILENT_SECONDS = 30.0
-# How long an error of a process other than the first waits for the first one's, which says more of the run.
+# How long an error of another process waits for one of the first process, which says more about the run.
 ALONE_SECONDS = 3.0
 # How long Ray Train may take to end the processes in order, which frees what it has reserved for them.
 END_SECONDS = 30.0
-# A run whose node, or process of a group, is lost so often fails: it is likely to be the reason.
+# A run that loses its node or a process more often fails, since it is likely the cause.
 MAX_LOST = 3
 # Handing checkpoints over takes at most this share of the first process's time.
 CHECKPOINT_SHARE = 0.1
@@ -103,7 +103,7 @@ class TrainingGroup(NodeWorker):
     def save_checkpoint(self, files: Mapping[str, str]) -> None:
         """Make these files, which were put here, the checkpoint: the SHA-256 by name."""
         folder = self.ws.work(self._run_id)
-        # All before the first rename: what is now under one name may be wanted under another.
+        # Link all files before the first rename: the present name of one may be the new name of another.
         links = {name: self._scratch.new_link(self._file(file)) for name, file in files.items()}
         for name, link in links.items():
             link.replace(folder / checked_file_name(name))

@@ -85,7 +85,7 @@ def worker(
             if state.step():
                 last_work = time.monotonic()
             if max_idle is not None and time.monotonic() - last_work >= max_idle:
-                # In one transaction: who adds a job after this finds no worker and starts one.
+                # In one transaction: a process that adds a job after this finds no worker and starts one.
                 with ws.transaction():
                     if not _is_work_left(ws):
                         _unregister(ws, pid, process)
