@@ -102,14 +102,14 @@ def results_root() -> Path | None:
 
 
 def published_evidence(root: Path) -> list[Evidence]:
-    """Return the reports below a folder. Raises StoreError for a damaged one."""
+    """Return the reports below a folder, those of zoo models first. Raises StoreError for a damaged one."""
     evidence = []
     for file in sorted(file for file in root.rglob("*.json") if file.stem in STUDIES):
         path = file.relative_to(root).with_suffix("")
         # By default a study's folder has the study's name.
         name = path.name if path.parts[:-1] in ((), (path.name,)) else path.as_posix()
         evidence.append(Evidence(name, load_report(file, "make it again")))
-    return evidence
+    return sorted(evidence, key=lambda item: item.other_model is not None)
 
 
 def workspace_evidence(ws: Workspace) -> list[Evidence]:

@@ -331,6 +331,14 @@ def test_published_reports_are_named_by_their_path(tmp_path):
     assert sorted(names) == ["a/b/figure5", "figure4", "films/table2", "table2"]
 
 
+def test_published_reports_of_models_that_ship_come_first(tmp_path):
+    real = main_results()
+    real["options"] |= {"source": "smollm2"}
+    write(tmp_path, real, "a/table2")
+    write(tmp_path, main_results(), "b/table2")
+    assert [evidence.name for evidence in published_evidence(tmp_path)] == ["b/table2", "a/table2"]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "7", "null", '{"study": "table2"}'])
 def test_a_damaged_report_is_refused_with_its_file_name(tmp_path, text):
     write(tmp_path, {}, "table2").write_text(text)
