@@ -28,7 +28,7 @@ from puma_engine.jobs.node_worker import (
 from puma_engine.store.records import checked_file_name
 
 POLL_SECONDS = 0.5
-# A group without a report for this time is starting or was lost; then the driver cancels it.
+# A cancelled group without a report for this time is still starting or was lost: it ends by itself.
 SILENT_SECONDS = 30.0
 # How long an error of another process waits for one of the first process, which says more about the run.
 ALONE_SECONDS = 3.0
