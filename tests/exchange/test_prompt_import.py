@@ -419,11 +419,6 @@ def test_pickled_code_is_never_executed(tmp_path, monkeypatch, ids):
     assert not (tmp_path / "ran").exists()
 
 
-def bad(path, **arrays):
-    save_tensors(path / "t.safetensors", arrays)
-    return path / "t.safetensors"
-
-
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -435,8 +430,9 @@ def bad(path, **arrays):
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path, ids, arrays, message):
+    save_tensors(tmp_path / "t.safetensors", arrays)
     with pytest.raises(DataError, match=message):
-        read_prompts(bad(tmp_path, **arrays), users=ids)
+        read_prompts(tmp_path / "t.safetensors", users=ids)
 
 
 def test_other_paths_are_refused(tmp_path, ids):

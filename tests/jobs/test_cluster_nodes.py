@@ -65,10 +65,10 @@ def actors(world, monkeypatch):
 
 @pytest.fixture
 def losing(world, actors, monkeypatch):
-    """Give a function that names a method: once an actor has returned from it, its node is killed.
+    """A function that takes a method, and kills the node of the first actor that has returned from it.
 
-    It returns the list of all calls: the id of the node, the method and its arguments ("lost" and what `note`
-    returned where the node was killed).
+    It returns the list of all calls: the id of the node, the method and its arguments. The call "lost", with
+    the result of `note`, says when the node was killed.
     """
     call, calls = world.cluster.call, []
 

@@ -280,11 +280,6 @@ def test_a_strategy_that_needs_the_model_is_refused(world, vectors):
         bench.select(vectors, strategy="kmeans-loss", budget=6)
 
 
-def write(path, text):
-    path.write_text(text)
-    return path
-
-
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -301,8 +296,9 @@ def write(path, text):
 def test_bad_tables_are_refused_before_a_run_is_finished(world, tmp_path, table, message):
     bench, _ = world
     before = len(bench.workspace.runs(status="finished"))
+    (tmp_path / "bad.csv").write_text(table)
     with pytest.raises(DataError, match=message):
-        bench.import_prompts("data", None, write(tmp_path / "bad.csv", table))
+        bench.import_prompts("data", None, tmp_path / "bad.csv")
     assert len(bench.workspace.runs(status="finished")) == before
 
 

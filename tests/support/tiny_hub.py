@@ -14,12 +14,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class TinyHub:
     """Serves folders as models: repos maps owner/name to a folder, or to an error code.
 
-    accepts: folder for pushed repositories. asked: paths of all requests, in order; created: name
+    accepts: folder for pushed repositories. requests: paths of all requests, in order; created: name
     and privacy of each new repository.
     """
 
     def __init__(self, repos, accepts=None):
-        self.repos, self.accepts, self.asked, self.created = repos, accepts, [], []
+        self.repos, self.accepts, self.requests, self.created = repos, accepts, [], []
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -47,7 +47,7 @@ class TinyHub:
     def take(self, request, content):
         """Handle requests that create a repository, negotiate an upload, or commit files."""
         words = urlparse(request.path).path.strip("/").split("/")
-        self.asked.append(request.path)
+        self.requests.append(request.path)
         assert request.headers["Authorization"] == "Bearer hf_of_the_test"
         if words[1:] == ["repos", "create"]:
             requested = json.loads(content)
@@ -74,7 +74,7 @@ class TinyHub:
 
     def answer(self, request, *, body):
         path = unquote(urlparse(request.path).path)
-        self.asked.append(path)
+        self.requests.append(path)
         words = path.strip("/").split("/")
         api = words[:2] == ["api", "models"]
         name = "/".join(words[2:4] if api else words[:2])
