@@ -468,7 +468,7 @@ def orders_table(reports: Sequence[Evidence]) -> str:
         for label, method in {
             "full retraining": RETRAINED,
             "all users": ALL_USERS,
-            f"{SMALL_SHARE:.0%} of the users": FEW,
+            f"{100 * SMALL_SHARE:g} % of the users": FEW,
         }.items():
             cells = [order_cell(summary[f"{method}, {order}"]) for order in ORDERS]
             data = f"[{WORDS[name]}](results/{table_file(item)})"

@@ -115,7 +115,7 @@ def share_text(share: dict[str, Any]) -> str:
     """Return the share kept of a gain with its interval, or that there is no sure gain."""
     if share["kept"] is None:
         return "no sure gain"
-    return format_share_interval(share["kept"], share["kept_low"], share["kept_high"], unit=" %")
+    return format_share_interval(share["kept"], share["kept_low"], share["kept_high"])
 
 
 def budgets(report: dict[str, Any], dataset: str) -> pd.DataFrame:

@@ -14,25 +14,20 @@ def format_interval(value: float, low: float, high: float, *, sign: bool = False
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def format_share(share: float, *, unit: str = " %") -> str:
+def format_share(share: float) -> str:
     """Return a share as a percentage with two significant digits: 98 %, 4.5 %."""
     if not math.isfinite(share):
         return "an unknown share"
     percent = 100 * share
-    return f"{percent:.0f}{unit}" if abs(share) >= 0.1 else f"{percent:.2g}{unit}"
+    return f"{percent:.0f} %" if abs(share) >= 0.1 else f"{percent:.2g} %"
 
 
-def format_share_interval(
-    share: float, low: float | None, high: float | None, *, unit: str = "%"
-) -> str:
-    """Return a share with its interval, 98% [97%, 99%], or without brackets if it has none.
-
-    unit: " %" in sentences; tables of studies are narrower without the space.
-    """
-    value = format_share(share, unit=unit)
+def format_share_interval(share: float, low: float | None, high: float | None) -> str:
+    """Return a share with its interval, 98 % [97 %, 99 %], or without brackets if it has none."""
+    value = format_share(share)
     if low is None or high is None or math.isnan(low):
         return value
-    return f"{value} [{format_share(low, unit=unit)}, {format_share(high, unit=unit)}]"
+    return f"{value} [{format_share(low)}, {format_share(high)}]"
 
 
 def format_percent(share: float) -> str:

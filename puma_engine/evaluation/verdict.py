@@ -633,7 +633,7 @@ class _Judge:
             rows = list(of_pick[of_pick["reference"] == reference].itertuples())
             labels = {row.aspect: aspect_label(self.task, row.aspect) for row in rows}
             parts = [
-                f"{format_share_interval(row.share, row.share_low, row.share_high, unit=' %')} of "
+                f"{format_share_interval(row.share, row.share_low, row.share_high)} of "
                 f"the {labels[row.aspect]}"
                 for row in rows
                 if not math.isnan(row.share)

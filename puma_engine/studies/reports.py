@@ -263,7 +263,7 @@ def shares_of(report: Report, dataset: str) -> dict[tuple[Any, str, str], Row]:
 
 
 def _share(line: Row) -> str:
-    """Return a share with its interval: RMSE 98% [97%, 99%]."""
+    """Return a share with its interval: RMSE 98 % [97 %, 99 %]."""
     label = METRICS[line["metric"]].label
     if line["kept"] is None:
         return f"{label}: no sure gain"
@@ -287,7 +287,7 @@ def _budgets_in(report: Report, dataset: str, metric: str, part: str) -> str:
         f"Mean {metric_title(metric)} by share of users trained on; \\* differs from random over users. Over all: "
         "mean difference from random, in pairs of the same budget and seed, with its interval over trainings.",
         "",
-        _row("strategy", *(f"{share:.0%}" for share in shares), "over all", "pairs"),
+        _row("strategy", *(f"{100 * share:g} %" for share in shares), "over all", "pairs"),
         _row(*["---"] * (len(shares) + 3)),
     ]
     tests = differences_over_budgets(report, dataset, metric=metric)
@@ -318,7 +318,7 @@ def _difference_figure(report: Report, dataset: str) -> Any:
     if shares:
         share = min(shares, key=lambda share: abs(math.log(share / SMALL_SHARE)))
         lines = [line for line in lines if line.get("share") == share]
-        budget = f", {share:.0%} of the users"
+        budget = f", {100 * share:g} % of the users"
     metric = lines[0]["metric"]
     better = "right" if METRICS[metric].higher_is_better else "left"
     reference = lines[0]["against"]["method"]

@@ -198,7 +198,7 @@ def test_tables_have_ranking_and_shares_where_they_are_measured():
     text = markdown(table2_report(rows_of_table2()))
     (line,) = [line for line in text.splitlines() if line.startswith("| PUMA, all users")]
     assert "pair accuracy" in text and "0.5600" in line
-    assert "RMSE 93%" in line and "pair accuracy: no sure gain" in line
+    assert "RMSE 93 %" in line and "pair accuracy: no sure gain" in line
     older = markdown(table2_report(rows_of_table2(pairs=False)))
     (line,) = [line for line in older.splitlines() if line.startswith("| PUMA, all users")]
-    assert "RMSE 93%" in line and "pair accuracy" not in older
+    assert "RMSE 93 %" in line and "pair accuracy" not in older
