@@ -169,11 +169,15 @@ def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Findi
 
 
 def findings_by_model(reports: Sequence[Evidence]) -> list[Finding]:
-    """Return the findings of every column; `dataset` is the column's heading, such as "goodbooks on SmolLM2"."""
+    """Return the findings of every column, claim by claim; `dataset` is the column's heading.
+
+    A heading is a data set, or its name with another model, such as "goodbooks on SmolLM2".
+    """
+    columns = findings_by_column(reports)
     return [
-        replace(finding, dataset=column_heading(name))
-        for name, column in findings_by_column(reports).items()
-        for finding in column.values()
+        replace(column[claim.name], dataset=column_heading(name))
+        for claim in CLAIMS
+        for name, column in columns.items()
     ]
 
 
