@@ -31,8 +31,8 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_commands_and_the_python_lines_run_as_shown_and_return_the_same_runs(folder, capsys):
     for line in block("", "puma plan run").strip().splitlines():
-        done = CliRunner().invoke(app, shlex.split(line)[1:])
-        assert done.exit_code == 0, (line, done.output)
+        result = CliRunner().invoke(app, shlex.split(line)[1:])
+        assert result.exit_code == 0, (line, result.output)
     assert "Full retraining" in (folder / "report.html").read_text(encoding="utf-8")
     runs = {run.id for run in Workspace.open(folder / "workspace").runs()}
     exec(compile(block("python", "Workbench"), "README.md", "exec"), {})

@@ -164,11 +164,11 @@ def test_no_heavy_module_is_loaded_at_start(code, slow, tmp_path):
     Workspace.open(tmp_path / "ws", create=True)
     lines = ["import sys", "try:", *(f"    {line}" for line in code.split("\n"))]
     lines += ["except SystemExit: pass", f"print(sorted({HEAVY | slow} & set(sys.modules)))"]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", "\n".join(lines), str(tmp_path / "ws")],
         capture_output=True,
         text=True,
         check=True,
         cwd=ROOT,
     )
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert result.stdout.splitlines()[-1] == "[]"

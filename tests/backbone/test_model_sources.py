@@ -371,6 +371,6 @@ def test_spreading_needs_gpus(folder):
 def test_the_command_reports_the_error_and_exits_with_1(hub, tmp_path):
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "puma_engine.cli", "models", "check", "me/qwen", "--offline"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 1 and hub.requests == []
-    assert done.stderr.startswith("Error: The model me/qwen at main is not complete")
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 1 and hub.requests == []
+    assert result.stderr.startswith("Error: The model me/qwen at main is not complete")

@@ -29,14 +29,14 @@ def results(tmp_path_factory):
     command = [sys.executable, "-m", "benchmarks.reliability", "--processes", "2", "--only", ONLY]
     command += ["--kills", "6", "--power-loss", "8", "--mutations", "72"]
     command += ["--work", str(folder), "--out", str(folder / "out.json")]
-    ended = subprocess.run(
+    result = subprocess.run(
         command,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert not ended.returncode, ended.stderr
+    assert not result.returncode, result.stderr
     return json.loads((folder / "out.json").read_text(encoding="utf-8"))
 
 

@@ -87,12 +87,12 @@ def refused(folder, arguments, *sentences):
     """Run a command that must fail; return its error message."""
     ws = Workspace.open(folder / "ws")
     before = stored_files(ws)
-    done = CliRunner().invoke(app, [*map(str, arguments), "-w", str(folder / "ws")])
-    assert done.exit_code == 1, (done.exit_code, done.output, done.exception)
-    assert isinstance(done.exception, SystemExit), done.exception
-    *_, message = done.stderr.splitlines()
-    assert message.startswith("Error: ") and len(message) < 700 and "Traceback" not in done.stderr
-    assert "np." not in message and done.stdout == ""
+    result = CliRunner().invoke(app, [*map(str, arguments), "-w", str(folder / "ws")])
+    assert result.exit_code == 1, (result.exit_code, result.output, result.exception)
+    assert isinstance(result.exception, SystemExit), result.exception
+    *_, message = result.stderr.splitlines()
+    assert message.startswith("Error: ") and len(message) < 700 and "Traceback" not in result.stderr
+    assert "np." not in message and result.stdout == ""
     for sentence in sentences:
         assert sentence in message, message
     assert stored_files(ws) == before and ws.verify() == []
@@ -367,9 +367,9 @@ def test_a_workspace_of_a_newer_version(world, tmp_path):
         ["select", "source", "--budget", "3"],
         ["worker", "--once"],
     ):
-        done = CliRunner().invoke(app, [*arguments, "-w", str(tmp_path / "ws"), "--json"])
-        assert done.exit_code == 1
-        assert "was used by a newer version" in json.loads(done.stderr)["error"]
+        result = CliRunner().invoke(app, [*arguments, "-w", str(tmp_path / "ws"), "--json"])
+        assert result.exit_code == 1
+        assert "was used by a newer version" in json.loads(result.stderr)["error"]
     doctor = CliRunner().invoke(app, ["doctor", "-w", str(tmp_path / "ws"), "--json"])
     assert doctor.exit_code == 1 and json.loads(doctor.stdout)[-1]["status"] == "fail"
     assert database.read_bytes() == before

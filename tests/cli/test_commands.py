@@ -66,10 +66,10 @@ COLUMNS = [
 
 
 def test_the_command_reference_in_the_documents_is_current():
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, GENERATOR, "--check"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_every_setting_of_the_engine_is_an_option_with_help():

@@ -43,9 +43,10 @@ def test_an_incomplete_provider_and_a_short_secret_are_refused():
 
 def serve(folder, *options):
     environment = os.environ | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
-    call = [sys.executable, "-m", "puma_engine.cli", "serve", "-w", str(folder / "ws"), *options]
+    puma = [sys.executable, "-m", "puma_engine.cli"]
+    command = [*puma, "serve", "-w", str(folder / "ws"), *options]
     return subprocess.Popen(
-        call, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 

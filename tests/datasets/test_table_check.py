@@ -123,12 +123,12 @@ def test_a_file_that_is_no_table_is_refused(name, content, tmp_path):
 
 def test_the_command_prints_the_check_and_sets_its_exit_code(tmp_path):
     path = save(BROKEN["bad rating"], tmp_path / "a.csv")
-    call = ["data", "check", str(path), "--task", "rating"]
-    result = CliRunner().invoke(app, [*call, "--json"])
+    arguments = ["data", "check", str(path), "--task", "rating"]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["problems"][0]["rows"] == 1
-    assert CliRunner().invoke(app, [*call, "--drop-invalid"]).exit_code == 0
-    assert CliRunner().invoke(app, call[:-2]).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, "--drop-invalid"]).exit_code == 0
+    assert CliRunner().invoke(app, arguments[:-2]).exit_code == 1
 
 
 def test_an_import_stores_profiles_that_count_every_record(tmp_path):

@@ -432,15 +432,15 @@ def test_options_of_other_sources_are_refused_in_a_sentence(tmp_path: Path) -> N
     path = str(save(frame(), tmp_path / "a.csv"))
     ws = ["-w", str(tmp_path / "ws")]
     for option in ("--max-categories=3", "--min-history=2", "--without-averages", "--max-users=9"):
-        call = ["data", "import", "table", path, "--task", "rating", option, *ws]
-        done = CliRunner().invoke(app, call)
-        assert done.exit_code == 1 and isinstance(done.exception, ConfigError | SystemExit)
-        assert "Traceback" not in done.output
+        arguments = ["data", "import", "table", path, "--task", "rating", option, *ws]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1 and isinstance(result.exception, ConfigError | SystemExit)
+        assert "Traceback" not in result.output
     with pytest.raises(ConfigError, match="'table' has no setting max_categories; it has columns"):
         read_table(path, name="a", task="rating", max_categories=3)
-    call = ["data", "import", "table", path, "--task", "rating", "--min-item-rows=4", "--users=5"]
-    done = CliRunner().invoke(app, [*call, "--json", *ws])
-    assert done.exit_code == 0 and json.loads(done.stdout)["summary"]["users"] == 5
+    arguments = ["data", "import", "table", path, "--task=rating", "--min-item-rows=4", "--users=5"]
+    result = CliRunner().invoke(app, [*arguments, "--json", *ws])
+    assert result.exit_code == 0 and json.loads(result.stdout)["summary"]["users"] == 5
 
 
 def test_old_options_give_old_run_ids_and_an_unused_column_name_gives_a_warning(
@@ -450,18 +450,19 @@ def test_old_options_give_old_run_ids_and_an_unused_column_name_gives_a_warning(
     ws = Workspace.open(tmp_path / "ws", create=True)
     run = pipeline.import_dataset(ws, "table", path=path, task="rating", min_rows=2, name="first")
     assert run.config.keys() == {"source", "task", "files", "min_rows"}
-    call = ["data", "import", "table", str(path), "--task=rating", "--min-rows=2", "--name=second"]
-    done = CliRunner().invoke(app, [*call, "-w", str(ws.root)])
-    assert done.exit_code == 0
-    assert "exists already, as 'first'" in done.stderr and "'second' is not used" in done.stderr
+    options = ["--task=rating", "--min-rows=2", "--name=second"]
+    arguments = ["data", "import", "table", str(path), *options]
+    result = CliRunner().invoke(app, [*arguments, "-w", str(ws.root)])
+    assert result.exit_code == 0
+    assert "exists already, as 'first'" in result.stderr and "'second' is not used" in result.stderr
 
 
 def test_a_check_shows_columns_and_warnings(tmp_path: Path) -> None:
     path = save(frame().rename(columns={"time": "when"}), tmp_path / "a.csv")
-    done = CliRunner().invoke(app, ["data", "check", str(path), "--task=rating", "--users=4"])
-    assert done.exit_code == 0 and "columns_read.text: text" in done.output
-    assert "'when' was not read" in done.output
-    assert "Nothing yet" not in done.output
+    result = CliRunner().invoke(app, ["data", "check", str(path), "--task=rating", "--users=4"])
+    assert result.exit_code == 0 and "columns_read.text: text" in result.output
+    assert "'when' was not read" in result.output
+    assert "Nothing yet" not in result.output
 
 
 def test_a_missing_path_or_task_of_a_table_is_named(tmp_path: Path) -> None:

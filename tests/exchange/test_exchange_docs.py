@@ -91,8 +91,8 @@ def test_every_documented_command_works(world, monkeypatch):
         arguments = ["theirs.safetensors" if word == "PATH" else word for word in arguments]
         arguments += ["--seconds", "0"] if arguments[:2] == ["models", "check"] else []
         arguments += ["--epochs", "1"] if arguments[0] in ("migrate", "aggregate") else []
-        done = CliRunner().invoke(app, [*arguments, "--workspace", "workspace"])
-        assert done.exit_code == 0, (line, done.output)
+        result = CliRunner().invoke(app, [*arguments, "--workspace", "workspace"])
+        assert result.exit_code == 0, (line, result.output)
     moved_back = CliRunner().invoke(
         app,
         [

@@ -313,11 +313,11 @@ def test_an_address_without_a_cluster_is_refused_at_once(tmp_path):
     port = free_port()
     code = f"from puma_engine.jobs.cluster import Cluster; Cluster('ray://127.0.0.1:{port}')"
     secret = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=secret
     )
-    assert f"Nothing answers at ray://127.0.0.1:{port} (" in ended.stderr
-    assert TOKEN not in ended.stderr
+    assert f"Nothing answers at ray://127.0.0.1:{port} (" in result.stderr
+    assert TOKEN not in result.stderr
 
 
 def test_a_worker_of_a_cluster_and_the_python_interface_make_the_same_run(world, source):
@@ -383,6 +383,6 @@ except BackboneError as error:
     print(error, ray.is_initialized())
 """
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.stdout.startswith("There is no backbone '/no/model'"), ended.stderr
-    assert ended.stdout.endswith(" False\n")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout.startswith("There is no backbone '/no/model'"), result.stderr
+    assert result.stdout.endswith(" False\n")

@@ -94,9 +94,9 @@ def test_each_template_is_predicted_from_its_own_measurements(world, monkeypatch
     for prediction in (guess.migration, guess.retraining):
         assert "another prompt template" in prediction.mismatches
     arguments = ["plan", "costs", "--source", source.id, "--target", large.id, "--device", "cpu"]
-    done = CliRunner().invoke(cli, [*arguments, "-w", str(ws.root)])
-    assert done.exit_code == 0, done.output
-    assert "come from runs with another prompt template" in done.output
+    result = CliRunner().invoke(cli, [*arguments, "-w", str(ws.root)])
+    assert result.exit_code == 0, result.output
+    assert "come from runs with another prompt template" in result.output
     app = open_page("plan", ws.root, monkeypatch, target=large.id)
     assert "some of its runs had another prompt template" in words(app)
     measured[last] = pipeline.calibrate(ws, source, large, **plan)

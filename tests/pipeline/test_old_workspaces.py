@@ -131,8 +131,8 @@ def test_going_on_with_a_model_whose_files_changed_is_refused(tmp_path, monkeypa
     with (data / "zoo" / "llama-medium" / "config.json").open("a") as file:
         file.write("\n")
     monkeypatch.setenv("PUMA_DATA", str(data))
-    done = CliRunner().invoke(app, ["-w", str(tmp_path / "workspace"), *GO_ON])
-    assert done.exit_code == 1 and "changed since it was added" in done.output
+    result = CliRunner().invoke(app, ["-w", str(tmp_path / "workspace"), *GO_ON])
+    assert result.exit_code == 1 and "changed since it was added" in result.output
     assert list((tmp_path / "workspace" / "work" / INTERRUPTED).glob("checkpoint*"))
 
 

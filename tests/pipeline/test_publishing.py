@@ -378,8 +378,8 @@ def test_the_demo_adds_shipped_runs_once(origin, tmp_path, monkeypatch):
 
 def test_publish_and_published_commands(origin, tmp_path):
     def puma(*arguments, root=tmp_path / "other"):
-        done = CliRunner().invoke(app, [*map(str, arguments), "--workspace", str(root), "--json"])
-        return json.loads(done.output) if done.exit_code == 0 else done
+        result = CliRunner().invoke(app, [*map(str, arguments), "--workspace", str(root), "--json"])
+        return json.loads(result.output) if result.exit_code == 0 else result
 
     file = tmp_path / "out.zip"
     written = puma("publish", "real", "--out", file, "--command", "x", root=origin["ws"].root)

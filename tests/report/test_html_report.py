@@ -152,9 +152,9 @@ def test_the_command_writes_a_complete_file_or_none(world, tmp_path):
     root, run = str(world["ws"].root), world["comparison"]
     common = ["--workspace", root, "--json"]
     out = tmp_path / "r.html"
-    done = CliRunner().invoke(cli, ["report", run.id, "--out", str(out), *common])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["bytes"] == out.stat().st_size
+    result = CliRunner().invoke(cli, ["report", run.id, "--out", str(out), *common])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["bytes"] == out.stat().st_size
     for arguments in (
         ["report", run.id, "--out", str(tmp_path / "r.pdf")],
         ["report", "nothing", "--out", str(tmp_path / "s.html")],

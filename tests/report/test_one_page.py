@@ -124,8 +124,8 @@ def test_the_command_writes_the_page_and_refuses_invalid_addresses(world, tmp_pa
     ws, run = world["ws"], world["comparison"]
     out = tmp_path / "page.html"
     arguments = ["report", run.id, "--workspace", str(ws.root), "--out", str(out)]
-    done = CliRunner().invoke(cli, [*arguments, "--one-page", "--address", ADDRESS])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(cli, [*arguments, "--one-page", "--address", ADDRESS])
+    assert result.exit_code == 0, result.output
     assert ADDRESS in out.read_text(encoding="utf-8")
     out.unlink()
     for more in (["--one-page", "--address", "javascript:alert(1)"], ["--address", ADDRESS]):

@@ -125,6 +125,6 @@ def test_padding_does_not_change_hidden_states(module):
 
 
 def test_the_old_command_names_its_replacement():
-    done = CliRunner().invoke(app, ["zoo", "build", "--only", "llama-small"])
-    assert done.exit_code == 1 and "python -m research.zoo" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    result = CliRunner().invoke(app, ["zoo", "build", "--only", "llama-small"])
+    assert result.exit_code == 1 and "python -m research.zoo" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -116,9 +116,9 @@ def test_the_command_evaluates_shards(world, tmp_path):
         "cpu",
     ]
     arguments += ["--workspace", world.ws.root, "--json"]
-    ended = CliRunner().invoke(app, [str(word) for word in arguments])
-    assert ended.exit_code == 0, ended.output
-    assert json.loads(ended.stdout)["shards"] == 5
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["shards"] == 5
 
 
 @pytest.mark.parametrize("task", ["rating", "click"])

@@ -257,9 +257,9 @@ def test_urls_that_cannot_be_read_end_in_one_sentence_without_secrets(
 ):
     write_adapter(tmp_path / "adapter", adapter, "A card.")
     command = ["migrate-stream", url, "memory://bulk/out", "--adapter", str(tmp_path / "adapter")]
-    ended = CliRunner().invoke(app, command)
-    text = " ".join(ended.stderr.split())
-    assert ended.exit_code == 1 and "SECRET" not in ended.output
+    result = CliRunner().invoke(app, command)
+    text = " ".join(result.stderr.split())
+    assert result.exit_code == 1 and "SECRET" not in result.output
     assert re.search(message, text), text
 
 

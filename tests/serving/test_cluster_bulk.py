@@ -316,5 +316,5 @@ def test_folders_that_a_node_cannot_read_and_actors_without_a_cluster_are_refuse
     with pytest.raises(MigrationError, match="all nodes of the cluster share"):
         node.do(task | {"origin": "x", "chunk_rows": 4, "dtype": "float32"})
     arguments = ["migrate-stream", tmp_path, tmp_path / "out", "--adapter", "x", "--actors", "2"]
-    ended = CliRunner().invoke(app, [str(word) for word in arguments])
-    assert ended.exit_code == 1 and "name it with --on" in ended.stderr
+    result = CliRunner().invoke(app, [str(word) for word in arguments])
+    assert result.exit_code == 1 and "name it with --on" in result.stderr

@@ -57,8 +57,10 @@ def test_a_backup_names_what_was_damaged_before(ws, tmp_path):
     file = next(ws.folder(ws.run("prompts").id).glob("v.*"))
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     arguments = ["-w", str(ws.root), "backup", str(tmp_path / "copy")]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 1 and "has 1 problems" in done.stderr and file.name in done.stderr
+    result = CliRunner().invoke(app, arguments)
+    assert (
+        result.exit_code == 1 and "has 1 problems" in result.stderr and file.name in result.stderr
+    )
 
 
 def test_a_run_is_deleted_with_what_was_made_from_it(ws):

@@ -88,10 +88,10 @@ def test_without_a_setting_torch_gets_the_choice():
         "choice = use_free_threads(); print(choice.threads == torch.get_num_threads() >= 1)"
     )
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "True"
+    assert result.stdout.strip() == "True"
 
 
 def test_large_models_are_bf16_on_a_cpu_that_has_it(monkeypatch):

@@ -60,8 +60,8 @@ def test_only_distributed_commands_accept_several_processes(monkeypatch, tmp_pat
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    done = CliRunner().invoke(app, ["runs", "list", "-w", str(tmp_path)])
-    assert done.exit_code == 1 and "works in one process, and 2 were started" in done.stderr
+    result = CliRunner().invoke(app, ["runs", "list", "-w", str(tmp_path)])
+    assert result.exit_code == 1 and "works in one process, and 2 were started" in result.stderr
     monkeypatch.setenv("RANK", "1")
     silent = CliRunner().invoke(app, ["runs", "list", "-w", str(tmp_path)])
     assert silent.exit_code == 1 and silent.stderr == ""
