@@ -1,11 +1,8 @@
 """Script of every page: settings, sign-in and navigation only. `app.py` serves it."""
 
-import sys
 from pathlib import Path
 
 import streamlit as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dashboard import access, pages, shell
 

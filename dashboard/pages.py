@@ -105,7 +105,7 @@ def run(page: st.Page) -> None:
 
 
 def page(name: str, *, default: bool = False) -> st.Page:
-    """Return the st.Page of a name. Its module is imported when the page is opened."""
+    """Return the st.Page of a name. Its module is imported when the page is opened, if app.py has not."""
     title, icon, description = PAGES[name]
     return st.Page(
         lambda: import_module(f"dashboard.views.{name}").page(),

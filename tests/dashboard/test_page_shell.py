@@ -2,7 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
 
 from dashboard import audit, shell
 
@@ -39,3 +43,29 @@ def test_an_audit_of_some_pages_keeps_the_figures_of_the_others():
     merged = audit.with_rows(rows, [again, added])
     assert len(merged) == len(rows) + 1 and again in merged and added in merged
     assert all(row in merged for row in rows if row["page"] != "models")
+
+
+def test_the_server_loads_its_pages_at_the_start_and_keeps_them_out_of_garbage_collections():
+    report = (
+        "import gc, sys, dashboard.app; from dashboard.pages import PAGES;"
+        "missing = {f'dashboard.views.{name}' for name in PAGES} - sys.modules.keys();"
+        "late = {'torch', 'umap'} & sys.modules.keys();"
+        "print(missing, late, len(gc.get_objects()) < gc.get_freeze_count() / 10)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", report],
+        cwd=DASHBOARD.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == ["set()", "set()", "True"]
+
+
+def test_a_page_that_is_drawn_again_leaves_the_search_path_of_modules_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path / "none"))
+    app = AppTest.from_file(str(DASHBOARD / "main.py"), default_timeout=120).run()
+    paths = list(sys.path)
+    app.run()
+    assert not app.exception and sys.path == paths
