@@ -411,7 +411,8 @@ the method.
 def pictures(results: Sequence[Main]) -> dict[str, str]:
     """Return the pictures of the results page as SVG, by file name.
 
-    They show the zoo, and other models as targets.
+    They show the zoo and other models as targets; shares of the gain the zoo alone, since on films
+    SmolLM2 gains too little to divide by.
     """
     results = [main for main in results if main.role != "from"]
     axis = "Loss against full retraining in % (left is better)"
@@ -428,7 +429,7 @@ def pictures(results: Sequence[Main]) -> dict[str, str]:
     quality = svg.interval_rows("Migrations against full retraining", rows, axis, line_at=0.0)
     rows = [
         (
-            f"{main.words}, {100 * share:g} % (cost {percent(main.cost(method))})",
+            f"{main.words}, {100 * share:g} % ({percent(main.cost(method))})",
             "migrated",
             *scaled,
         )
@@ -437,10 +438,13 @@ def pictures(results: Sequence[Main]) -> dict[str, str]:
         if (loss := main.loss(method := few_users(PAPER_STRATEGY, share)))
         for scaled in [[100 * value for value in loss]]
     ]
-    cost = svg.interval_rows("Migrations on few users", rows, axis, line_at=0.0)
+    cost = svg.interval_rows(
+        "Migrations on few users (share of the arithmetic)", rows, axis, line_at=0.0
+    )
     rows = [
         (f"{main.words}, {name}: {label}", kind, *(100 * value for value in kept))
         for main in results
+        if main.role is None
         for method, name, kind in (
             (ALL_USERS, "all", "migrated"),
             (FEW, "7 %", "migrated"),
@@ -449,7 +453,7 @@ def pictures(results: Sequence[Main]) -> dict[str, str]:
         for aspect, label in (("level", "level"), ("ranking", "order"))
         if main.metric == "rmse" and (kept := main.kept(method, aspect))
     ]
-    label = "Kept of full retraining's gain over random prompts, in %"
+    label = "Kept of retraining's gain over random prompts, in %"
     shares = svg.interval_rows("What a migration keeps", rows, label, line_at=100.0)
     charts = {"quality": quality, "cost": cost, "kept": shares}
     return {f"results-{name}.svg": chart.file() for name, chart in charts.items()}
