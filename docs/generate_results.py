@@ -438,9 +438,8 @@ def pictures(results: Sequence[Main]) -> dict[str, str]:
         if (loss := main.loss(method := few_users(PAPER_STRATEGY, share)))
         for scaled in [[100 * value for value in loss]]
     ]
-    cost = svg.interval_rows(
-        "Migrations on few users (share of the arithmetic)", rows, axis, line_at=0.0
-    )
+    axis = "Loss in % (in brackets: share of arithmetic)"
+    cost = svg.interval_rows("Migrations on few users", rows, axis, line_at=0.0)
     rows = [
         (f"{main.words}, {name}: {label}", kind, *(100 * value for value in kept))
         for main in results
@@ -453,7 +452,7 @@ def pictures(results: Sequence[Main]) -> dict[str, str]:
         for aspect, label in (("level", "level"), ("ranking", "order"))
         if main.metric == "rmse" and (kept := main.kept(method, aspect))
     ]
-    label = "Kept of retraining's gain over random prompts, in %"
+    label = "Kept of full retraining's gain, in %"
     shares = svg.interval_rows("What a migration keeps", rows, label, line_at=100.0)
     charts = {"quality": quality, "cost": cost, "kept": shares}
     return {f"results-{name}.svg": chart.file() for name, chart in charts.items()}
