@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 import streamlit as st
 from streamlit.errors import FragmentHandledException
 
+from dashboard import turns
+
 # By name, which is also its module: title, icon and description.
 PAGES = {
     "overview": ("Summary", ":material/space_dashboard:", "The decision, and what to do next."),
@@ -89,7 +91,8 @@ def _moved(old: str, name: str, renamed: dict[str, str]) -> st.Page:
 def run(page: st.Page) -> None:
     """Draw a page. Log unexpected errors and show one sentence."""
     try:
-        page.run()
+        with turns.PAGES.turn():
+            page.run()
     except FragmentHandledException:
         raise
     except Exception as error:
