@@ -493,10 +493,11 @@ def _method_row(ws: Workspace, run: Run, label: str, base: Run) -> dict[str, Any
 def method_cost(ws: Workspace, evaluation: Run) -> dict[str, Any]:
     """Return the measured seconds of a method, its flops, and how many users trained it.
 
-    Reused prompts cost nothing, refined ones of them their refining. A blend costs its prompts and its baseline. Fitted prompts cost
-    their fitting (for imported ones, as recorded in the file). A migration costs its selections,
-    hops and refining, without the source prompts. Items that were read from disk count with the
-    time of their computation. flops: of trainings only; None if they were not measured.
+    Reused prompts cost nothing, and refined ones of them their selection and refining. A blend costs
+    its prompts and its baseline. Fitted prompts cost their fitting (for imported ones, as recorded in
+    the file). A migration costs its selections, hops and refining, without the source prompts. Items
+    that were read from disk count with the time of their computation. flops: of trainings only; None
+    if they were not measured.
     """
     if "prompts" not in evaluation.inputs:
         return {"seconds": evaluation.seconds, "users_trained": None, "flops": None}

@@ -8,6 +8,7 @@ from typing import Any
 
 from puma_engine.config import PromptConfig, TrainingConfig
 from puma_engine.defaults import refine_defaults
+from puma_engine.errors import ConfigError
 from puma_engine.pipeline import stage
 from puma_engine.pipeline.backbones import backbone_run, computing_cost, load_backbone
 from puma_engine.pipeline.fitting import fitted_result
@@ -57,6 +58,18 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
     if request.backbone is not None:
         model = backbone_run(ws, request.backbone, device=execution.device)
         check_width(start, model)
+    template = template_of(start, request.template)
+    if start.kind != "migration" and model.id == model_of(start) and template == template_of(start):
+        raise ConfigError(
+            f"The prompts of {start.name!r} were fitted on {model.name} and in the template {template.name} "
+            "already; give another model or template, or refine a migration."
+        )
+    item_tokens = int(start.summary.get("item_tokens", 0))
+    if item_tokens and request.item_tokens not in (0, item_tokens):
+        raise ConfigError(
+            f"The run {start.name!r} has item prompts of {item_tokens} tokens, which are fitted further, not of "
+            f"{request.item_tokens}; leave out item_tokens."
+        )
     chosen = None
     if request.share is not None:
         chosen = predict_regressions(
@@ -72,11 +85,12 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
         "role": "refined",
         "training": stage.settings_of(settings),
     }
-    template = template_of(start, request.template)
     config |= template.to_config()
     if request.item_tokens:
         config["item_tokens"] = request.item_tokens
-    other_model = ("on", model.name) if request.backbone is not None else ()
+    changed = [] if request.backbone is None else ["on", model.name]
+    if request.template is not None:
+        changed += ["in", template.name]
     inputs = {"dataset": start.inputs["dataset"], "backbone": model.id, "start": start.id}
     if chosen is not None:
         inputs["selection"] = chosen.id
@@ -115,7 +129,7 @@ def run_refining(ws: Workspace, request: RefineRequest, execution: stage.Executi
     return stage.run_stage(
         ws,
         "prompts",
-        name=request.name or stage.slug("refined", start.name, refined, *other_model),
+        name=request.name or stage.slug("refined", start.name, refined, *changed),
         config=config,
         inputs=inputs,
         seed=settings.seed,

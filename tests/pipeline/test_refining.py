@@ -142,9 +142,17 @@ def test_prompts_are_refined_on_other_weights_of_their_model(bench, tmp_path):
         bench.refine(source, backbone=folders[1], share=0.3)
 
 
-def test_only_migrations_are_refined_on_their_own_model(bench, moved):
+def test_only_migrations_are_refined_on_their_own_model_in_their_own_template(bench, moved):
+    source = bench.workspace.run(moved.inputs["source_0"])
     with pytest.raises(NotFoundError):
-        bench.refine(moved.inputs["source_0"], device="cpu")
+        bench.refine(source, device="cpu")
+    own = ({"template": source.config["template"]}, {"backbone": source.inputs["backbone"]})
+    for same in own:
+        with pytest.raises(ConfigError, match="already; give another model or template"):
+            bench.refine(source, device="cpu", **same)
+    refined = bench.refine(moved, training=SHORT, device="cpu")
+    same = {"template": moved.config["template"], "backbone": moved.inputs["backbone"]}
+    assert bench.refine(moved, training=SHORT, device="cpu", **same).id == refined.id
 
 
 @pytest.mark.parametrize("times", [0.5, 1.0, 30.0])

@@ -182,6 +182,8 @@ def test_tables_with_items_are_stored_evaluated_and_refined(world):
     ]
     with pytest.raises(ConfigError, match="only some users are refined"):
         pipeline.refine(ws, without_items, item_tokens=1, share=0.5)
+    with pytest.raises(ConfigError, match="item prompts of 1 tokens, .* not of 2"):
+        pipeline.refine(ws, added, item_tokens=2, template="rating")
 
 
 def test_a_migration_is_compared_with_retraining_of_the_same_kind(world):
