@@ -47,7 +47,7 @@ BADGES = {"reproduced": "✅", "not reproduced": "❌", "undecided": "❔", "no 
 REFINED, FEW = f"{ALL_USERS}, refined", few_users(PAPER_STRATEGY)
 FEW_REFINED, SHUFFLED = f"{FEW}, refined", "shuffled control"
 ITEM_PROMPTS = "retrained, item prompts too"
-RETRAINED, REUSED = "retrained", "reused as they are"
+RETRAINED, REUSED, REFINED_REUSED = "retrained", "reused as they are", "reused, refined"
 # The changes of the study of that name, in the order in which the page tells them.
 CHANGES = ("source to target", "target to source", "source to other words")
 # Shares of users in table4, by size.
@@ -365,6 +365,35 @@ def changes_text(item: Evidence) -> str:
 `{options["source"]}` from Q4_1 to Q4_0, back, and to another wording of the template. A migration that all users train ends
 {worse_after(item, ALL_USERS)} worse, one that 7 % of them train {worse_after(item, FEW)}
 ([report](results/smollm2/goodbooks/changes.md): {options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
+
+
+def refining_text(item: Evidence) -> str:
+    """Say what refining reused prompts costs and brings, beside a migration."""
+    options = item.report["options"]
+    flops = {(row["change"], row["method"]): row.get("flops") for row in item.report["summary"]}
+    cost = joined(percent(flops[name, REFINED_REUSED] / flops[name, RETRAINED]) for name in CHANGES)
+    return wrapped(f"""**Refining the reused prompts** was measured with `{options["source"]}` and its copy rounded to Q4_0, after
+the same three changes. Differences from retraining in RMSE: {differences_after(item, REUSED)} reused as they are,
+{differences_after(item, REFINED_REUSED)} refined (for {cost} of its arithmetic), {differences_after(item, ALL_USERS)} migrated
+by all users. Refined prompts have a pair accuracy of {pair_accuracies(item, REFINED_REUSED)}, migrated ones of
+{pair_accuracies(item, ALL_USERS)}, retrained ones of {pair_accuracies(item, RETRAINED)} ([report](results/goodbooks/changes.md):
+{options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned). So where the width stays, refine first.""")
+
+
+def differences_after(item: Evidence, method: str) -> str:
+    """Signed differences of a method from retraining after each change, in RMSE."""
+    rmse = {(row["change"], row["method"]): row["rmse"] for row in item.report["summary"]}
+    return joined(
+        f"{100 * (rmse[name, method] / rmse[name, RETRAINED] - 1):+.1f} %" for name in CHANGES
+    )
+
+
+def pair_accuracies(item: Evidence, method: str) -> str:
+    """The pair accuracy of a method after each change."""
+    values = {
+        (row["change"], row["method"]): row["pair_accuracy"] for row in item.report["summary"]
+    }
+    return joined(f"{values[name, method]:.3f}" for name in CHANGES)
 
 
 def changes_briefly(item: Evidence) -> str:
@@ -702,7 +731,8 @@ def pages() -> dict[Path, dict[str, str]]:
     reports = evidence.published_evidence(RESULTS)
     results = main_results(reports)
     orders = next(item for item in reports if item.name == "goodbooks/templates")
-    changes = next(item for item in reports if item.study == "changes")
+    changes = next(item for item in reports if item.name == "smollm2/goodbooks/changes")
+    of_zoo = next(item for item in reports if item.name == "goodbooks/changes")
     selections = [item for item in reports if item.study == "table4"]
     findings = evidence.findings_markdown(evidence.findings_by_model(reports))
     return {
@@ -712,7 +742,7 @@ def pages() -> dict[Path, dict[str, str]]:
         },
         REPORTS: {"reports": reports_table(reports), "claims": findings},
         README: {"figures": readme_figures(results, orders, changes)},
-        MODELS: {"changes": changes_text(changes)},
+        MODELS: {"changes": f"{changes_text(changes)}\n\n{refining_text(of_zoo)}"},
         METHOD: {
             "orders": orders_table(reports),
             "strategies": strategies_table(selections),
