@@ -397,11 +397,12 @@ def pair_accuracies(item: Evidence, method: str) -> str:
 
 
 def changes_briefly(item: Evidence) -> str:
-    """Say in a sentence that a new rounding of weights or new words need a migration, too."""
+    """Say briefly what a new rounding of weights or new words cost."""
     both = CHANGES[0], CHANGES[2]
-    return f"""Weights of other precision and a template in other words need a migration, too: on {item.report["options"]["users"]}
+    return f"""Weights of other precision and a template in other words cost quality, too: on {item.report["options"]["users"]}
 users of SmolLM2, prompts reused as they are end {worse_after(item, REUSED, both)} worse than retraining, migrated ones
-{worse_after(item, ALL_USERS, both)} ([one training](docs/models.md#a-change-of-precision))."""
+{worse_after(item, ALL_USERS, both)} (one training). Where the width stays, prompts can also be
+[refined for the change](docs/models.md#a-change-of-precision)."""
 
 
 def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequence[Evidence]) -> str:
