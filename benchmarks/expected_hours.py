@@ -60,9 +60,7 @@ class Data:
 def measured_speed(rows: Rows, backbone: str, way: str) -> tuple[ModelSpeed, float]:
     """Return the measured rates of a model (read and train, per second) and its peak memory in GB.
 
-    way: the order of the template, as the rows name it.
-
-    The slower of fitting prompts and training an adapter is used.
+    way: the order of the template, as the rows name it. The slower of fitting prompts and training an adapter is used.
     """
     selection = {"device": DEVICE, "precision": PRECISION, "way": way, "batch": BATCH}
     by_stage = {
@@ -103,9 +101,9 @@ def measured_rows() -> dict[str, Rows]:
 def model_speed(rows: Mapping[str, Rows], name: str, task: str) -> ModelSpeed:
     """Return the rates of a model with the default template of a task.
 
-    Those of the measured model of its family, scaled by the weights of the layers. The orders differ
-    by a few tokens in what they read of an item, but their runs in the number of items, which hides
-    fixed costs; so the faster reading is used.
+    They are those of the measured model of its family, scaled by the weights of the layers. Both
+    orders read almost the same tokens of an item. Their runs read different numbers of items, and fixed
+    costs weigh less in larger numbers, so the faster rate of reading items is used.
     """
     like = MODELS[name][2]
     speeds = {task: measured_speed(rows[task], like, way)[0] for task, (_, way) in RATES.items()}
