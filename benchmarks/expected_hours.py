@@ -60,7 +60,8 @@ class Data:
 def measured_speed(rows: Rows, backbone: str, way: str) -> tuple[ModelSpeed, float]:
     """Return the measured rates of a model (read and train, per second) and its peak memory in GB.
 
-    way: the order of the template, as the rows name it. The slower of fitting prompts and training an adapter is used.
+    way: the order of the template, as the rows name it. The slower of fitting prompts and training an
+    adapter is used.
     """
     selection = {"device": DEVICE, "precision": PRECISION, "way": way, "batch": BATCH}
     by_stage = {

@@ -7,7 +7,7 @@ docs/results/README.md, docs/models.md and README.md, and draws the pictures of 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -180,6 +180,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.{0 if abs(share) > 0.1 else 1}f} %"
 
 
+def signed(share: float) -> str:
+    """A share in percent with its sign and a digit, without the unit; zero is +0.0."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
 def joined(parts: Iterable[str]) -> str:
     """a, b and c."""
     *first, last = [*parts] or [""]
@@ -196,12 +201,17 @@ def losses(
         loss = main.loss(method, metric, against) if metric else None
         if loss is None:
             continue
-        value, low, high = loss
-        size = percent(abs(value))
-        side = f"{size} {'worse' if value > 0 else 'better'}" if size != percent(0) else "level"
-        chance = "" if low > 0 or high < 0 else " (may be chance)"
+        side, chance = loss_in_words(loss)
         parts.append(f"{side} on {main.words}{chance}")
     return joined(parts)
+
+
+def loss_in_words(loss: tuple[float, float, float]) -> tuple[str, str]:
+    """Return a loss as "0.8 % worse", and " (may be chance)" where its interval holds zero."""
+    value, low, high = loss
+    size = percent(abs(value))
+    side = f"{size} {'worse' if value > 0 else 'better'}" if size != percent(0) else "level"
+    return side, "" if low > 0 or high < 0 else " (may be chance)"
 
 
 def costs(results: Sequence[Main], method: str) -> str:
@@ -220,12 +230,19 @@ def values(results: Sequence[Main], choose: Callable[[Main], str], metric: str) 
 
 def wrapped(text: str) -> str:
     """Wrap the paragraphs of a Markdown text, without splitting links or numbers from their units."""
-    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-    lines = [
-        textwrap.fill(part.replace(" %", "\u00a0%"), 118, break_on_hyphens=False)
-        for part in paragraphs
-    ]
-    return "\n\n".join(lines).replace("\u00a0", " ")
+    return "\n\n".join(filled(part) for part in text.split("\n\n"))
+
+
+def filled(paragraph: str, **indents: str) -> str:
+    """Wrap a paragraph. indents: initial_indent and subsequent_indent."""
+    text = " ".join(paragraph.split()).replace(" %", "\u00a0%")
+    return textwrap.fill(text, 118, break_on_hyphens=False, **indents).replace("\u00a0", " ")  # type: ignore[arg-type]
+
+
+def quoted_list(title: str, points: Sequence[str]) -> str:
+    """Return a quoted list below a title."""
+    lines = [filled(point, initial_indent="> - ", subsequent_indent=">   ") for point in points]
+    return "\n".join([f"> **{title}**", *lines])
 
 
 def arithmetic(orders: Evidence) -> str:
@@ -284,20 +301,30 @@ def against_no_language_model(results: Sequence[Main]) -> str:
                 f". One that 7 % of the users train, blended, is {losses(results, few, **alone)}"
             )
     return (
-        f"Matrix factorisation, without a language model, has an RMSE of "
+        "Matrix factorisation, without a language model, has an RMSE of "
         f"{values(results, lambda main: 'matrix_factorisation', 'rmse')}. The best plan with a language model "
         f"({joined(names)}) has {values(results, lambda main: main.best(language_model=True), 'rmse')}. {verdict}."
     )
 
 
-def representative(results: Sequence[Main]) -> str:
-    """How few users of the default strategy for ratings end, and what they cost."""
-    most, least = (few_users(DEFAULT_STRATEGIES["rating"], share) for share in (SMALL_SHARE, 0.01))
-    return (
-        f"Those are chosen by the paper's strategy. Representative users (facility location), the default for ratings: "
-        f"7 % end {losses(results, most)}; 1 % end {losses(results, least)}, for {costs(results, least)} of the "
-        f"arithmetic."
-    )
+def few_users_table(results: Sequence[Main]) -> str:
+    """Return the losses of migrations that few users train, by how these are chosen."""
+    choices = {
+        "the paper's strategy": PAPER_STRATEGY,
+        "representative (facility location)": DEFAULT_STRATEGIES["rating"],
+        "random": "random",
+    }
+    methods = {
+        f"{100 * share:g} %, {label}": few_users(strategy, share)
+        for share in (SMALL_SHARE, 0.01)
+        for label, strategy in choices.items()
+    }
+    measured = {
+        label: method
+        for label, method in methods.items()
+        if any(method in main.rows for main in results)
+    }
+    return "\n".join(loss_table(results, measured))
 
 
 def real_models_text(results: Sequence[Main]) -> str:
@@ -320,6 +347,7 @@ def targets_briefly(results: Sequence[Main]) -> list[Main]:
 
 def real_models_table(results: Sequence[Main]) -> str:
     """Return the losses of the main methods where a model is not the zoo's, with their arithmetic."""
+    results = sorted(results, key=lambda main: main.role != "on")
     methods = {
         "all users": ALL_USERS,
         "7 %, the paper's strategy": FEW,
@@ -328,18 +356,27 @@ def real_models_table(results: Sequence[Main]) -> str:
         "all users, refined": REFINED,
         "7 %, refined for all": FEW_REFINED,
     }
-    heads = [f"{main.words}, {main.users:,} users" for main in results]
-    lines = [f"| | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
-    for label, method in methods.items():
-        cells = [loss_cell(main, method) for main in results]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    for label, language_model in (("best plan", True), ("best without a language model", False)):
+    lines = loss_table(results, methods)
+    for label, language_model in (
+        ("best plan, RMSE", True),
+        ("best without a language model, RMSE", False),
+    ):
         cells = [
             f"{main.rows[main.best(language_model=language_model)][main.metric]:.3f}"
             for main in results
         ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def loss_table(results: Sequence[Main], methods: Mapping[str, str]) -> list[str]:
+    """Return the lines of a table of losses against full retraining. methods: by their label."""
+    heads = [f"{main.words}, {main.users:,} users" for main in results]
+    lines = [f"| | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
+    for label, method in methods.items():
+        cells = [loss_cell(main, method) for main in results]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
 
 
 def loss_cell(main: Main, method: str) -> str:
@@ -349,7 +386,7 @@ def loss_cell(main: Main, method: str) -> str:
         return "–"
     value, low, high = loss
     chance = "" if low > 0 or high < 0 else "*"
-    return f"{100 * value:+.1f} %{chance} ({percent(main.cost(method))})"
+    return f"{signed(value)} %{chance} ({percent(main.cost(method))})"
 
 
 def worse_after(item: Evidence, method: str, changes: Sequence[str] = CHANGES) -> str:
@@ -411,7 +448,7 @@ def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequenc
     rated = [main for main in zoo if main.metric == "rmse"]
     others = [main for main in results if main.other_model is not None]
     real = f"\n\n## And with a real language model?\n\n{real_models_text(others)}" if others else ""
-    findings = wrapped(f"""## Is a migration as good as full retraining?
+    quality = wrapped(f"""## Is a migration as good as full retraining?
 
 **Trained on all users, it ends {losses(zoo, ALL_USERS)}.** Refined for all users, it ends
 {losses(zoo, REFINED)}. In the order of each user's items (pair accuracy), all users end
@@ -422,7 +459,9 @@ def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequenc
 ## How few users suffice, and what does that save?
 
 **Trained on 7 % of the users, it ends {losses(zoo, FEW)}, for {costs(zoo, FEW)} of the arithmetic.**
-{representative(rated)} As many random users as 7 %: {losses(zoo, few_users("random"))}. {chosen_users(selections)}
+The table has differences from full retraining (negative is better, * may be chance) and shares of its arithmetic.""")
+    bring = wrapped(f"""{chosen_users(selections)}
+
 {arithmetic(orders)}
 
 ![Loss of migrations on few users, with their share of the arithmetic](images/results-cost.svg)
@@ -431,10 +470,12 @@ def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequenc
 
 **What migrates is mostly the level of a user's ratings.** {level_and_order(rated)} With prompts swapped between users,
 the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(rated, lambda main: FEW, "rmse")}, so
-migrated prompts are personal. {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with
-the method.
+migrated prompts are personal.
+
+{against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with the method.
 
 ![Shares of full retraining's gain that a migration keeps](images/results-kept.svg)""")
+    findings = "\n\n".join([quality, few_users_table(zoo), bring])
     return findings + real
 
 
@@ -518,8 +559,11 @@ class Gain:
     high: float
 
     def __str__(self) -> str:
-        value, low, high = (f"{100 * part:+.1f}" for part in (self.value, self.low, self.high))
-        return f"{value} % [{low}, {high}]"
+        return f"{signed(self.value)} % [{signed(self.low)}, {signed(self.high)}]"
+
+    @property
+    def in_words(self) -> str:
+        return "".join(loss_in_words((self.value, self.low, self.high)))
 
 
 def against_random(
@@ -549,23 +593,36 @@ def against_random(
     return None if test is None else Gain(test.value, test.low, test.high)
 
 
+def strategy_columns(selections: Sequence[Evidence]) -> dict[str, dict[str, Gain | None]]:
+    """Return the losses of each strategy against random users, by task and shares of users."""
+    columns = {}
+    for task, metric in (("ratings", "rmse"), ("clicks", "uauc")):
+        items = [item for item in selections if item.report["rows"][0].get(metric) is not None]
+        for words, shares in (("1 % and 3 %", FEWEST_SHARES), ("7 % and 15 %", MORE_SHARES)):
+            columns[f"{task}, {words}"] = {
+                strategy: against_random(items, strategy, shares)
+                for strategy in STRATEGIES
+                if strategy != "random"
+            }
+    return columns
+
+
 def strategies_table(selections: Sequence[Evidence]) -> str:
-    """Return the losses of all strategies against random users, on ratings and on clicks."""
-    groups = {
-        task: [item for item in selections if item.report["rows"][0].get(metric) is not None]
-        for task, metric in (("ratings", "rmse"), ("clicks", "uauc"))
-    }
-    heads = [f"{task}, {words}" for task in groups for words in ("1 % and 3 %", "7 % and 15 %")]
-    lines = [f"| strategy | {' | '.join(heads)} |", "| --- " * 5 + "|"]
+    """Return the losses of all strategies against random users, and which are surely ahead."""
+    columns = strategy_columns(selections)
+    lines = [f"| strategy | {' | '.join(columns)} |", "| --- " * (1 + len(columns)) + "|"]
     for strategy in STRATEGIES:
-        gains = [
-            against_random(items, strategy, shares)
-            for items in groups.values()
-            for shares in (FEWEST_SHARES, MORE_SHARES)
-        ]
-        if strategy != "random" and any(gain is not None for gain in gains):
+        gains = [column.get(strategy) for column in columns.values()]
+        if any(gain is not None for gain in gains):
             lines.append(f"| `{strategy}` | {' | '.join(str(gain or '–') for gain in gains)} |")
-    return "\n".join(lines)
+    ahead = [
+        f"on {name.replace(', ', ' with ')}: {joined(f'`{strategy}`' for strategy, gain in column.items() if gain and gain.high < 0) or 'none'}"
+        for name, column in columns.items()
+    ]
+    count = sum(gain is not None for column in columns.values() for gain in column.values())
+    text = wrapped(f"""Surely ahead of random users are {"; ".join(ahead)}. Of {count} such intervals, about
+{0.025 * count:.0f} would be below zero by chance alone.""")
+    return "\n".join([*lines, "", text])
 
 
 def chosen_users(selections: Sequence[Evidence]) -> str:
@@ -577,28 +634,48 @@ def chosen_users(selections: Sequence[Evidence]) -> str:
     if few is None or more is None:
         return ""
     return (
-        f"[Choosing users](method.md#which-users) matters where they are few: on 1 % and 3 % of the users of both rating "
-        f"sets, the paper's strategy ends {few} against random users; on 7 % and 15 %, {more}."
+        f"[Choosing users](method.md#which-users) matters where they are few. Over both rating sets, the paper's strategy "
+        f"is {few.in_words} than random users on 1 % and 3 % of the users, and {more.in_words} on 7 % and 15 %."
     )
 
 
-def mixed_table(reports: Sequence[Evidence]) -> str:
-    """Return the losses and the arithmetic of plans that migrate and then refine some of the users."""
+def small_study(reports: Sequence[Evidence], study: str) -> list[Main]:
+    """Return the results of a study that has one report for each data set, in the order of WORDS."""
     mains = {
         name: Main(item.report, name, WORDS[name])
         for item in reports
-        if item.study == "mixed"
+        if item.study == study
         for name in datasets(item.report)
     }
-    results = [mains[name] for name in WORDS if name in mains]
-    methods = [name for name in results[0].rows if name != RETRAINED and name not in BASELINES]
-    heads = [f"{main.words}, {main.users:,} users" for main in results]
-    lines = [f"| | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
-    for method in methods:
-        label = method.replace("PUMA, ", "adapter of ").replace("%", " %")
-        cells = [loss_cell(main, method) for main in results]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return [mains[name] for name in WORDS if name in mains]
+
+
+def mixed_text(reports: Sequence[Evidence]) -> str:
+    """Return the losses of plans that migrate and then refine some users, and what the choice of these is worth."""
+    results = small_study(reports, "mixed")
+    methods = {
+        method.replace("PUMA, ", "adapter of ").replace("%", " %"): method
+        for method in results[0].rows
+        if method != RETRAINED and method not in BASELINES
+    }
+    at_risk = [
+        f"with {part.split('%')[0]} %, {losses(results, method, against=method.replace('at risk', 'at random'))}"
+        for method in methods.values()
+        if method.endswith("at risk")
+        for part in [method.split(", ")[-1]]
+    ]
+    text = wrapped(
+        f"""Refining those at risk ends, compared with refining as many random users: {"; ".join(at_risk)}."""
+    )
+    return "\n".join([*loss_table(results, methods), "", text])
+
+
+def items_text(reports: Sequence[Evidence]) -> str:
+    """Say what item prompts change in retraining and in a migration of all users."""
+    results = small_study(reports, "items")
+    migrated = f"{ALL_USERS}, item prompts too"
+    return wrapped(f"""With {results[0].users:,} users, retraining with item prompts ends {losses(results, ITEM_PROMPTS)} than without
+them, and a migration of all users with them {losses(results, migrated, against=ALL_USERS)} than one without.""")
 
 
 def order_cell(line: dict[str, Any]) -> str:
@@ -677,11 +754,11 @@ def readme_figures(results: Sequence[Main], orders: Evidence, changes: Evidence)
     targets = [main for main in results if main.role == "on"]
     results = [*zoo, *targets]
     seeds = " or ".join(sorted({str(main.rows["retrained"]["seeds"]) for main in results}))
-    above = f"""**With 7 % of the users, a migration ends {losses(rated, FEW)} than full retraining,
-for {costs(rated, FEW)} of its arithmetic.** With all users it ends {losses(zoo, ALL_USERS)}.
+    above = f"""With all users, a migration ends {losses(zoo, ALL_USERS)} than full retraining.
 
 SmolLM2 is a real language model of 135 million parameters. With it as the target, a migration of all users ends
-{losses(targets_briefly(results), ALL_USERS)}, and one of 7 % {losses(targets_briefly(results), FEW)}.
+{losses(targets_briefly(results), ALL_USERS)}, and one of 7 % of the users ends
+{losses(targets_briefly(results), FEW)}.
 
 Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
 {seeds} trainings. In brackets: the share of full retraining's arithmetic."""
@@ -689,12 +766,22 @@ Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, h
 prompts are personal.
 
 {changes_briefly(changes)}"""
-    limits = f"""**Limits.** The models are small ones of our own (1.2 and 2.7 million parameters), unless a column names
-another, and the data sets are open ones, not the paper's. {against_no_language_model(rated)} A migration carries the level
-of ratings better than the order of a user's items. {level_and_order(rated)} Several claims of the paper are undecided or
-not reproduced: [results](docs/results.md) says which."""
-    quoted = textwrap.indent(wrapped(limits), "> ")
+    limits = [
+        """The models are small ones of our own (1.2 and 2.7 million parameters), unless a column names another. The data sets
+are open ones, not the paper's.""",
+        against_no_language_model(rated),
+        f"""A migration carries the level of ratings better than the order of a user's items. {level_and_order(rated)}""",
+        """Several claims of the paper are undecided or not reproduced: [results](docs/results.md) says which.""",
+    ]
+    quoted = quoted_list("Limits.", limits)
     return "\n\n".join([wrapped(above), readme_table(results), wrapped(below), quoted])
+
+
+def readme_answer(results: Sequence[Main]) -> str:
+    """Return the answer in one sentence, which the README begins with."""
+    rated = [main for main in results if main.other_model is None and main.metric == "rmse"]
+    return wrapped(f"""**With 7 % of the users, a migration ends {losses(rated, FEW)} than full retraining, for {costs(rated, FEW)} of its
+arithmetic.** That is measured on ratings of books and of films: [what it achieves](#what-it-achieves).""")
 
 
 def readme_table(results: Sequence[Main]) -> str:
@@ -742,12 +829,16 @@ def pages() -> dict[Path, dict[str, str]]:
             "verdicts": claims_table(reports),
         },
         REPORTS: {"reports": reports_table(reports), "claims": findings},
-        README: {"figures": readme_figures(results, orders, changes)},
+        README: {
+            "answer": readme_answer(results),
+            "figures": readme_figures(results, orders, changes),
+        },
         MODELS: {"changes": f"{changes_text(changes)}\n\n{refining_text(of_zoo)}"},
         METHOD: {
             "orders": orders_table(reports),
             "strategies": strategies_table(selections),
-            "mixed": mixed_table(reports),
+            "mixed": mixed_text(reports),
+            "items": items_text(reports),
         },
     }
 

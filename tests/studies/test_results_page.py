@@ -149,3 +149,20 @@ def test_strategies_are_compared_with_random_users_of_the_same_seed(generator, m
     assert gain.value == pytest.approx(-0.011)
     assert gain.low < -0.013 and gain.high > -0.009
     assert generator.against_random([item], "loss", (0.01, 0.03)) is None
+    task = "ratings" if metric == "rmse" else "clicks"
+    text = " ".join(generator.strategies_table([item]).split())
+    assert text.count(": `kmeans`") == 1 and f"on {task} with 1 % and 3 %: `kmeans`" in text
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ((0.012, 0.01, 0.02), ("1.2 % worse", "")),
+        ((-0.012, -0.03, 0.01), ("1.2 % better", " (may be chance)")),
+        ((-0.0001, -0.01, 0.01), ("level", " (may be chance)")),
+        ((-0.2, -0.3, -0.1), ("20 % better", "")),
+    ],
+)
+def test_a_loss_is_told_with_its_side_and_chance(generator, loss, words):
+    assert generator.loss_in_words(loss) == words
+    assert generator.signed(loss[0]) == f"{100 * loss[0]:+.1f}".replace("-0.0", "+0.0")
