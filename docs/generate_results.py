@@ -410,19 +410,26 @@ def refining_text(item: Evidence) -> str:
     flops = {(row["change"], row["method"]): row.get("flops") for row in item.report["summary"]}
     cost = joined(percent(flops[name, REFINED_REUSED] / flops[name, RETRAINED]) for name in CHANGES)
     return wrapped(f"""**Refining the reused prompts** was measured with `{options["source"]}` and its copy rounded to Q4_0, after
-the same three changes. Differences from retraining in RMSE: {differences_after(item, REUSED)} reused as they are,
-{differences_after(item, REFINED_REUSED)} refined (for {cost} of its arithmetic), {differences_after(item, ALL_USERS)} migrated
-by all users. Refined prompts have a pair accuracy of {pair_accuracies(item, REFINED_REUSED)}, migrated ones of
-{pair_accuracies(item, ALL_USERS)}, retrained ones of {pair_accuracies(item, RETRAINED)} ([report](results/goodbooks/changes.md):
-{options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned). So where the width stays, refine first.""")
+the same three changes. Differences from retraining in RMSE (* may be chance): {differences_after(item, REUSED)} reused as
+they are, {differences_after(item, REFINED_REUSED)} refined (for {cost} of its arithmetic),
+{differences_after(item, ALL_USERS)} migrated by all users. Refined against migrated:
+{differences_after(item, REFINED_REUSED, ALL_USERS)}. Refined prompts have a pair accuracy of
+{pair_accuracies(item, REFINED_REUSED)}, migrated ones of {pair_accuracies(item, ALL_USERS)}, retrained ones of
+{pair_accuracies(item, RETRAINED)} ([report](results/goodbooks/changes.md): {options["users"]} users of goodbooks, seeds:
+{len(options["seeds"])}, not tuned). Refining costs less than migrating all users, so where the width stays, refine first.""")
 
 
-def differences_after(item: Evidence, method: str) -> str:
-    """Signed differences of a method from retraining after each change, in RMSE."""
-    rmse = {(row["change"], row["method"]): row["rmse"] for row in item.report["summary"]}
-    return joined(
-        f"{100 * (rmse[name, method] / rmse[name, RETRAINED] - 1):+.1f} %" for name in CHANGES
-    )
+def differences_after(item: Evidence, method: str, against: str = RETRAINED) -> str:
+    """Signed differences of a method from another after each change, in RMSE, with * where they may be chance."""
+    rmse = {(row["change"], row["method"], row["seed"]): row["rmse"] for row in item.report["rows"]}
+    parts = []
+    for change in CHANGES:
+        seeds = [seed for name, other, seed in rmse if (name, other) == (change, method)]
+        losses = [rmse[change, method, seed] / rmse[change, against, seed] - 1 for seed in seeds]
+        test = paired_t_test(losses)
+        chance = "*" if test is None or test.low <= 0 <= test.high else ""
+        parts.append(f"{signed(float(np.mean(losses)))} %{chance}")
+    return joined(parts)
 
 
 def pair_accuracies(item: Evidence, method: str) -> str:
