@@ -61,6 +61,7 @@ def test_the_server_loads_its_pages_at_the_start_and_keeps_them_out_of_garbage_c
         check=True,
     )
     assert done.stdout.split() == ["set()", "set()", "True"]
+    assert done.stderr == ""
 
 
 def test_a_page_that_is_drawn_again_leaves_the_search_path_of_modules_alone(tmp_path, monkeypatch):
