@@ -410,7 +410,7 @@ def refining_text(item: Evidence) -> str:
     flops = {(row["change"], row["method"]): row.get("flops") for row in item.report["summary"]}
     cost = joined(percent(flops[name, REFINED_REUSED] / flops[name, RETRAINED]) for name in CHANGES)
     return wrapped(f"""**Refining the reused prompts** was measured with `{options["source"]}` and its copy rounded to Q4_0, after
-the same three changes. Differences from retraining in RMSE (* may be chance): {differences_after(item, REUSED)} reused as
+the same three changes. Differences from retraining in RMSE (\\* may be chance): {differences_after(item, REUSED)} reused as
 they are, {differences_after(item, REFINED_REUSED)} refined (for {cost} of its arithmetic),
 {differences_after(item, ALL_USERS)} migrated by all users. Refined against migrated:
 {differences_after(item, REFINED_REUSED, ALL_USERS)}. Refined prompts have a pair accuracy of
@@ -427,7 +427,7 @@ def differences_after(item: Evidence, method: str, against: str = RETRAINED) -> 
         seeds = [seed for name, other, seed in rmse if (name, other) == (change, method)]
         losses = [rmse[change, method, seed] / rmse[change, against, seed] - 1 for seed in seeds]
         test = paired_t_test(losses)
-        chance = "*" if test is None or test.low <= 0 <= test.high else ""
+        chance = r"\*" if test is None or test.low <= 0 <= test.high else ""
         parts.append(f"{signed(float(np.mean(losses)))} %{chance}")
     return joined(parts)
 
