@@ -332,7 +332,8 @@ def real_models_text(results: Sequence[Main]) -> str:
     targets = targets_briefly(results)
     above = wrapped(f"""**With SmolLM2 (135 million parameters) as the target, all users end {losses(targets, ALL_USERS)},
 and in pair accuracy {losses(targets, ALL_USERS, ranking=True)}. 7 % of the users end {losses(targets, FEW)}.** The table
-has differences from retraining (negative is better, * may be chance) and shares of its arithmetic.""")
+has differences from retraining (negative is better, * may be chance) and shares of its arithmetic. "On" names the target,
+"from" the source; the other model is one of ours.""")
     return f"{above}\n\n{real_models_table(results)}"
 
 
