@@ -332,8 +332,7 @@ def real_models_text(results: Sequence[Main]) -> str:
     targets = targets_briefly(results)
     above = wrapped(f"""**With SmolLM2 (135 million parameters) as the target, all users end {losses(targets, ALL_USERS)},
 and in pair accuracy {losses(targets, ALL_USERS, ranking=True)}. 7 % of the users end {losses(targets, FEW)}.** The table
-has differences from retraining (negative is better, * may be chance) and shares of its arithmetic. "On" names the target,
-"from" the source; the other model is one of ours.""")
+is as the one above. "On" names the target, "from" the source; the other model is one of ours.""")
     return f"{above}\n\n{real_models_table(results)}"
 
 
@@ -477,8 +476,7 @@ The table has differences from full retraining (negative is better, * may be cha
 ## What migrates, and what does it bring?
 
 **What migrates is mostly the level of a user's ratings.** {level_and_order(rated)} With prompts swapped between users,
-the error is {values(rated, lambda main: SHUFFLED, "rmse")} instead of {values(rated, lambda main: FEW, "rmse")}, so
-migrated prompts are personal.
+a migration ends {losses(rated, SHUFFLED, against=FEW)}, so migrated prompts are personal.
 
 {against_no_language_model(rated)} [What was tried](method.md#what-was-tried) is with the method.
 
