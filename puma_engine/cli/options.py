@@ -54,7 +54,7 @@ HELP: dict[str, Text] = {
     "min_cluster": "Minimum number of users chosen from each cluster, if it has them.",
     "item_tokens": {"help": "Soft prompt tokens of each item, fitted too.", "min": 0},
     "prompts": "Prompts or migration run to start from.",
-    "start": "Migration run whose prompts are fitted further.",
+    "start": "Migration run whose prompts are fitted further; with --backbone or --template any prompts.",
     "subject": "Prompts or migration run, or a baseline: global_mean, item_mean, user_item_bias, matrix_factorisation.",
     "revision": "Branch, tag or commit of a hub id.",
     "licence": "SPDX id for the card (default: the data's).",

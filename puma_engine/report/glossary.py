@@ -27,8 +27,8 @@ TERMS = {
     "source prompts.",
     "retrained": "Full retraining: soft prompts learned from scratch on the new backbone, from all "
     "records of all users. It is what a migration is meant to save.",
-    "refined": "Soft prompts that were fitted further on the new backbone after the migration, for "
-    "some users or for all.",
+    "refined": "Soft prompts that were fitted further on the new backbone, for some users or for all: after a "
+    "migration, or without one where the new backbone can read the old prompts.",
     "random prompts": "Prompts without information on users; only the prediction head is trained. "
     "A method that is no better has learned nothing personal.",
     "shuffled control": "The check with prompts swapped between users: a migration in which every user gets another user's source prompt. The "
