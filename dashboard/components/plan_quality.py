@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.components import figures
-from dashboard.components.plan_start import Start
+from dashboard.components.plan_start import VECTORS, Start
 from dashboard.components.theme import CATEGORIES, KINDS, NEUTRAL
 from dashboard.engine import plans, quality
 from dashboard.engine.plans import Plan
@@ -27,7 +27,8 @@ def show(plan: Plan, start: Start, trained: int) -> None:
     task = str(engine.run(str(start.dataset)).summary["task"])
     model, template = plans.model_id(start.targets[-1]), plans.settings(plan).template
     in_workspace = quality.measured(str(start.dataset), model, template)
-    published = quality.published(task)
+    old = [name for name in start.old if name != VECTORS]
+    published = quality.published(task, quality.published_role(old, start.targets[-1]))
     with_published = in_workspace.empty
     expected = quality.expected(in_workspace, trained)
     if expected is None and not published.empty:

@@ -1,6 +1,7 @@
 """What migrations kept of full retraining's gain, by the number of users who trained them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,6 +12,7 @@ from dashboard.engine import studies, summary
 from puma_engine.backbone.templates import Template, template_label
 from puma_engine.errors import PumaError
 from puma_engine.evaluation.metrics import PRIMARY_METRIC
+from puma_engine.zoo import ZOO
 
 COLUMNS = ["users", "kept", "low", "high", "series", "name"]
 MAX_COMPARISONS = 50
@@ -78,12 +80,16 @@ def _row(row: dict, series: str, name: object) -> dict:
 
 
 @st.cache_data(max_entries=4, show_spinner=False)
-def published(task: str) -> pd.DataFrame:
-    """Return what migrations kept in the published studies of a task; columns as in `measured`."""
+def published(task: str, role: str = "") -> pd.DataFrame:
+    """Return what migrations kept in the published studies of a task; columns as in `measured`.
+
+    role: "" for studies between models that ship, "on" for those with another target, "from" for
+    those with another source.
+    """
     rows = []
     for item in studies.published_reports() or ():
         report = item.report
-        if report["study"] != "table2":
+        if report["study"] != "table2" or (item.other_model or "").partition(" ")[0] != role:
             continue
         for data in dict.fromkeys(line["dataset"] for line in report["summary"]):
             lines = [line for line in report["summary"] if line["dataset"] == data]
@@ -104,6 +110,24 @@ def published(task: str) -> pd.DataFrame:
                 rows.append(_row(facts, series, line["method"]))
     frame = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates(["series", "users"])
     return frame.sort_values(["series", "users"], kind="stable")
+
+
+def published_role(sources: Sequence[str], target: str) -> str:
+    """Return the role whose published studies are nearest to a migration; see `published`.
+
+    sources, target: ids of the models' runs, or names of models.
+    """
+    if is_other(target):
+        return "on"
+    return "from" if any(map(is_other, sources)) else ""
+
+
+def is_other(model: str) -> bool:
+    """Return whether a model is not one of those that ship."""
+    try:
+        return str(engine.run(model).config["spec"]) not in ZOO
+    except engine.NotFoundError:
+        return model not in ZOO
 
 
 def expected(points: pd.DataFrame, users: int) -> Expected | None:

@@ -445,18 +445,27 @@ def test_expected_quality_is_read_between_measured_runs_only():
     assert "10 users kept 80 %" in plan_quality.sentence(None, here, 5)
 
 
-def test_published_curves_are_those_of_the_task():
+def test_published_curves_are_those_of_the_task_and_of_the_nearest_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMA_WORKSPACE", str(tmp_path))
+    Workspace.open(tmp_path, create=True).close()
     ratings, clicks = quality.published("rating"), quality.published("click")
-    assert len(ratings) and len(clicks)
-    assert not set(ratings["series"]) & set(clicks["series"])
-    # Studies of one data set from or on other models are told apart, also by their number of users.
-    books = {name for name in ratings["series"] if name.startswith("Published: goodbooks")}
-    assert books >= {
+    assert len(clicks) and set(ratings["series"]) == {
         "Published: goodbooks, 10,206 users",
-        "Published: goodbooks on SmolLM2, 2,000 users",
-        "Published: goodbooks from SmolLM2, 2,000 users",
+        "Published: movietweetings, 1,802 users",
     }
+    assert not set(ratings["series"]) & set(clicks["series"])
     assert ratings["users"].gt(0).all() and ratings["low"].lt(ratings["high"]).all()
+    for sources, target, series in (
+        (["llama-small"], "llama-medium", "Published: goodbooks, 10,206 users"),
+        (["llama-small"], "smollm2", "Published: goodbooks on SmolLM2, 2,000 users"),
+        (
+            ["llama-small", "smollm2"],
+            "qwen2-small",
+            "Published: goodbooks from SmolLM2, 2,000 users",
+        ),
+    ):
+        role = quality.published_role(sources, target)
+        assert series in set(quality.published("rating", role)["series"])
 
 
 def test_a_chain_and_an_aggregation_have_different_diagrams():
