@@ -245,7 +245,6 @@ def story(browser: Browser, url: str) -> bytes:
     try:
         for step in presenter.STEPS:
             step.do(page, url)
-            page.mouse.move(0, STORY_SIZE["height"] - 1)  # away from what shows a tooltip
             page.wait_for_timeout(2_000)
             frames.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
             print(f"{step.title}: {page.url.partition(url)[2][:80]}", flush=True)
