@@ -140,10 +140,11 @@ def test_the_study_of_changes_compares_both_directions_and_another_wording(versi
         by_change.setdefault(row["change"], {})[row["method"]] = row
     assert list(by_change) == ["source to target", "target to source", "source to other words"]
     for change in by_change.values():
-        assert len(change) == 6 and {row["kind"] for row in change.values()} == {
-            *("source", "reused", "retrained", "random", "migrated"),
+        assert len(change) == 7 and {row["kind"] for row in change.values()} == {
+            *("source", "reused", "refined", "retrained", "random", "migrated"),
         }
         assert change["reused as they are"]["rmse"] != change["source"]["rmse"]
+        assert change["reused, refined"]["flops"] > 0 == change["reused as they are"]["flops"]
     forward, backward = by_change["source to target"], by_change["target to source"]
     assert forward["retrained"]["rmse"] == backward["source"]["rmse"]
     assert forward["source"]["rmse"] == backward["retrained"]["rmse"]

@@ -1,5 +1,6 @@
 """Every page on a workspace that cannot be written: shown, with nothing that would change it."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def opened(name, root, monkeypatch, **query):
     Path(app._script_path).parent.chmod(0o755)
     is_root = os.geteuid() == 0
     if is_root:
+        # Folders of earlier apps are removed now: the other user could not.
+        gc.collect()
         os.seteuid(NOBODY)
     try:
         app.run()
