@@ -40,6 +40,7 @@ def opened(name, root, monkeypatch, **query):
     """Open a page as a user who may not write, which root may whatever the rights say."""
     monkeypatch.setenv("PUMA_WORKSPACE", str(root))
     script = f"from dashboard import pages\npages.navigation({name!r}).run()"
+    gc.collect()  # removes folders of earlier apps, which the other user could not
     app = AppTest.from_string(script, default_timeout=120)
     for key, value in query.items():
         app.query_params[key] = value
@@ -48,8 +49,6 @@ def opened(name, root, monkeypatch, **query):
     Path(app._script_path).parent.chmod(0o755)
     is_root = os.geteuid() == 0
     if is_root:
-        # Folders of earlier apps are removed now: the other user could not.
-        gc.collect()
         os.seteuid(NOBODY)
     try:
         app.run()
