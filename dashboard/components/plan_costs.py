@@ -88,7 +88,11 @@ def show(plan: Plan, start: Start, device: str, price: float | None) -> dict[str
     left, right = st.columns(2, gap="medium")
     with left, st.container(border=True, height="stretch"):
         st.markdown("### What it will cost")
-        tables.show(table(costs, price), height="content", alt="Predicted cost of both options")
+        # The options are columns, whose texts are wrapped in narrow windows.
+        by_option = table(costs, price).set_index("Option").T.reset_index(names="Option")
+        st.table(
+            by_option, border="horizontal", hide_index=True, alt="Predicted cost of both options"
+        )
         if price is None:
             st.caption(
                 f"Money is not shown, since no price is set. Set one below, in *{SETTINGS}*."
