@@ -139,35 +139,43 @@ class Main:
     def best(self, *, language_model: bool, metric: str | None = None) -> str:
         """The method with the best mean, of those with or without a language model.
 
-        Blends are left out, and the old model.
+        Blends are left out, the old model, and single trainings where retraining has more.
         """
         metric = metric or self.metric
+        fewest = min(2, self.rows["retrained"]["seeds"]) if language_model else 1
         methods = [
             name
             for name, row in self.rows.items()
             if (name in BASELINES) != language_model
             and row.get("kind") not in ("blended", "source")
+            and row["seeds"] >= fewest
         ]
         sign = -1 if METRICS[metric].higher_is_better else 1
         return min(methods, key=lambda name: sign * self.rows[name][metric])
 
 
 def main_results(reports: Sequence[Evidence]) -> list[Main]:
-    """Return the main results of each data set with the zoo, then those of other models."""
-    of_zoo = {
-        finding.dataset: finding.evidence
-        for finding in evidence.findings([item for item in reports if item.other_model is None])
-        if finding.claim.name == "all-users" and finding.evidence is not None
-    }
-    results = [
-        Main(of_zoo[name].report, name, words) for name, words in WORDS.items() if name in of_zoo
-    ]
-    for item in reports:
-        if item.other_model is not None and item.study == "table2" and not item.quick:
-            for name in datasets(item.report):
-                words = evidence.column_heading(f"{name}, {item.other_model}", WORDS)
-                results.append(Main(item.report, name, words, item.other_model))
-    return results
+    """Return the main results of each data set with the zoo, then those of other models.
+
+    Of several reports on the same data and models, the one that the claims use is taken.
+    """
+    results = []
+    for column, found in evidence.findings_by_column(reports).items():
+        item = found["all-users"].evidence
+        if item is None or item.quick:
+            continue
+        name = found["all-users"].dataset
+        words = evidence.column_heading(column, WORDS)
+        results.append(Main(item.report, name, words, item.other_model))
+    order = [*WORDS]
+    return sorted(
+        results,
+        key=lambda main: (
+            main.other_model is not None,
+            main.role != "on",
+            order.index(main.dataset) if main.dataset in order else len(order),
+        ),
+    )
 
 
 def published_results() -> list[Main]:
@@ -331,8 +339,8 @@ def real_models_text(results: Sequence[Main]) -> str:
     """Return what migrations to a model outside the zoo reach, and migrations from one."""
     targets = targets_briefly(results)
     above = wrapped(f"""**With SmolLM2 (135 million parameters) as the target, all users end {losses(targets, ALL_USERS)},
-and in pair accuracy {losses(targets, ALL_USERS, ranking=True)}. 7 % of the users end {losses(targets, FEW)}.** The table
-is as the one above. "On" names the target, "from" the source; the other model is one of ours.""")
+and in pair accuracy {losses(targets, ALL_USERS, ranking=True)}. 7 % of the users end {losses(targets, FEW)}.** "On" names
+the target, "from" the source.""")
     return f"{above}\n\n{real_models_table(results)}"
 
 
@@ -358,8 +366,8 @@ def real_models_table(results: Sequence[Main]) -> str:
     }
     lines = loss_table(results, methods)
     for label, language_model in (
-        ("best plan, RMSE", True),
-        ("best without a language model, RMSE", False),
+        ("best plan (RMSE; clicks: uAUC)", True),
+        ("best without a language model", False),
     ):
         cells = [
             f"{main.rows[main.best(language_model=language_model)][main.metric]:.3f}"
@@ -389,41 +397,34 @@ def loss_cell(main: Main, method: str) -> str:
     return f"{signed(value)} %{chance} ({percent(main.cost(method))})"
 
 
-def worse_after(item: Evidence, method: str, changes: Sequence[str] = CHANGES) -> str:
-    """How much worse than retraining a method is after each of some changes, in RMSE."""
-    rmse = {(row["change"], row["method"]): row["rmse"] for row in item.report["summary"]}
-    return joined(percent(rmse[name, method] / rmse[name, RETRAINED] - 1) for name in changes)
+def changes_block(items: Sequence[Evidence]) -> str:
+    """Return what the published reports of the study of changes say."""
+    intro = wrapped("""Each list below has three changes: weights from Q4_1 to Q4_0, back, and another wording of the
+template. Refining costs less than migrating all users, so where the width stays, refine first.""")
+    return "\n\n".join([intro, *map(changes_text, items)])
 
 
 def changes_text(item: Evidence) -> str:
-    """Say what reusing prompts costs after a change of weights or words, and what migrating them."""
-    options = item.report["options"]
-    return wrapped(f"""**Prompts reused as they are** end {worse_after(item, REUSED)} worse (RMSE) than retraining after a change of
-`{options["source"]}` from Q4_1 to Q4_0, back, and to another wording of the template. A migration that all users train ends
-{worse_after(item, ALL_USERS)} worse, one that 7 % of them train {worse_after(item, FEW)}
-([report](results/smollm2/goodbooks/changes.md): {options["users"]} users of goodbooks, seeds: {len(options["seeds"])}, not tuned).""")
-
-
-def refining_text(item: Evidence) -> str:
-    """Say what refining reused prompts costs and brings, beside a migration."""
+    """Say what reusing, refining and migrating prompts end at after a change of weights or words."""
     options = item.report["options"]
     flops = {(row["change"], row["method"]): row.get("flops") for row in item.report["summary"]}
     cost = joined(percent(flops[name, REFINED_REUSED] / flops[name, RETRAINED]) for name in CHANGES)
-    return wrapped(f"""**Refining the reused prompts** was measured with `{options["source"]}` and its copy rounded to Q4_0, after
-the same three changes. Differences from retraining in RMSE (\\* may be chance): {differences_after(item, REUSED)} reused as
+    return wrapped(f"""**`{options["source"]}`** (in RMSE, against retraining; \\* may be chance): {differences_after(item, REUSED)} reused as
 they are, {differences_after(item, REFINED_REUSED)} refined (for {cost} of its arithmetic),
-{differences_after(item, ALL_USERS)} migrated by all users. Refined against migrated:
-{differences_after(item, REFINED_REUSED, ALL_USERS)}. Refined prompts have a pair accuracy of
+{differences_after(item, ALL_USERS)} migrated by all users, {differences_after(item, FEW)} by 7 % of them. Refined against
+migrated by all: {differences_after(item, REFINED_REUSED, ALL_USERS)}. Refined prompts have a pair accuracy of
 {pair_accuracies(item, REFINED_REUSED)}, migrated ones of {pair_accuracies(item, ALL_USERS)}, retrained ones of
-{pair_accuracies(item, RETRAINED)} ([report](results/goodbooks/changes.md): {options["users"]} users of goodbooks, seeds:
-{len(options["seeds"])}, not tuned). Refining costs less than migrating all users, so where the width stays, refine first.""")
+{pair_accuracies(item, RETRAINED)} ([report](results/{table_file(item)}): {options["users"]:,} users of goodbooks, seeds:
+{len(options["seeds"])}, not tuned).""")
 
 
-def differences_after(item: Evidence, method: str, against: str = RETRAINED) -> str:
+def differences_after(
+    item: Evidence, method: str, against: str = RETRAINED, changes: Sequence[str] = CHANGES
+) -> str:
     """Signed differences of a method from another after each change, in RMSE, with * where they may be chance."""
     rmse = {(row["change"], row["method"], row["seed"]): row["rmse"] for row in item.report["rows"]}
     parts = []
-    for change in CHANGES:
+    for change in changes:
         seeds = [seed for name, other, seed in rmse if (name, other) == (change, method)]
         losses = [rmse[change, method, seed] / rmse[change, against, seed] - 1 for seed in seeds]
         test = paired_t_test(losses)
@@ -443,10 +444,12 @@ def pair_accuracies(item: Evidence, method: str) -> str:
 def changes_briefly(item: Evidence) -> str:
     """Say briefly what a new rounding of weights or new words cost."""
     both = CHANGES[0], CHANGES[2]
-    return f"""Weights of other precision and a template in other words cost quality, too: on {item.report["options"]["users"]}
-users of SmolLM2, prompts reused as they are end {worse_after(item, REUSED, both)} worse than retraining, migrated ones
-{worse_after(item, ALL_USERS, both)} (one training). Where the width stays, prompts can also be
-[refined for the change](docs/models.md#a-change-of-precision)."""
+    options = item.report["options"]
+    return f"""Weights of other precision and a template in other words cost quality, too. On {options["users"]:,} users of
+SmolLM2 ({len(options["seeds"])} trainings), prompts reused as they are end at {differences_after(item, REUSED, changes=both)}
+RMSE against retraining, migrated ones at {differences_after(item, ALL_USERS, changes=both)}, and prompts
+[refined for the change](docs/models.md#a-change-of-precision) at {differences_after(item, REFINED_REUSED, changes=both)}
+(\\* may be chance)."""
 
 
 def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequence[Evidence]) -> str:
@@ -703,7 +706,7 @@ def claims_table(reports: Sequence[Evidence]) -> str:
     """Return the tables of claims, with the zoo and with other targets: a row a claim, a column a data set."""
     columns = evidence.findings_by_column(reports)
     zoo = [name for name in WORDS if name in columns]
-    others = [name for name in columns if ", on " in name]
+    others = [name for word in WORDS for name in columns if name.startswith(f"{word}, on ")]
     parts = [verdicts(columns, zoo)]
     if others:
         parts += ["With a real language model as the target:", verdicts(columns, others)]
@@ -759,7 +762,7 @@ def readme_figures(results: Sequence[Main], orders: Evidence, changes: Evidence)
     rated = [main for main in zoo if main.metric == "rmse"]
     targets = [main for main in results if main.role == "on"]
     results = [*zoo, *targets]
-    seeds = " or ".join(sorted({str(main.rows["retrained"]["seeds"]) for main in results}))
+    seeds = sorted({main.rows["retrained"]["seeds"] for main in results})
     above = f"""With all users, a migration ends {losses(zoo, ALL_USERS)} than full retraining.
 
 SmolLM2 is a real language model of 135 million parameters. With it as the target, a migration of all users ends
@@ -767,7 +770,7 @@ SmolLM2 is a real language model of 135 million parameters. With it as the targe
 {losses(targets_briefly(results), FEW)}.
 
 Test error (RMSE in stars, lower is better) of books and films, ranking (uAUC, higher is better) of clicks, mean of
-{seeds} trainings. In brackets: the share of full retraining's arithmetic."""
+{seeds[0]} to {seeds[-1]} trainings. In brackets: the share of full retraining's arithmetic."""
     below = f"""{arithmetic(orders)} With prompts swapped between users the gain is gone, so migrated
 prompts are personal.
 
@@ -840,7 +843,7 @@ def pages() -> dict[Path, dict[str, str]]:
             "answer": readme_answer(results),
             "figures": readme_figures(results, orders, changes),
         },
-        MODELS: {"changes": f"{changes_text(changes)}\n\n{refining_text(of_zoo)}"},
+        MODELS: {"changes": changes_block([changes, of_zoo])},
         METHOD: {
             "orders": orders_table(reports),
             "strategies": strategies_table(selections),

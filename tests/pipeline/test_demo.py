@@ -62,7 +62,9 @@ def test_the_shipped_comparison_on_smollm2_equals_its_report(tmp_path):
     ws = Workspace.open(tmp_path / "ws", create=True)
     add_shipped_comparisons(ws)
     (comparison,) = ws.runs(kind="comparison")
-    report = json.loads((RESULTS / "smollm2/goodbooks/table2.json").read_text(encoding="utf-8"))
+    report = json.loads(
+        (RESULTS / "smollm2/goodbooks/2000-users/table2.json").read_text(encoding="utf-8")
+    )
     assert comparison.published is not None
     assert set(comparison.published["command"].split()) <= set(report["command"].split())
     rows = {row["run"]: row for row in report["rows"]}

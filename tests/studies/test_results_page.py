@@ -129,8 +129,8 @@ def test_a_source_outside_the_zoo_is_told_from_a_target(generator):
         "goodbooks on SmolLM2": "not reproduced",
     }
     assert [main.words for main in generator.main_results(reports)] == [
-        "books from SmolLM2",
         "books on SmolLM2",
+        "books from SmolLM2",
     ]
 
 
