@@ -58,7 +58,7 @@ def _columns_of_model(
 ) -> dict[str, dict[str, evidence.Finding]]:
     """Return the columns of the models that ship, or those of another model that the reader chooses."""
     models = {name: evidence.model_of_column(name) for name in columns}
-    labels = {model: evidence.MODEL_NAMES.get(model, model) for model in models.values()}
+    labels = {model: evidence.model_heading(model) for model in models.values()}
     if len(labels) < 2:
         return columns
     asked = query_params.read("data", columns)

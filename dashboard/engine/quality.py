@@ -87,9 +87,10 @@ def published(task: str, role: str = "") -> pd.DataFrame:
     those with another source.
     """
     rows = []
+    others: set[str] = {"on": {"target"}, "from": {"source"}}.get(role, set())
     for item in studies.published_reports() or ():
         report = item.report
-        if report["study"] != "table2" or (item.other_model or "").partition(" ")[0] != role:
+        if report["study"] != "table2" or set(item.other_models) != others:
             continue
         for data in dict.fromkeys(line["dataset"] for line in report["summary"]):
             lines = [line for line in report["summary"] if line["dataset"] == data]
@@ -104,7 +105,7 @@ def published(task: str, role: str = "") -> pd.DataFrame:
                 if not migrated or kept is None or kept["kept"] is None:
                     continue
                 facts = kept | {"users_trained": line["users_trained"]}
-                column = f"{data}, {item.other_model}" if item.other_model else data
+                column = f"{data}, {item.route}" if item.route else data
                 name = studies.evidence.column_heading(column)
                 series = f"Published: {name}, {everybody:,} users"
                 rows.append(_row(facts, series, line["method"]))

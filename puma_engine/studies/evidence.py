@@ -26,6 +26,8 @@ ENVIRONMENT = "PUMA_RESULTS"
 QUICK = "Quick trial: "
 # Names in texts of models that are not in the zoo.
 MODEL_NAMES = {"smollm2": "SmolLM2"}
+# Between the source and the target where both are outside the zoo.
+TO = " to "
 BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
 
 
@@ -47,14 +49,33 @@ class Evidence:
         return bool(self.report.get("options", {}).get("quick"))
 
     @property
-    def other_model(self) -> str | None:
-        """A model outside the zoo and its role, such as "on smollm2" or "from smollm2"; None for zoo models."""
+    def other_models(self) -> dict[str, str]:
+        """The models outside the zoo by role, "source" and "target"; empty for zoo models."""
         options = self.report.get("options", {})
+        models = {role: options.get(role) for role in ("source", "target")}
+        return {
+            role: model for role, model in models.items() if model is not None and model not in ZOO
+        }
+
+    @property
+    def other_model(self) -> str | None:
+        """A model outside the zoo and its role, such as "on smollm2" or "from smollm2"; None for zoo models.
+
+        Of a source and a target outside the zoo, the target.
+        """
+        models = self.other_models
         for role, preposition in (("target", "on"), ("source", "from")):
-            model = options.get(role)
-            if model is not None and model not in ZOO:
-                return f"{preposition} {model}"
+            if role in models:
+                return f"{preposition} {models[role]}"
         return None
+
+    @property
+    def route(self) -> str:
+        """The models outside the zoo as columns name them: `other_model`, "from smollm2 to qwen", or ""."""
+        models = self.other_models
+        if len(models) == 2:
+            return f"from {models['source']}{TO}{models['target']}"
+        return self.other_model or ""
 
     def size(self, dataset: str) -> tuple[int, int]:
         """Return the largest number of users in a row of a data set, and the number of seeds."""
@@ -151,11 +172,12 @@ def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Findi
     """Return findings by data set and name of the claim; data sets without evidence are left out.
 
     Reports on a model outside the zoo have a column of their own, named by data set, role and model:
-    "goodbooks, on smollm2" for a target, "goodbooks, from smollm2" for a source.
+    "goodbooks, on smollm2" for a target, "goodbooks, from smollm2" for a source, and "goodbooks, from
+    smollm2 to qwen" for both.
     """
     by_model: dict[str, list[Evidence]] = {}
     for item in reports:
-        by_model.setdefault(item.other_model or "", []).append(item)
+        by_model.setdefault(item.route, []).append(item)
     columns: dict[str, dict[str, Finding]] = {}
     for model, group in sorted(by_model.items()):
         for finding in findings(group):
@@ -188,12 +210,20 @@ def column_heading(column: str, words: Mapping[str, str] = MappingProxyType({}))
     """
     dataset, _, role = column.partition(", ")
     name, model = words.get(dataset, dataset), model_of_column(column)
-    return f"{name} {role.partition(' ')[0]} {MODEL_NAMES.get(model, model)}" if model else name
+    return f"{name} {role.partition(' ')[0]} {model_heading(model)}" if model else name
 
 
 def model_of_column(column: str) -> str:
-    """Return the model outside the zoo that a column of `findings_by_column` is about, or ""."""
+    """Return the model outside the zoo that a column of `findings_by_column` is about, or "".
+
+    For a source and a target outside the zoo: both, "smollm2 to qwen".
+    """
     return column.partition(", ")[2].partition(" ")[2]
+
+
+def model_heading(model: str) -> str:
+    """Return the name of `model_of_column` for readers: SmolLM2, or SmolLM2 to qwen."""
+    return TO.join(MODEL_NAMES.get(name, name) for name in model.split(TO))
 
 
 def findings_by_claim(findings: Iterable[Finding]) -> dict[Claim, list[Finding]]:

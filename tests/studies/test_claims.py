@@ -25,8 +25,11 @@ from puma_engine.studies.evidence import (
     BEGIN,
     END,
     Evidence,
+    column_heading,
     findings,
+    findings_by_column,
     findings_markdown,
+    model_of_column,
     published_evidence,
     replace_between_marks,
     results_root,
@@ -337,6 +340,27 @@ def test_published_reports_of_models_that_ship_come_first(tmp_path):
     write(tmp_path, real, "a/table2")
     write(tmp_path, main_results(), "b/table2")
     assert [evidence.name for evidence in published_evidence(tmp_path)] == ["b/table2", "a/table2"]
+
+
+def test_reports_with_other_models_in_other_roles_share_no_column():
+    roles = [{}, {"source": "llama-small", "target": "smollm2"}, {"source": "smollm2"}]
+    roles += [{"source": "smollm2", "target": "smollm2-q4_0"}]
+    reports = []
+    for number, models in enumerate(roles):
+        study_report = main_results()
+        study_report["options"] |= models
+        reports.append(Evidence(f"report-{number}", study_report))
+    columns = findings_by_column(reports)
+    shown = {
+        column_heading(name): (model_of_column(name), column["all-users"].evidence.name)
+        for name, column in columns.items()
+    }
+    assert shown == {
+        "goodbooks": ("", "report-0"),
+        "goodbooks on SmolLM2": ("smollm2", "report-1"),
+        "goodbooks from SmolLM2": ("smollm2", "report-2"),
+        "goodbooks from SmolLM2 to smollm2-q4_0": ("smollm2 to smollm2-q4_0", "report-3"),
+    }
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "7", "null", '{"study": "table2"}'])
