@@ -419,11 +419,12 @@ def hover(subject: Subject, view: View, is_drawn: np.ndarray) -> map_figures.Hov
     for row, user in zip(rows, view.frame["user_id"].iloc[rows], strict=True):
         ids[row] = plotly_text(user, 40)
     gains = people.gain(subject, view.key)
-    columns = [view.frame["mean"].to_numpy(), view.frame["records"].to_numpy(), gains]
+    mean = view.frame["mean"].to_numpy() * (1 if subject.task == "rating" else 100)
+    columns = [mean, view.frame["records"].to_numpy(), gains]
     lines = [
         "mean rating %{customdata[1]:.2f} ★"
         if subject.task == "rating"
-        else "clicks %{customdata[1]:.0%} of records",
+        else "clicks %{customdata[1]:.0f} % of records",
         "%{customdata[2]:.0f} records",
     ]
     measured, more = np.isfinite(gains), []

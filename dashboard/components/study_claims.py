@@ -204,13 +204,16 @@ def interval_figure(rows: pd.DataFrame, *, percent: bool) -> go.Figure:
     rows: label, value, low, high and limit, from top to bottom. percent: whether they are shares.
     """
     figure = go.Figure()
+    if percent:
+        numbers = ["value", "low", "high", "limit"]
+        rows = rows.assign(**(100 * rows[numbers]))
     figure.add_scatter(
         x=rows["value"],
         y=rows["label"],
         mode="markers",
         marker=marker("migrated", size=10),
         error_x=figures.error_bars(rows, marker("migrated")["color"]),
-        hovertemplate="%{y}: %{x:.1%}<extra></extra>"
+        hovertemplate="%{y}: %{x:.1f} %<extra></extra>"
         if percent
         else "%{y}: %{x:.4f}<extra></extra>",
     )
@@ -224,7 +227,7 @@ def interval_figure(rows: pd.DataFrame, *, percent: bool) -> go.Figure:
     pad = 0.06 * (max(shown) - min(shown))
     figure.update_xaxes(range=[min(shown) - pad, max(shown) + pad], zeroline=True, nticks=6)
     if percent:
-        figure.update_xaxes(tickformat=".0%")
+        figure.update_xaxes(ticksuffix=" %")
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(showlegend=False)
     return figure

@@ -40,7 +40,7 @@ def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFr
     columns = {
         "method": METHOD,
         "seeds": NumberColumn("Seeds", help="Number of trainings in the mean."),
-        "share": NumberColumn("Share of users", format="percent"),
+        "share": NumberColumn("Share of users", format="%.3g %%"),
         "users trained": NumberColumn("Users trained", format="localized"),
         "seconds": NumberColumn("Seconds (mean)", format="%.1f"),
         metric: NumberColumn(label, format="%.4f"),
@@ -51,7 +51,10 @@ def _scores(report: dict[str, Any], dataset: str, metric: str, scores: pd.DataFr
             columns[name] = NumberColumn(METRICS[name].heading, format="%.4f", help=term(name))
         elif " over " in name and name not in columns:
             columns[name] = TextColumn(f"Kept of {name}", help=term("share kept"))
-    tables.show(rows.drop(columns="kind", errors="ignore"), columns, height="content")
+    shown = rows.drop(columns="kind", errors="ignore")
+    if "share" in shown:
+        shown["share"] = 100 * pd.to_numeric(shown["share"])
+    tables.show(shown, columns, height="content")
     figures.downloads(rows, f"study-{report['study']}-{dataset}")
 
 
@@ -105,7 +108,8 @@ def budget_figure(scores: pd.DataFrame, metric: str, leading: list[str]) -> go.F
             line=styles.get(name, {"color": NEUTRAL, "width": 1}),
             opacity=1.0 if name in styles else 0.45,
             showlegend=name in styles,
-            hovertemplate=f"{name}, %{{x:.0%}}: %{{y:.4f}}<extra></extra>",
+            customdata=[percent(share) for share in rows["share"]],
+            hovertemplate=f"{name}, %{{customdata}}: %{{y:.4f}}<extra></extra>",
         )
     shares = sorted(scores["share"].unique())
     figure.update_xaxes(type="log", tickvals=shares, ticktext=[percent(share) for share in shares])

@@ -11,7 +11,7 @@ from streamlit.column_config import NumberColumn, TextColumn
 
 from dashboard import engine
 from dashboard.components import figures, page_states, query_params, tables
-from dashboard.components.formatting import plotly_text, short
+from dashboard.components.formatting import percent, plotly_text, short
 from dashboard.components.theme import NEUTRAL, marker, rank
 from dashboard.engine import METRICS, comparisons, user_details
 from dashboard.engine.user_details import Method, UserContext
@@ -74,7 +74,7 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: 
     )
     _scores(context, methods, joined, table, user)
     rating = context.task == "rating"
-    number_format = "%.2f ★" if rating else "percent"
+    number_format = "%.2f ★" if rating else "%.0f %%"
     right = "nearest star" if context.task == "rating" else "likelier answer"
     columns = {
         "Item": TextColumn(width=260),
@@ -83,11 +83,13 @@ def held_out(records: pd.DataFrame, context: UserContext, user: str, looked_at: 
         ),
         "Rounded correctly": TextColumn(help=f"Methods whose {right} is the actual one."),
     }
-    for label in (method.label for method in methods):
+    labels = [method.label for method in methods]
+    for label in labels:
         columns[label] = NumberColumn(
             short(label, 28), format=number_format, width=100, help=short(label)
         )
-    tables.show(table.drop(columns="Nearest"), columns)
+    in_units = table.drop(columns="Nearest").assign(**(table[labels] * (1 if rating else 100)))
+    tables.show(in_units, columns)
 
 
 def _scores(
@@ -243,7 +245,13 @@ def items_figure(table: pd.DataFrame, methods: Sequence[Method], task: str) -> g
     if task == "rating":
         figure.update_xaxes(range=[0.8, 5.2], tickvals=[1, 2, 3, 4, 5], zeroline=False)
     else:
-        figure.update_xaxes(range=[-0.04, 1.04], tickformat=".0%", zeroline=False)
+        ticks = [0, 0.2, 0.4, 0.6, 0.8, 1]
+        figure.update_xaxes(
+            range=[-0.04, 1.04],
+            tickvals=ticks,
+            ticktext=[percent(share) for share in ticks],
+            zeroline=False,
+        )
     return figure
 
 

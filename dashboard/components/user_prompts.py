@@ -244,17 +244,17 @@ def answers_figure(predictions: Sequence[tuple[Method, Prediction]]) -> go.Figur
     for method, item in predictions:
         figure.add_bar(
             x=[f"{name} ★" if item.task == "rating" else name for name in item.answers],
-            y=list(item.answers.values()),
+            y=[100 * probability for probability in item.answers.values()],
             name=plotly_text(method.label),
             marker={
                 "color": KINDS[method.kind].colour,
                 "pattern": {"shape": patterns[kinds[method.kind] % len(patterns)]},
             },
-            hovertemplate=f"{plotly_text(method.label)}<br>%{{x}}: %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"{plotly_text(method.label)}<br>%{{x}}: %{{y:.1f}} %<extra></extra>",
         )
         kinds[method.kind] += 1
     figure.update_layout(barmode="group")
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(ticksuffix=" %", rangemode="tozero")
     return figure
 
 

@@ -74,7 +74,9 @@ def _live(statuses: list[str], text: str) -> None:
         columns={
             "status": "Status",
             "title": TextColumn("Title", width=420),
-            "share": ProgressColumn("Done", format="%.0f%%", min_value=0, max_value=100, width=110),
+            "share": ProgressColumn(
+                "Done", format="%.0f %%", min_value=0, max_value=100, width=110
+            ),
             "device": "Device",
             "created": DatetimeColumn("Queued (UTC)", format="YYYY-MM-DD HH:mm"),
             "seconds": NumberColumn("Time (s)", format="%.0f"),

@@ -27,7 +27,7 @@ def list_() -> None:
                 "status": job.status,
                 "title": job.title,
                 "stage": progress.get("stage"),
-                "done": f"{done / total:.0%}" if done is not None and total else None,
+                "done": f"{100 * done / total:.0f} %" if done is not None and total else None,
                 "run": job.run_id,
                 "error": job.error,
             }

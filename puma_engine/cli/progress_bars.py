@@ -90,7 +90,7 @@ def _bars(title: str) -> Iterator[Callable[[Any], None]]:
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TaskProgressColumn(),
+        TaskProgressColumn("[progress.percentage]{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
@@ -168,7 +168,7 @@ def _lines(title: str) -> Callable[[Any], None]:
         parts = [report.stage, steps, *note(report), time_left(left.seconds())]
         overall = getattr(report, "overall", None)
         if overall is not None:
-            parts.insert(0, f"{overall:.0%}")
+            parts.insert(0, f"{100 * overall:.0f} %")
         print(f"{title}: " + ", ".join(part for part in parts if part), file=sys.stderr)
 
     return show

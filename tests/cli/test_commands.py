@@ -12,10 +12,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from puma_engine.cli import app
+from puma_engine.cli import app, progress_bars
 from puma_engine.cli.application import hoist
 from puma_engine.cli.options import HELP, SETTINGS, SETTINGS_HELP, with_options
 from puma_engine.config import AdapterConfig, TrainingConfig
+from puma_engine.pipeline.stage import StageProgress
 from puma_engine.requests import AdapterRequest, MigrationRequest, Request
 from puma_engine.store import Workspace
 
@@ -256,3 +257,10 @@ def test_output_in_an_encoding_that_lacks_a_character_escapes_it(tmp_path):
         )
         assert result.returncode == 0, result.stderr
         assert b"\\u043a\\u043d" in result.stdout
+
+
+def test_lines_of_progress_write_percentages_as_pages_do(capsys, monkeypatch):
+    monkeypatch.setattr(progress_bars, "QUIET_SECONDS", 0.0)
+    with progress_bars.watched("study table2") as (show, _should_cancel):
+        show(StageProgress("cells", step=21, total=100, overall=0.21))
+    assert capsys.readouterr().err.startswith("study table2: 21 %, cells, 21/100")

@@ -352,7 +352,7 @@ def test_clicks_are_shown_as_probabilities(tmp_path, monkeypatch):
     assert "clicked" in app.metric[2].value
     assert {"LOG"} & {name[:3].upper() for name in app.dataframe[0].value}
     axis = json.loads(app.get("plotly_chart")[0].proto.spec)["layout"]["xaxis"]
-    assert axis["range"] == [-0.04, 1.04] and axis["tickformat"] == ".0%"
+    assert axis["range"] == [-0.04, 1.04] and axis["ticktext"][-1] == "100 %"
     app = open_person(ws.root, monkeypatch, user="b", view="history")
     assert "When" in app.dataframe[0].value
 

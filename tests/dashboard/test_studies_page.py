@@ -242,9 +242,10 @@ def test_the_chart_of_a_cost_is_the_share_of_seconds_with_the_claims_limit(tmp_p
     ws = with_reports(tmp_path, main_results())
     app = open_claims(ws, monkeypatch, claim="cost")
     figure = drawn(app)
-    assert numbers(figure["data"][0]["x"]) == pytest.approx([0.015])  # 1.5 s of 100 s
-    assert {line["x0"] for line in figure["layout"]["shapes"]} == {0.02}
+    assert numbers(figure["data"][0]["x"]) == pytest.approx([1.5])  # 1.5 s of 100 s
+    assert {line["x0"] for line in figure["layout"]["shapes"]} == {2}
     assert "seconds" in figure["layout"]["xaxis"]["title"]["text"]
+    assert figure["layout"]["xaxis"]["ticksuffix"] == " %"
 
 
 def test_a_real_model_has_columns_of_its_own(tmp_path, monkeypatch):
