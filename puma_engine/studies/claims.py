@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from puma_engine.defaults import MARGIN, PAPER_STRATEGY
@@ -13,6 +13,7 @@ from puma_engine.evaluation.formatting import format_count
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.studies.builder import ALL_USERS, SMALL_SHARE, few_users
 from puma_engine.studies.differences import (
+    MIN_TRAININGS,
     Bounds,
     PairedDifference,
     Report,
@@ -75,6 +76,8 @@ class ClaimVerdict:
         """Sentence with the number of seeds that would decide an undecided claim; empty for a decided one."""
         if self.verdict != "undecided":
             return ""
+        if self.seeds < MIN_TRAININGS:
+            return f"A verdict needs at least {MIN_TRAININGS} seeds."
         if self.more_seeds is None:
             return "More seeds alone are unlikely to settle it."
         return (
@@ -110,17 +113,15 @@ class Claim:
 
 
 INTERVALS = (
-    "Intervals are 95 %, over resampled users. From three seeds on, the 95 % interval over "
-    "trainings (Student's t) must agree, or the claim is undecided. Fewer seeds do not show how far "
-    "trainings lie apart."
+    "Intervals are 95 %, over resampled users and over trainings (Student's t). Both must agree, or the claim is "
+    "undecided. It is undecided, too, with fewer than three seeds, which do not show how far trainings lie apart."
 )
 IN_RANKING = (
     "Verdicts are those of the primary metric. Where a report has the differences in ranking (pair accuracy "
     "of ratings), claims without a margin are judged in it by the same rule, beside."
 )
 NO_INTERVAL = (
-    "The report holds no interval of this difference over users: from three seeds on, the interval over trainings "
-    "decides; with fewer, the intervals of the two methods must not overlap."
+    "The report holds no interval of this difference over users, so the interval over trainings decides."
 )
 FEW = f"{100 * SMALL_SHARE:g} % of the users"
 
@@ -133,10 +134,23 @@ def _claim(
     """Declare a claim by the function that assesses it."""
 
     def declare(assess: Assess) -> Assess:
-        CLAIMS.append(Claim(name, text, study, rule, assess, ranking))
+        CLAIMS.append(Claim(name, text, study, rule, _with_enough_seeds(assess), ranking))
         return assess
 
     return declare
+
+
+def _with_enough_seeds(assess: Assess) -> Assess:
+    """Return a rule whose verdicts on too few seeds are undecided."""
+
+    def assess_seeds(report: Report, dataset: str) -> ClaimVerdict | None:
+        verdict = assess(report, dataset)
+        if verdict is None or verdict.seeds >= MIN_TRAININGS:
+            return verdict
+        more = max(verdict.more_seeds or 0, MIN_TRAININGS - verdict.seeds)
+        return replace(verdict, verdict="undecided", more_seeds=more)
+
+    return assess_seeds
 
 
 def decide(loss_intervals: Sequence[Bounds], margin: float = 0.0) -> Verdict:
@@ -275,8 +289,7 @@ def _budget_cost(
     "table4",
     f"The strategy {PAPER_STRATEGY} against random users, in the mean over the report's budgets. "
     "Reproduced if the interval of the difference lies on the better side; not reproduced if "
-    "it lies on the worse side; undecided with fewer than three seeds, since trainings on few "
-    "users lie as far apart as strategies do. The interval over users is the mean of those of the "
+    "it lies on the worse side. The interval over users is the mean of those of the "
     "budgets, which is at least as wide as that of the mean.",
     ranking=True,
 )
@@ -290,10 +303,7 @@ def assess_selection(report: Report, dataset: str) -> ClaimVerdict | None:
         for line, pair in sorted(lines, key=lambda pair: pair[0]["share"])
     ]
     details = f"mean over budgets: on {'; on '.join(budgets)}"
-    verdict: Verdict = "undecided"
-    if difference.training_interval is not None:
-        verdict = decide(difference.loss_intervals)
-    return _verdict(difference, verdict, "random users", details)
+    return _verdict(difference, decide(difference.loss_intervals), "random users", details)
 
 
 @_claim(
