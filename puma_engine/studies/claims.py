@@ -120,9 +120,7 @@ IN_RANKING = (
     "Verdicts are those of the primary metric. Where a report has the differences in ranking (pair accuracy "
     "of ratings), claims without a margin are judged in it by the same rule, beside."
 )
-NO_INTERVAL = (
-    "The report holds no interval of this difference over users, so the interval over trainings decides."
-)
+NO_INTERVAL = "The report holds no interval of this difference over users, so the interval over trainings decides."
 FEW = f"{100 * SMALL_SHARE:g} % of the users"
 
 CLAIMS: list[Claim] = []
