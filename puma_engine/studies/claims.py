@@ -117,8 +117,8 @@ INTERVALS = (
     "undecided. It is undecided, too, with fewer than three seeds, which do not show how far trainings lie apart."
 )
 IN_RANKING = (
-    "Verdicts are those of the primary metric. Where a report has the differences in ranking (pair accuracy "
-    "of ratings), claims without a margin are judged in it by the same rule, beside."
+    "A verdict is about the main metric, RMSE or uAUC. Where a report has pair accuracy, the ranking of ratings, claims "
+    "without a margin have a second verdict, about that, by the same rule."
 )
 NO_INTERVAL = "The report holds no interval of this difference over users, so the interval over trainings decides."
 FEW = f"{100 * SMALL_SHARE:g} % of the users"
