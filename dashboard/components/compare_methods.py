@@ -15,7 +15,7 @@ from dashboard.components.theme import KINDS, difference_texts, marker, rank
 from dashboard.engine import METRICS, Run, comparisons
 from dashboard.engine.summary import decision_texts
 
-TIME, OF_BASELINE = "Time (s)", "Time, of the baseline's"
+TIME, OF_BASELINE = "Time (s)", "Time against baseline"
 
 
 def show(run: Run) -> None:
@@ -73,8 +73,7 @@ def show(run: Run) -> None:
         cost_figure(rows, metric, arithmetic=arithmetic),
         every,
         "cost",
-        title="Quality and cost: some method on the dotted line is better and cheaper than "
-        "any method off it",
+        title="Quality and cost: no method is both better and cheaper than those on the dotted line",
         x="Arithmetic in % of the baseline's (log scale)"
         if arithmetic
         else "Seconds to make the prompts (log scale)",
@@ -124,10 +123,10 @@ def cost_figure(rows: pd.DataFrame, metric: str, *, arithmetic: bool) -> go.Figu
 
 
 def in_order(methods: pd.DataFrame) -> pd.DataFrame:
-    """Return methods with the baseline first, then by kind, the cheapest first within a kind."""
+    """Return methods with the baseline first, then by kind; within a kind by users who train, then by seconds."""
     pinned = ~methods["is_baseline"].astype(bool)
     order = methods.assign(pinned=pinned, rank=methods["kind"].map(rank))
-    order = order.sort_values(["pinned", "rank", "seconds"], ignore_index=True)
+    order = order.sort_values(["pinned", "rank", "users_trained", "seconds"], ignore_index=True)
     return order.drop(columns=["pinned", "rank"])
 
 

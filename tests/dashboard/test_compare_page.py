@@ -58,6 +58,16 @@ def test_the_verdict_and_every_method_are_shown(world, monkeypatch):
     assert app.query_params["comparison"] in (world["comparison"].id, [world["comparison"].id])
 
 
+def test_methods_of_a_kind_are_in_the_order_of_the_users_who_train():
+    seconds = {6: 3.0, 60: 17.0, 18: 7.5, 180: 14.5, 600: 20.0}
+    rows = [("retrained", 600, 16.0, True), ("baseline", None, 0.1, False)]
+    rows += [("migrated", users, spent, False) for users, spent in seconds.items()]
+    columns = ["kind", "users_trained", "seconds", "is_baseline"]
+    ordered = in_order(pd.DataFrame(rows, columns=columns))
+    assert ordered["kind"].tolist() == ["retrained", *["migrated"] * 5, "baseline"]
+    assert ordered["users_trained"].tolist()[1:-1] == [6, 18, 60, 180, 600]
+
+
 def test_what_is_kept_of_retrainings_gains_is_listed(world, monkeypatch):
     ws, run = world["ws"], world["comparison"]
     table = see(world, monkeypatch).dataframe[1].value.set_index("Method")
