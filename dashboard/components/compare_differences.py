@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import engine
 from dashboard.components import figures, summary_decision
 from dashboard.components.compare_methods import in_order
-from dashboard.components.formatting import plotly_lines, short, unbroken
+from dashboard.components.formatting import mid_sentence, plotly_lines, short, unbroken
 from dashboard.components.theme import DIFFERENCE_COLOURS, KINDS, NEUTRAL
 from dashboard.engine import METRICS, Run, comparisons, summary
 from dashboard.engine.comparisons import Verdict
@@ -84,7 +84,7 @@ def show(run: Run, margin: float) -> None:
         difference_figure(rows, margin if METRICS[metric].higher_is_better is False else -margin),
         rows[["method", "kind", "value", "change", "change_low", "change_high", "outcome"]],
         "method-differences",
-        title=f"Difference of {noun} from {short(base.iloc[0], 60)}: {worse} of zero is worse",
+        title=f"Difference of {noun} from {mid_sentence(short(base.iloc[0], 60))}: {worse} of zero is worse",
         x=f"Difference of {METRICS[metric].label} (%)",
         # Long names have two lines or three.
         height=80 + sum(30 + 12 * plotly_lines(name).count("<br>") for name in rows["method"]),

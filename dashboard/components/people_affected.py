@@ -9,7 +9,7 @@ from streamlit.column_config import NumberColumn, ProgressColumn, TextColumn
 
 from dashboard import engine, pages
 from dashboard.components import figures, page_states, people_maps, query_params, tables
-from dashboard.components.formatting import escaped, short
+from dashboard.components.formatting import escaped, mid_sentence, short
 from dashboard.components.glossary import term
 from dashboard.components.people_views import View
 from dashboard.engine import people
@@ -38,8 +38,8 @@ def show(
             "The predictions behind this comparison are gone.", "Evaluate the prompts again."
         )
         return None
-    method, other = (escaped(people.brief(name), 60) for name in (subject.label, reference))
-    st.caption(f"{method}: worse off than with {other}")
+    method, other = people.brief(subject.label), mid_sentence(people.brief(reference))
+    st.caption(f"{escaped(method, 60)}: worse off than with {escaped(other, 60)}")
     frame, counts = affected.frame, dict(affected.counts)
     chosen_only = view is not None and len(rows) > 0 and affected.exact
     if chosen_only and view is not None:

@@ -233,15 +233,15 @@ def notes(subject: Subject, view: View) -> str:
 
 
 def _order_note(view: View) -> str:
-    """Say so where the migration gives people more alike orders of the same titles; or ""."""
+    """Say so where people's orders of the same titles are more alike after the migration; or ""."""
     agreement = view.facts.get("agreement", {})
     other = next((name for name in ("retrained", "old") if name in agreement), None)
     if other is None or not agreement["migrated"] - agreement[other] >= MORE_ALIKE:
         return ""
     before = "after retraining" if other == "retrained" else "on the old model"
     return (
-        f"The migration gives people more alike orders of these titles: {agreement['migrated']:.2f}, against "
-        f"{agreement[other]:.2f} {before}, where 1 is the same order for everybody."
+        "After the migration, people's orders of these titles are more alike: "
+        f"{agreement['migrated']:.2f}, against {agreement[other]:.2f} {before}. 1 is the same order for everybody."
     )
 
 
@@ -354,11 +354,11 @@ def _label_axes(figure: go.Figure, subject: Subject, view: View, *, first: bool)
     if view.name == "behaviour":
         # The panels are narrow, and the text above them says over which titles.
         unit = "stars" if subject.task == "rating" else "probability"
-        figure.update_xaxes(title={"text": f"mean prediction ({unit})", "font": small})
+        figure.update_xaxes(title={"text": f"Mean prediction ({unit})", "font": small})
         if first:
-            figure.update_yaxes(title={"text": f"spread of predictions ({unit})", "font": small})
+            figure.update_yaxes(title={"text": f"Spread of predictions ({unit})", "font": small})
     else:
-        word = "component" if view.name == "pca" else "map axis"
+        word = "Component" if view.name == "pca" else "Map axis"
         figure.update_xaxes(title={"text": f"{word} 1 (no unit)", "font": small})
         if first:
             figure.update_yaxes(title={"text": f"{word} 2 (no unit)", "font": small})

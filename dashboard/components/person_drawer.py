@@ -14,7 +14,7 @@ from dashboard.components import (
     user_predictions,
     user_prompts,
 )
-from dashboard.components.formatting import escaped, percent
+from dashboard.components.formatting import escaped, mid_sentence, percent
 from dashboard.engine import people, user_details
 from dashboard.engine.people import Subject
 from dashboard.engine.user_details import UserContext
@@ -101,9 +101,8 @@ def _story(
         st.markdown(f"**{escaped(sentence, 400)}**")
     parts = [escaped(people.brief(subject.label), 80)]
     if subject.reference and subject.reference != subject.evaluation:
-        parts[0] += (
-            f" against {escaped(people.brief(people.name_of(subject.reference, known)), 80)}"
-        )
+        other_name = mid_sentence(people.brief(people.name_of(subject.reference, known)))
+        parts[0] += f" against {escaped(other_name, 80)}"
     certainty = people_affected.certainty(subject, user)
     if certainty is not None:
         parts.append(f"{CERTAINTY[certainty[0]]} (probability {100 * certainty[1]:.0f} %)")

@@ -299,7 +299,7 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
         st.caption(f"This machine has no {device} to measure it on.")
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.text(f"Not measured on {device} yet: {', '.join(missing)}.", width="stretch")
+        st.text(f"Not measured on {device} yet: {' and '.join(missing)}.", width="stretch")
         clicked = page_states.action(
             "Measure it now",
             icon=":material/speed:",

@@ -112,6 +112,7 @@ def _charts(dataset: str, facts: dict) -> None:
     tables.facts(shown)
     users = datasets.profiles(engine.root(), dataset, "user")
     left, middle, right = st.columns(3, gap="large")
+    noun = "rating" if facts["task"] == "rating" else "outcome"
     outcomes = pd.DataFrame(facts["outcomes"].items(), columns=["outcome", "share"])
     with left:
         bars = go.Bar(
@@ -124,7 +125,7 @@ def _charts(dataset: str, facts: dict) -> None:
             go.Figure(bars, {"xaxis": {"type": "category"}}),
             outcomes,
             f"outcomes-{dataset}",
-            title=f"The most frequent outcome is {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
+            title=f"The most frequent {noun} is {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
             x=SCALE[facts["task"]],
             y="Share of records (%)",
             height=300,
@@ -134,9 +135,9 @@ def _charts(dataset: str, facts: dict) -> None:
         _histogram(users["records"], f"records-{dataset}", title, "Records per user")
     with right:
         constant = float((users["variance"] == 0).mean())
-        title = f"{100 * constant:.1f} % never vary their outcome"
+        title = f"{100 * constant:.1f} % never vary their {noun}"
         if not constant:
-            title = "Every user's outcomes vary"
+            title = f"Every user's {noun}s vary"
         _histogram(users["variance"], f"variance-{dataset}", title, VARIANCE[facts["task"]])
 
 
@@ -187,10 +188,11 @@ def _browse(dataset: str, task: str) -> None:
         )
     root = engine.root()
     frame, matches = datasets.find(datasets.profiles(root, dataset, side), text[:200])
-    st.caption(
-        f"{matches:,} {side}s match; the {len(frame):,} with the most records are shown. "
-        "Select one to list its records."
-    )
+    plural = "" if matches == 1 else "s"
+    shown = f"{matches:,} {side}{plural}, those with the most records first."
+    if matches > len(frame):
+        shown = f"{matches:,} {side}s match; the {len(frame):,} with the most records are shown."
+    st.caption(f"{shown} Select one to list its records.")
     title = TextColumn("Title", width="large")
     selected = tables.select_row(
         frame,

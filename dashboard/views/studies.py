@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import engine
 from dashboard.components import page_states, query_params, study_claims, study_results, tables
+from dashboard.components.formatting import unbroken
 from dashboard.components.glossary import show_glossary
 from dashboard.engine import studies
 
@@ -40,7 +41,7 @@ def page() -> None:
         with st.container(gap="small"):
             if view == "claims":
                 explanation = f"{studies.claims.INTERVALS} {studies.claims.IN_RANKING}"
-                st.caption(studies.plain(explanation))
+                st.caption(unbroken(studies.plain(explanation)))
             show_glossary("run", "interval", "retrained", "shuffled control", "random prompts")
 
 

@@ -19,7 +19,7 @@ from dashboard.components import (
     query_params,
     selection_preview,
 )
-from dashboard.components.formatting import escaped
+from dashboard.components.formatting import escaped, mid_sentence
 from dashboard.components.glossary import show_glossary, term
 from dashboard.components.map_selection import MapSelection
 from dashboard.components.people_maps import Highlights
@@ -144,7 +144,8 @@ def _introduce(subject: Subject, known: dict[str, str]) -> None:
     users = data.summary.get("users", subject.run.summary.get("users", 0))
     against = ""
     if subject.reference and subject.reference != subject.evaluation:
-        against = f", against {people.brief(people.name_of(subject.reference, known))}"
+        other = mid_sentence(people.brief(people.name_of(subject.reference, known)))
+        against = f", against {other}"
     st.text(f"What it does to {users:,} users of {data.name}{against}.", width="stretch")
 
 

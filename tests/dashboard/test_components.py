@@ -279,3 +279,8 @@ def test_an_age_has_the_largest_unit_of_which_it_is_one(seconds, text, monkeypat
     monkeypatch.setattr(formatting, "datetime", clock)
     assert ago((moment - timedelta(seconds=seconds)).isoformat()) == text
     assert ago((moment - timedelta(hours=23.7)).isoformat()) == "2026-02-28"
+
+
+def test_a_name_within_a_sentence_keeps_its_abbreviations():
+    names = ["Full retraining", "PUMA, 7%", "UMAP", "x", ""]
+    assert [formatting.mid_sentence(name) for name in names] == ["full retraining", *names[1:]]

@@ -497,7 +497,7 @@ def test_people_are_shown_on_the_same_titles_where_all_models_predicted_them(
     (titles,) = (table.value for table in app.dataframe if "Title" in table.value)
     assert titles["Title"].tolist() == ["Book 3", "Book 1", "Book 4"]
     chart = json.loads(app.get("plotly_chart")[0].proto.spec)
-    assert chart["layout"]["xaxis"]["title"]["text"] == "mean prediction (stars)"
+    assert chart["layout"]["xaxis"]["title"]["text"] == "Mean prediction (stars)"
     exported = open_page("reports", copied.root, monkeypatch, part="table", run=last.id)
     assert "180 rows" in words(exported)
     # A damaged file leads back to the records that everybody has.
@@ -517,8 +517,8 @@ def test_the_page_says_where_a_migration_gives_people_more_alike_orders(
         values = order + noise * rng.normal(size=(60, 8))
         ask_anchors(copied, copied.run(prompts), values, [f"i{number}" for number in range(8)])
     shown = plain(open_page("users", copied.root, monkeypatch, method=runs[1], map="behaviour"))
-    assert "gives people more alike orders of these titles: 1.00, against 0." in shown
-    assert "after retraining, where 1 is the same order" in shown
+    assert "orders of these titles are more alike: 1.00, against 0." in shown
+    assert "after retraining. 1 is the same order" in shown
     # The retraining is not a migration, and its orders differ.
     shown = words(open_page("users", copied.root, monkeypatch, method=runs[2], map="behaviour"))
     assert "more alike" not in shown
@@ -589,14 +589,14 @@ def test_drawer_list_and_address_name_the_same_method(judged, monkeypatch, name)
     label = next(box.value for box in app.selectbox if box.key == "choose-method")
     label = people.labels()[label]
     expected = {"few": "Migration trained on 30 users", "all": "Migration trained on all users"}
-    assert label == expected[name] and f"{label}: worse off than with Full retraining" in plain(app)
+    assert label == expected[name] and f"{label}: worse off than with full retraining" in plain(app)
     (table,) = (item.value for item in app.dataframe if "Probability" in item.value)
     user = table["User"][0]
     app.query_params["user"] = user
     app.run()
     assert not app.exception
     shown = drawer(app)
-    assert f"{label} against Full retraining" in shown
+    assert f"{label} against full retraining" in shown
     predicted = {
         key: pipeline.read_predictions(ws, run).set_index(["user_id", "item_id"])["prediction"]
         for key, run in (("method", evaluation), ("other", judged["runs"]["again"]))

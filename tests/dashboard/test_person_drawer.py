@@ -172,7 +172,7 @@ def test_an_unknown_user_or_comparison_is_reported(show):
 def test_a_link_may_name_the_data_set(world, show):
     app = show(user="005", dataset=world["data"].id)
     assert app.heading == "User 005" and not app.app.warning
-    assert f"{'Migration trained on 4 users'} against Full retraining" in texts(app)
+    assert f"{'Migration trained on 4 users'} against full retraining" in texts(app)
 
 
 def test_a_user_without_held_out_rows_has_only_a_history(show):
