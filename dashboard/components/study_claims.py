@@ -81,7 +81,10 @@ def _first_answered(columns: Mapping[str, Mapping[str, evidence.Finding]]) -> st
 def _tally(columns: Mapping[str, Mapping[str, evidence.Finding]]) -> None:
     """Show how many verdicts there are of each kind."""
     counts: Counter[str] = Counter(
-        finding.verdict for findings in columns.values() for finding in findings.values()
+        finding.verdict
+        for findings in columns.values()
+        for finding in findings.values()
+        if finding.evidence is not None
     )
     with st.container(horizontal=True, gap="small"):
         for verdict in verdicts.CLAIM_STATUSES:
@@ -90,7 +93,7 @@ def _tally(columns: Mapping[str, Mapping[str, evidence.Finding]]) -> None:
 
 
 def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, column: str) -> None:
-    """Draw a row for each claim, with a button for the verdict on each data set."""
+    """Draw a row for each claim with evidence, with a button for the verdict on each data set."""
     with _row("**Claim of the paper**", len(columns)):
         for name in columns:
             st.markdown(
@@ -99,7 +102,10 @@ def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, c
                 text_alignment="center",
             )
     quick = differs = False
+    without = [item for item in claims.CLAIMS if not _has_evidence(columns, item)]
     for item in claims.CLAIMS:
+        if item in without:
+            continue
         with _row(escaped(item.text, MAX_TEXT), len(columns)):
             for number, (name, findings) in enumerate(columns.items()):
                 finding = findings[item.name]
@@ -121,6 +127,14 @@ def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, c
         st.caption("° A quick trial on few users. A larger study replaces it.")
     if differs:
         st.caption(r"\* Another verdict in ranking, which is shown with the verdict in full.")
+    if without:
+        st.caption("No study here answers: " + " ".join(escaped(item.text) for item in without))
+
+
+def _has_evidence(
+    columns: Mapping[str, Mapping[str, evidence.Finding]], claim: claims.Claim
+) -> bool:
+    return any(findings[claim.name].evidence is not None for findings in columns.values())
 
 
 def _row(text: str, cells: int) -> DeltaGenerator:

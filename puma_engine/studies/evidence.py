@@ -171,7 +171,8 @@ def _finding(claim: Claim, dataset: str, reports: Iterable[Evidence]) -> Finding
 def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Finding]]:
     """Return findings by data set and name of the claim; data sets without evidence are left out.
 
-    Reports on a model outside the zoo have a column of their own, named by data set, role and model:
+    The zoo's columns come first, then those of a target outside it, then those of a source. Reports on a
+    model outside the zoo have a column of their own, named by data set, role and model:
     "goodbooks, on smollm2" for a target, "goodbooks, from smollm2" for a source, and "goodbooks, from
     smollm2 to qwen" for both.
     """
@@ -179,7 +180,8 @@ def findings_by_column(reports: Sequence[Evidence]) -> dict[str, dict[str, Findi
     for item in reports:
         by_model.setdefault(item.route, []).append(item)
     columns: dict[str, dict[str, Finding]] = {}
-    for model, group in sorted(by_model.items()):
+    for model in sorted(by_model, key=lambda model: (model.startswith("from "), model)):
+        group = by_model[model]
         for finding in findings(group):
             name = f"{finding.dataset}, {model}" if model else finding.dataset
             columns.setdefault(name, {})[finding.claim.name] = finding
