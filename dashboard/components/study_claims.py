@@ -128,7 +128,9 @@ def _matrix(columns: Mapping[str, Mapping[str, evidence.Finding]], claim: str, c
     if differs:
         st.caption(r"\* Another verdict in ranking, which is shown with the verdict in full.")
     if without:
-        st.caption("No study here answers: " + " ".join(escaped(item.text) for item in without))
+        st.caption(
+            "No study here answers: " + " ".join(escaped(item.text, MAX_TEXT) for item in without)
+        )
 
 
 def _has_evidence(
