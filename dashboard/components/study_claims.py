@@ -201,11 +201,13 @@ def _figures(finding: evidence.Finding, assessed: claims.ClaimVerdict, name: str
     if assessed.intervals:
         rows = pd.DataFrame([vars(interval) for interval in assessed.intervals])
         axis, _, unit = assessed.axis.partition(" (")
+        is_cost = finding.claim.name == "cost"
+        measured = "Measured cost" if is_cost else "Measured differences"
         figures.show(
-            interval_figure(rows, percent=finding.claim.name == "cost"),
+            interval_figure(rows, percent=is_cost),
             rows,
             f"claim-{finding.claim.name}-{name}",
-            title="Measured differences, and the limit of the claim (dotted)",
+            title=f"{measured}, and the limit of the claim (dotted)",
             x=f"{studies.plain(axis)}<br>({unit}" if unit else axis,
             height=AXES_HEIGHT + ROW_HEIGHT * len(rows),
         )

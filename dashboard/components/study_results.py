@@ -133,10 +133,12 @@ def _differences(report: dict[str, Any], dataset: str, metric: str) -> None:
         rows,
         f"study-differences-{report['study']}",
         title=f"Differences from {studies.against(report)}: {side} of zero is better",
-        x=f"Difference of test {METRICS[metric].label}, 95 % interval over {over}",
+        x=f"Difference of test {METRICS[metric].label}<br>(95 % interval over {over})",
         height=120 + 30 * len(rows),
     )
     table = rows[["method", "value", "trainings", "real"]].copy()
+    # No -0.0000.
+    table["value"] = table["value"].round(4) + 0.0
     if over == "users":
         intervals = zip(rows["low"], rows["high"], strict=True)
         table.insert(2, "users", [f"{low:+.4f} to {high:+.4f}" for low, high in intervals])

@@ -445,3 +445,12 @@ def test_strategies_are_shown_per_budget_and_overall(tmp_path, monkeypatch):
     figure = json.loads(app.get("plotly_chart")[0].proto.spec)
     named = [line["name"] for line in figure["data"] if line["showlegend"]]
     assert sorted(named) == ["facility", "kmeans-variance", "random"]
+
+
+def test_percentages_in_names_of_methods_have_a_space_as_elsewhere(tmp_path, monkeypatch):
+    few = moved(-0.00001, "PUMA, 7%")
+    ws = with_reports(tmp_path, report("table2", [retrained(), few]))
+    scores, differences = (table.value for table in open_study(ws, monkeypatch).dataframe[:2])
+    assert "PUMA, 7 %" in set(scores["method"]) and set(differences["method"]) == {"PUMA, 7 %"}
+    # A difference that rounds to zero has no sign.
+    assert str(differences["value"].iloc[0]) == "0.0"
