@@ -30,7 +30,8 @@ def chat_frame(tokenizer: Any) -> tuple[str, str]:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise BackboneError(
-            "The model has no chat template; leave out --chat-template, or choose an instruct model."
+            "The model has no chat template; leave out --chat-template, give a template file with "
+            "chat_template = false for prompts that were fitted in one, or choose an instruct model."
         )
     try:
         program = tokenizer.get_chat_template()

@@ -7,7 +7,7 @@ that a title cannot imitate a slot.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,7 @@ class Template:
     reading: "running" or "piecewise", see `tokens.encode_template`. answers: one of ANSWERS.
     chat_template: whether the model's own chat template is put around the text, which then is the
     user's turn; the answer is read where the assistant's turn begins, or behind a soft prompt there.
-    Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
+    chat_template_given: whether the specification said so, see `replaced_by`. Raises TemplateError unless there are one prompt slot, one item slot, no or one history slot,
     and a text (the answer cue) as the last piece or just before a prompt slot at the end.
     """
 
@@ -59,6 +59,7 @@ class Template:
     reading: str = RUNNING
     answers: str = "auto"
     chat_template: bool = False
+    chat_template_given: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         for slot in Slot:
@@ -119,11 +120,23 @@ class Template:
         """The argument of `get_template` for this template: its name, or its content as JSON."""
         content: dict[str, Any] = {"template": self.name}
         settings = self._settings()
+        if self.chat_template_given:
+            settings["chat_template"] = self.chat_template
         if self.name not in TEMPLATES:
             content = {"task": self.task, "text": self.text}
         elif not settings:
             return self.name
         return json.dumps(content | settings, ensure_ascii=False)
+
+    def replaced_by(self, spec: "str | Template") -> "Template":
+        """Return another template for prompts that were fitted in this one.
+
+        The prompts know how their text was encoded, so `reading` stays. The chat template stays
+        unless the specification has chat_template. Raises TemplateError.
+        """
+        other = get_template(spec)
+        chat = other.chat_template if other.chat_template_given else self.chat_template
+        return replace(other, reading=self.reading, chat_template=chat)
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of the text that differ from the default."""
@@ -203,8 +216,8 @@ def get_template(spec: str | Template) -> Template:
     spec: a name, a file (.toml or .json), the content of such a file as JSON, or a template, which
     is returned unchanged. A file has the keys task (rating or click), text, answers (one of
     ANSWERS) if it is not auto, and chat_template = true for the model's chat template around the
-    text; in place of task and text it may name a template that ships. Its name is made from its
-    content. Raises TemplateError.
+    text, or false to read prompts without it that were fitted in one; in place of task and text it
+    may name a template that ships. Its name is made from its content. Raises TemplateError.
     """
     if isinstance(spec, Template):
         return spec
@@ -249,7 +262,10 @@ def _from_values(values: Any) -> Template:
     if not all(isinstance(value, str) for key, value in values.items() if key != "chat_template"):
         raise TemplateError("every value but chat_template must be a text.")
     settings: dict[str, Any] = {"answers": values.get("answers", "auto")}
-    settings["chat_template"] = chat_template
+    settings |= {
+        "chat_template": chat_template,
+        "chat_template_given": "chat_template" in keys,
+    }
     if "template" in values:
         if values["template"] not in TEMPLATES:
             raise TemplateError(f"there is no template {values['template']!r}.")

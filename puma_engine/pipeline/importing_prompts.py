@@ -184,7 +184,7 @@ def _template_of(file: PromptFile, task: str, override: str | None) -> Template 
     if not (file.complete or file.meta.get("template")):
         return None
     fitted = Template.from_config({"template": DEFAULT_TEMPLATES[task]} | file.meta)
-    return replace(get_template(override), reading=fitted.reading) if override else fitted
+    return fitted.replaced_by(override) if override else fitted
 
 
 def _check_model(ws: Workspace, file: PromptFile, model: Run, path: str | Path) -> None:

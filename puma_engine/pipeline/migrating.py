@@ -63,7 +63,7 @@ def migrate(
     sources: one run with prompts or vectors, or a migration, or several to aggregate. The adapter
     is trained on the users of a selection run, of a selection by strategy and budget (or share), or
     on all. chat_template: put the target's own chat template around the text, which is also done if
-    the source prompts were read so and no template is given. training and adapter override
+    the source prompts were read so, unless a given template has chat_template = false. training and adapter override
     `defaults.migration_defaults`. missing: a user whom one of several sources lacks gets its mean
     prompt ("mean") or is left out ("drop"). shuffled: the control in which each user gets the
     source prompt of another. from_predictions: number of random items for each user; the adapter

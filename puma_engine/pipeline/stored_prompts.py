@@ -124,10 +124,11 @@ def load_adapter(
 def template_of(run: Run, override: str | None = None) -> Template:
     """Return the template of a prompts or migration run, or another one that is given.
 
-    In both cases the text is encoded as it was when the run's prompts were fitted.
+    In both cases the text is encoded as it was when the run's prompts were fitted, and in the chat
+    template if these were; see `Template.replaced_by`.
     """
     fitted = Template.from_config(run.config)
-    return replace(get_template(override), reading=fitted.reading) if override else fitted
+    return fitted.replaced_by(override) if override else fitted
 
 
 def template_of_sources(sources: Sequence[Run], task: str, request: AdapterRequest) -> Template:

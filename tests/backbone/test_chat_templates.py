@@ -25,6 +25,7 @@ from puma_engine.backbone.templates import PIECEWISE, TEMPLATES, Slot, Template,
 from puma_engine.backbone.tokens import encode_template
 from puma_engine.errors import BackboneError, TemplateError
 from puma_engine.pipeline import backbones
+from puma_engine.pipeline.evaluating import reuses_prompts
 from puma_engine.store import Workspace
 
 MARKERS = ("<|user|>", "<|end|>", "<|assistant|>")
@@ -176,6 +177,9 @@ def test_a_chat_template_is_stored_only_where_it_is_used():
         assert template.to_config()["chat_template"] is True
         assert Template.from_config(template.to_config()) == template
         assert get_template(template.spec) == template
+        off = get_template(json.dumps(json.loads(template.spec) | {"chat_template": False}))
+        assert template.replaced_by(off.spec) == replace(template, chat_template=False)
+        assert off.to_config() == replace(template, chat_template=False).to_config()
     with pytest.raises(TemplateError, match="true or false, not 'yes'"):
         get_template('{"template": "rating", "chat_template": "yes"}')
     with pytest.raises(TemplateError, match="fit them again"):
@@ -221,9 +225,37 @@ def test_a_fit_and_its_migration_read_in_chat_templates(tmp_path):
     assert inherited.config["chat_template"] is True
     assert bench.migrate("chat", large, chat_template=True, **settings).id == inherited.id
     assert bench.evaluate(inherited).config["chat_template"] is True
-    off = bench.migrate("chat", large, template="rating-prompt-last", **settings)
+    named = bench.migrate("chat", large, template="rating-prompt-last", **settings)
+    assert named.id == inherited.id
+    without_chat = '{"template": "rating-prompt-last", "chat_template": false}'
+    off = bench.migrate("chat", large, template=without_chat, **settings)
     assert "chat_template" not in off.config
-    with pytest.raises(BackboneError, match="has no chat template; leave out --chat-template, or"):
+    with pytest.raises(BackboneError, match="has no chat template; .* with chat_template = false"):
         bench.migrate("chat", without_template, **settings)
+    bench.migrate("chat", without_template, template=without_chat, **settings)
     moved = bench.prompts(inherited).vectors
     assert not (moved == bench.prompts(off).vectors).all()
+
+    words = "rating-item-first"
+    in_words = {"template": words, "chat_template": True}
+    config = bench.evaluate("chat", template=words).config
+    assert in_words.items() <= config.items()
+    (tmp_path / "words.toml").write_text(f'template = "{words}"\nchat_template = false\n')
+    command = ["evaluate", "chat", f"--template={tmp_path / 'words.toml'}"]
+    read_without = bench.workspace.run(puma(bench.workspace, *command)["id"])
+    assert read_without.config == {k: v for k, v in config.items() if k != "chat_template"}
+    refined = bench.refine("chat", template=words, training=QUICK)
+    assert in_words.items() <= refined.config.items()
+    # The same words without the chat template are other words.
+    unwrapped = bench.refine("chat", template=without_chat, training=QUICK)
+    assert "chat_template" not in unwrapped.config
+    assert reuses_prompts(unwrapped, source)
+    user = bench.prompts("chat").user_ids[0]
+    named, wrapped, bare = (
+        bench.predict_title("chat", user, "Dune", template=template).value
+        for template in (
+            words,
+            *(json.dumps(in_words | {"chat_template": c}) for c in (True, False)),
+        )
+    )
+    assert named == wrapped != bare
