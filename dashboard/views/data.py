@@ -125,13 +125,13 @@ def _charts(dataset: str, facts: dict) -> None:
             go.Figure(bars, {"xaxis": {"type": "category"}}),
             outcomes,
             f"outcomes-{dataset}",
-            title=f"The most frequent {noun} is {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
+            title=f"Most frequent {noun}: {outcomes.loc[outcomes['share'].idxmax(), 'outcome']}",
             x=SCALE[facts["task"]],
             y="Share of records (%)",
             height=300,
         )
     with middle:
-        title = f"Half have {median} records or fewer"
+        title = f"Median: {median} records"
         _histogram(users["records"], f"records-{dataset}", title, "Records per user")
     with right:
         constant = float((users["variance"] == 0).mean())
