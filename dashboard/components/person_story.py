@@ -11,7 +11,7 @@ STARS = {1: "one star", 2: "two stars", 3: "three stars", 4: "four stars", 5: "f
 # How a sentence calls a method of a kind.
 NOUNS = {
     "migrated": "the migration",
-    "refined": "the refined migration",
+    "refined": "refining",
     "shuffled": "the check with swapped prompts",
     "source": "the old model",
     "retrained": "retraining",

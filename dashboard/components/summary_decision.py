@@ -32,6 +32,7 @@ GAP = 0.004  # between its parts, as a share of its width
 BAR_COLOURS = {
     "migrate": KINDS["migrated"].colour,
     "refine": KINDS["refined"].colour,
+    "reuse": KINDS["refined"].colour,
     "retrain": KINDS["retrained"].colour,
     "undecided": NEUTRAL,
     "incomplete": NEUTRAL,
@@ -39,6 +40,7 @@ BAR_COLOURS = {
 LEGEND = {
     "migrate": ("green", "migrate"),
     "refine": ("violet", "migrate, refine some users"),
+    "reuse": ("violet", "reuse and refine"),
     "retrain": ("orange", "retrain"),
     "undecided": ("gray", "not settled"),
     "incomplete": ("gray", "not settled"),

@@ -14,6 +14,7 @@ from dashboard.components import figures
 from dashboard.components.formatting import plotly_text
 from dashboard.components.theme import KINDS, NEUTRAL, amounts, marker
 from dashboard.engine import Run, summary
+from dashboard.engine.comparisons import Verdict
 from dashboard.engine.summary import decision_texts, label_layout
 
 HEIGHT = 232
@@ -266,11 +267,12 @@ def _write(
     ]
 
 
-def show_behaviour(run: Run, plans: pd.DataFrame, method: str) -> None:
-    """Draw the mean and spread of each user's predictions: old, migrated and retrained."""
+def show_behaviour(run: Run, plans: pd.DataFrame, verdict: Verdict) -> None:
+    """Draw the mean and spread of each user's predictions: old, migrated (or refined) and retrained."""
+    method = str(verdict.method)
     chosen = [
         ("Old model", summary.sources_of_migration(plans, method)),
-        ("Migrated", plans[plans["method"] == method]),
+        ("Refined" if verdict.is_reuse else "Migrated", plans[plans["method"] == method]),
         ("Retrained", plans[plans["is_baseline"].astype(bool)]),
     ]
     names = {str(rows["evaluation"].iloc[0]): label for label, rows in chosen if len(rows)}

@@ -10,6 +10,7 @@ from dashboard.engine.comparisons import MARGIN, MAX_MARGIN, Verdict
 LOOKS = {
     "migrate": (":material/check_circle:", "green"),
     "refine": (":material/tune:", "blue"),
+    "reuse": (":material/tune:", "blue"),
     "retrain": (":material/replay:", "orange"),
     "undecided": (":material/help:", "gray"),
     "incomplete": (":material/pending:", "gray"),

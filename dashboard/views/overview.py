@@ -184,5 +184,5 @@ def _decision(
         with left:
             summary_figures.show_costs(last, plans, verdict.method)
         with right:
-            summary_figures.show_behaviour(last, plans, verdict.method)
+            summary_figures.show_behaviour(last, plans, verdict)
         st.caption(summary_decision.fine_print(last, plans, setup, verdict))

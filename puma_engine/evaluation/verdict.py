@@ -1,4 +1,4 @@
-"""The verdict on a comparison: migrate, retrain, or migrate all and refine some, with evidence.
+"""The verdict on a comparison: migrate, reuse and refine, retrain, or migrate all and refine some, with evidence.
 
 A migration is as good as full retraining when the 95 % interval of its paired difference is below a
 margin (default: 1 % of the retraining's value), which makes the comparison a non-inferiority test
@@ -52,10 +52,10 @@ MARGIN_STEP = 0.001
 FEW_USERS = 100
 # Kinds of methods that are not on the target backbone.
 WITHOUT_TARGET = ("source", "baseline")
-# Kinds of methods that a migration made, the candidates.
+# Kinds of the candidates: migrations, and prompts that were refined after one or without one.
 MIGRATED = ("migrated", "refined")
 
-Decision = Literal["migrate", "refine", "retrain", "undecided", "incomplete"]
+Decision = Literal["migrate", "refine", "reuse", "retrain", "undecided", "incomplete"]
 Measure = Literal["flops", "seconds"]
 Relation = Literal["better", "equivalent", "not worse", "worse", "uncertain"]
 
@@ -74,7 +74,8 @@ class MethodScore:
 
     loss, loss_low, loss_high: how much worse than the reference it is, in the metric's units, with
     its 95 % interval; below 0 it is better. seconds, flops: of its trainings, NaN where they were
-    not measured. seed: NaN where it is unknown, as of prompts that were fitted elsewhere.
+    not measured. seed: NaN where it is unknown, as of prompts that were fitted elsewhere. is_reuse:
+    whether prompts of another model or template were refined without a migration.
     """
 
     method: str
@@ -90,6 +91,7 @@ class MethodScore:
     seed: float
     device: str | None
     flops: float = float("nan")
+    is_reuse: bool = False
 
     def relation(self, margin: float) -> Relation:
         """Compare the method with the reference by its interval; margin is in metric units."""
@@ -98,6 +100,11 @@ class MethodScore:
         if self.loss_high <= margin:
             return "equivalent" if self.loss_low >= -margin else "not worse"
         return "worse" if self.loss_low > margin else "uncertain"
+
+    @property
+    def noun(self) -> str:
+        """What a sentence calls a candidate."""
+        return plan_noun(is_reuse=self.is_reuse)
 
     @property
     def interval(self) -> str:
@@ -110,7 +117,7 @@ class ComparisonData:
     """The input of a verdict: the tables of a comparison run.
 
     methods and scores: the tables "methods" (with a column backbone, if methods may belong to
-    several, and flops, if they are known) and "comparison". margin: a share of the retraining's
+    several, and flops and is_reuse, if they are known) and "comparison". margin: a share of the retraining's
     value. effects(method): the effects on users of a method against the reference, or None where
     predictions are missing. shares: the table of `puma_engine.evaluation.shares_kept`. changes:
     that of `puma_engine.evaluation.source_changes`. Raises ConfigError for a margin outside (0, 1).
@@ -137,7 +144,8 @@ class ComparisonData:
 class Verdict:
     """A decision with its sentences, and the numbers that it is based on.
 
-    method: the migration that was judged; reference: the full retraining. margin, loss and its
+    method: the candidate that was judged, is_reuse: whether it is a refinement without a migration;
+    reference: the full retraining. margin, loss and its
     interval are in the metric's units; cost: measured seconds of the migration with refining, as a
     share of the retraining's; arithmetic: the same share of operations, None where it does not
     decide. refine: ids of the users to refine, the surest first. disagreement: the caution that
@@ -164,6 +172,12 @@ class Verdict:
     disagreement: str = ""
     source: SourceChange | None = None
     arithmetic: float | None = None
+    is_reuse: bool = False
+
+    @property
+    def noun(self) -> str:
+        """What a sentence calls the judged candidate."""
+        return plan_noun(is_reuse=self.is_reuse)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as JSON types (NaN where there is no figure)."""
@@ -178,6 +192,11 @@ class DecisionRange:
     high: float
     decision: Decision
     method: str
+
+
+def plan_noun(*, is_reuse: bool) -> str:
+    """Return what a sentence calls a candidate."""
+    return "refinement" if is_reuse else "migration"
 
 
 def check_margin(margin: float) -> None:
@@ -208,7 +227,7 @@ def judge(data: ComparisonData) -> Verdict:
             ): "differences are taken from another method; take them from full retraining",
         }
         kinds = {row.kind for row in scores}
-        problem = remedies["migrated" in kinds, "retrained" in kinds]
+        problem = remedies[not kinds.isdisjoint(MIGRATED), "retrained" in kinds]
         if scores and all(np.isnan(row.value) for row in scores):
             label = METRICS[data.metric].label
             problem = (
@@ -288,6 +307,9 @@ def _plans(
     for row in candidates:
         cheaper = getattr(row, measure) < base_cost
         if not cheaper and not row.loss_high < 0:
+            continue
+        if row.is_reuse:
+            plans.append(plan(row, (), row.loss_high))  # All that it refines is in its cost.
             continue
         effects = data.effects(row.method)
         sure_users, likely_users = (
@@ -370,6 +392,7 @@ def method_scores(data: ComparisonData, metric: str | None = None) -> list[Metho
                 loss=float(sign * score["difference"]),
                 loss_low=float(low),
                 loss_high=float(high),
+                is_reuse=bool(row.get("is_reuse", False)),
                 **numbers,
             )
         )
@@ -453,21 +476,24 @@ class _Judge:
         decision, pick, refine = self.choose(candidates, plans)
         headline = {
             "migrate": lambda: self.migrate_headline(pick),
+            "reuse": lambda: self.migrate_headline(pick),
             "refine": lambda: self.refine_headline(pick, refine),
             "undecided": lambda: self.undecided_headline(pick, plans),
-            "retrain": lambda: self.retrain_headline(pick),
+            "retrain": lambda: self.retrain_headline(pick, candidates),
         }[decision]()
         return self.verdict(decision, headline, pick, refine)
 
     def choose(
         self, candidates: list[MethodScore], plans: list[_Plan]
     ) -> tuple[Decision, MethodScore, tuple[str, ...]]:
-        """Return the decision, the migration that it is about, and the users to refine.
+        """Return the decision, the candidate that it is about, and the users to refine.
 
         The cheapest plan within the margin is recommended. A larger margin admits the same plans
         and more, so its recommended plan never costs more.
         """
         if (best := _cheapest(plans, self.margin)) is not None:
+            if best.row.is_reuse:
+                return "reuse", best.row, ()
             return ("refine" if best.refine else "migrate"), best.row, best.refine
         cheaper = [row for row in candidates if self.is_cheaper(row)]
         if plausible := [row for row in cheaper if row.loss < self.margin]:
@@ -479,9 +505,9 @@ class _Judge:
         return bool(getattr(row, self.measure) < getattr(self.base, self.measure))
 
     def migrate_headline(self, pick: MethodScore) -> str:
-        """Return the headline for a migration that is as good and cheaper."""
+        """Return the headline for a candidate that is as good and cheaper."""
         return (
-            f"Migrate: {self.name(pick.method)} has {self.change(pick)}, within "
+            f"{'Reuse and refine' if pick.is_reuse else 'Migrate'}: {self.name(pick.method)} has {self.change(pick)}, within "
             f"the {format_percent(self.data.margin)} that you accept, and took "
             f"{self.cost_in_words(pick)}."
         )
@@ -524,8 +550,8 @@ class _Judge:
             text += f", which recommends {self.name(plan.row.method)}"
         return text + (f", with {format_users(len(plan.refine))} refined" if plan.refine else "")
 
-    def retrain_headline(self, pick: MethodScore) -> str:
-        """Return the headline for a retraining: no migration is as good, or those that are save nothing."""
+    def retrain_headline(self, pick: MethodScore, candidates: list[MethodScore]) -> str:
+        """Return the headline for a retraining: no candidate is as good, or those that are save nothing."""
         cost = self.cost_in_words(pick)
         if pick.loss_high <= self.margin:
             return (
@@ -540,8 +566,10 @@ class _Judge:
             else "maybe"
         )
         costs_more = not self.is_cheaper(pick)
+        same_kind = all(row.is_reuse == pick.is_reuse for row in candidates)
         return (
-            f"Retrain: the best migration, {self.name(pick.method)}, has {self.change(pick)}, "
+            f"Retrain: the best {pick.noun if same_kind else 'alternative'}, "
+            f"{self.name(pick.method)}, has {self.change(pick)}, "
             f"{certainty} more of a loss than the {format_percent(self.data.margin)} that you "
             f"accept{f', and took {cost}' if costs_more else ''}."
         )
@@ -590,6 +618,7 @@ class _Judge:
             disagreement,
             source,
             self.share(pick, "flops", len(refine)) if self.measure == "flops" else None,
+            pick.is_reuse,
         )
 
     def source_change(self) -> SourceChange | None:
@@ -606,16 +635,17 @@ class _Judge:
         base, data = self.base, self.data
         trained = pick.users_trained
         trainers = "all users" if math.isnan(trained) else format_users(int(trained))
+        done = "were refined" if pick.is_reuse else "trained the adapter"
         sentences = [
-            f"{self.label} {pick.interval} migrated against {base.interval} retrained, over "
+            f"{self.label} {pick.interval} {'refined' if pick.is_reuse else 'migrated'} against {base.interval} retrained, over "
             f"{format_users(data.users)} and {data.rows:,} rows.",
-            f"The migration has {self.change(pick)}: "
+            f"The {pick.noun} has {self.change(pick)}: "
             f"{self.difference(pick)}, paired over users. "
             f"The margin is {self.margin:.4f}, the {format_percent(data.margin)} that you accept. It is "
             f"{RELATIONS[pick.relation(self.margin)]}.",
-            f"Measured time: {format_seconds(pick.seconds)} for the migration, "
+            f"Measured time: {format_seconds(pick.seconds)} for the {pick.noun}, "
             f"{format_seconds(base.seconds)} for full retraining "
-            f"({format_share(self.share(pick, 'seconds'))}); {trainers} trained the adapter.",
+            f"({format_share(self.share(pick, 'seconds'))}); {trainers} {done}.",
         ]
         if self.measure == "flops":
             sentences.append(
@@ -705,14 +735,15 @@ class _Judge:
         data, cautions = self.data, []
         for row in self.scores:
             behind = pick.loss_high < row.loss_low
-            if row.kind == "shuffled" and not behind:
+            # The shuffled control checks an adapter, which reused prompts do not have.
+            if row.kind == "shuffled" and not behind and not pick.is_reuse:
                 cautions.append(
                     f"The check with prompts swapped between users ({row.value:.4f}) is not measurably behind the migration "
                     f"({pick.value:.4f}): the adapter may use little of what the old prompts hold."
                 )
             elif row.kind == "random" and not behind:
                 cautions.append(
-                    f"Random prompts ({row.value:.4f}) are not measurably behind the migration: the "
+                    f"Random prompts ({row.value:.4f}) are not measurably behind the {pick.noun}: the "
                     "prompts may not matter here."
                 )
         competitive = [
@@ -722,7 +753,7 @@ class _Judge:
             best = min(competitive, key=lambda row: row.loss)
             cautions.append(
                 f"{best.method}, which needs no language model, reaches {best.value:.4f} and is not "
-                f"measurably behind the migration ({pick.value:.4f})."
+                f"measurably behind the {pick.noun} ({pick.value:.4f})."
             )
         ranking = RANKING_METRIC[self.task]
         if ranking not in set(data.scores["metric"]):
@@ -737,7 +768,7 @@ class _Judge:
             )
         if pick.device != self.base.device:
             cautions.append(
-                f"Times are not comparable: the migration ran on {pick.device}, the retraining on "
+                f"Times are not comparable: the {pick.noun} ran on {pick.device}, the retraining on "
                 f"{self.base.device}."
             )
         seeds = {row.seed for row in self.scores if row.kind in (*MIGRATED, "retrained")}

@@ -28,7 +28,7 @@ def evaluated_methods(ws: Workspace, dataset: str, split: str) -> pd.DataFrame:
 
     Columns: evaluation, run (None for baselines), name, kind, label, backbone, origin (the
     backbones it started from, joined by " + "), path (backbones from the origin on), steps (their
-    runs), source_runs, sources, hops (0 without migration), strategy and budget (users) of the
+    runs), source_runs, sources, hops (changes of the model), strategy and budget (users) of the
     selection, users_trained, seed, seconds, device, created, item_tokens (0 without item prompts),
     template (None for baselines), flops (None where they were not measured), and value, low, high,
     n of the primary metric.
@@ -110,6 +110,11 @@ def _path(
         return (run.name,), (run.id,)
     backbone = names.get(run.inputs["backbone"], run.inputs["backbone"])
     sources = [runs[source] for source in _sources(run) if source in runs]
+    if (start := runs.get(run.inputs.get("start", ""))) is not None:
+        path, steps = _path(start, runs, names)
+        if start.inputs.get("backbone") == run.inputs["backbone"]:
+            return path, (*steps[:-1], run.id)
+        return (*path, backbone), (*steps, run.id)
     if not sources:
         return (backbone,), (run.id,)
     if len(sources) == 1:

@@ -75,7 +75,8 @@ def render_summary(
         sources = plan_summary.sources_of_migration(plans, migration)
         if len(sources):
             panels[str(sources["evaluation"].iloc[0])] = "Old model"
-        panels |= {str(row["evaluation"]): "Migrated", str(base["evaluation"]): "Retrained"}
+        done = "Refined" if verdict.is_reuse else "Migrated"
+        panels |= {str(row["evaluation"]): done, str(base["evaluation"]): "Retrained"}
     behaviour = behaviour_of_evaluations(ws, list(panels), MAX_DRAWN) if panels else None
     context = (
         setup.data,

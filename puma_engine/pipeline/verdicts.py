@@ -20,6 +20,7 @@ from puma_engine.pipeline.comparing import (
     comparison_users,
     method_cost,
 )
+from puma_engine.pipeline.evaluating import reuses_prompts
 from puma_engine.pipeline.user_impact import load_user_impact
 from puma_engine.store import Run, Workspace
 
@@ -45,6 +46,7 @@ def comparison_data(
     """
     run = stage.find(ws, comparison, "comparison")
     methods = with_arithmetic(ws, with_backbones(ws, ws.get_table(run.id, "methods")))
+    methods = methods.assign(is_reuse=[_is_reuse(ws, prompts) for prompts in methods["run"]])
     evaluations = methods.set_index("method")["evaluation"]
 
     @functools.cache
@@ -90,6 +92,14 @@ def with_arithmetic(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:
     runs = [ws.run(evaluation) for evaluation in methods["evaluation"]]
     flops = [method_cost(ws, run)["flops"] if run.status == "finished" else None for run in runs]
     return methods.assign(flops=pd.Series(flops, index=methods.index, dtype=object))
+
+
+def _is_reuse(ws: Workspace, prompts: str | None) -> bool:
+    """Return whether the prompts of a method, a run id, were refined without a migration."""
+    run = ws.run(prompts) if isinstance(prompts, str) else None
+    if run is None or "start" not in run.inputs:
+        return False
+    return reuses_prompts(run, ws.run(run.inputs["start"]))
 
 
 def with_backbones(ws: Workspace, methods: pd.DataFrame) -> pd.DataFrame:

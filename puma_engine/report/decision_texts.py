@@ -114,12 +114,12 @@ def worse_off_tile(effects: UserEffects | None) -> Tile:
 
 
 def recommended(ranges: tuple[DecisionRange, ...]) -> tuple[DecisionRange, ...]:
-    """Return the ranges of the accepted error in which a migration is recommended."""
-    return tuple(part for part in ranges if part.decision in ("migrate", "refine"))
+    """Return the ranges of the accepted error in which another plan than retraining is recommended."""
+    return tuple(part for part in ranges if part.decision in ("migrate", "refine", "reuse"))
 
 
 def breakpoint_text(ranges: tuple[DecisionRange, ...], limit: int | None = None) -> str:
-    """Return a sentence on which migration is recommended from which accepted error on.
+    """Return a sentence on which plan is recommended from which accepted error on.
 
     ranges: of `puma_engine.evaluation.verdict.decision_ranges`. limit: number of changes to name,
     those of the smallest errors; None for all. The others are counted.
@@ -160,6 +160,7 @@ def decision_label(part: DecisionRange) -> str:
     name = _training_users(part.method)
     return {
         "migrate": name,
+        "reuse": name,
         "refine": f"{name}, some again" if "refined" in name else f"{name}, some refined",
         "retrain": "Retrain",
     }.get(part.decision, "Not settled")

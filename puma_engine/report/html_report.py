@@ -150,6 +150,7 @@ def _users(report: Report) -> dict[str, Any] | None:
     impact, ratings = report.impact, report.run.summary["task"] == "rating"
     if impact is None:
         return None
+    noun, done = report.verdict.noun, "Refined" if report.verdict.is_reuse else "Migrated"
     unit = "RMSE of a user (stars)" if ratings else "Log loss of a user"
     total = impact.effects.users
     sample = with_values(impact.sample, ratings=ratings)
@@ -159,15 +160,15 @@ def _users(report: Report) -> dict[str, Any] | None:
     points = svg.user_points(
         "Each user under both methods",
         list(sample[["first", "second"]].itertuples(index=False, name=None)),
-        (f"Retrained: {unit}", f"Migrated: {unit}"),
+        (f"Retrained: {unit}", f"{done}: {unit}"),
     )
     bins = svg.histogram(
         "Distribution of differences",
         list(impact.bars[["from", "to", "users"]].itertuples(index=False, name=None)),
-        f"Migrated minus retrained: {unit}",
+        f"{done} minus retrained: {unit}",
     )
     charts = [
-        (f"Each user under both: below the line the migration is better{some}", points),
+        (f"Each user under both: below the line the {noun} is better{some}", points),
         ("How far users move: left of zero they gain", bins),
     ]
     for name, groups in impact.groups.items():
@@ -175,7 +176,7 @@ def _users(report: Report) -> dict[str, Any] | None:
             (f"{row.group} ({row.users:,} users)", "migrated", row.difference, row.low, row.high)
             for row in groups.itertuples()
         ]
-        label = "Difference (below 0: the migration is better)"
+        label = f"Difference (below 0: the {noun} is better)"
         title = GROUP_TITLES[name]
         picture = svg.interval_rows(f"Difference by {title}", rows, label, line_at=0.0)
         charts.append((f"By {title}", picture))

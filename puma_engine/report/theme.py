@@ -22,7 +22,7 @@ KINDS = {
     "source": Kind("Source prompts", "#0072B2", "circle"),
     "vectors": Kind("Vectors, no language model", "#009EBF", "hexagon"),
     "migrated": Kind("Migrated", "#009E73", "diamond"),
-    "refined": Kind("Migrated and refined", "#8A63D2", "star"),
+    "refined": Kind("Refined", "#8A63D2", "star"),
     "retrained": Kind("Retrained", "#D55E00", "square"),
     "random": Kind("Random prompts", "#CC79A7", "x"),
     "reused": Kind("Reused as they are", "#7F6FB0", "pentagon"),
@@ -33,6 +33,7 @@ KINDS = {
 DECISIONS = {
     "migrate": "Migrate",
     "refine": "Migrate all, refine some",
+    "reuse": "Reuse and refine",
     "retrain": "Retrain",
     "undecided": "Not settled yet",
     "incomplete": "No verdict yet",

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import compared
 import numpy as np
@@ -20,15 +21,16 @@ from dashboard_pages import (
 from store_edits import edited
 
 from dashboard import engine
-from dashboard.components import summary_decision, summary_figures
+from dashboard.components import summary_decision, summary_figures, verdicts
 from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
 from puma_engine.evaluation.formatting import format_percent, method_names
-from puma_engine.evaluation.verdict import MAX_MARGIN, DecisionRange, judge
+from puma_engine.evaluation.verdict import MAX_MARGIN, Decision, DecisionRange, judge
 from puma_engine.pipeline import compare, comparison_shares
 from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
 from puma_engine.report import decision_texts, label_layout
+from puma_engine.report.theme import DECISIONS
 from puma_engine.store import Workspace
 from puma_engine.studies.evidence import results_root
 from puma_engine.studies.seeds_needed import seeds_to_decide
@@ -201,7 +203,8 @@ def test_the_legend_of_the_bar_names_each_of_its_decisions_once():
     assert legend + " · :orange[■] retrain" == summary_decision.bar_legend(ranges, 0.05).replace(
         "\u00a0", " "
     )
-    assert set(summary_decision.LEGEND) == set(summary_decision.BAR_COLOURS)
+    tables = (summary_decision.LEGEND, summary_decision.BAR_COLOURS, verdicts.LOOKS, DECISIONS)
+    assert all(set(table) == set(get_args(Decision)) for table in tables)
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,7 @@ def test_the_sentence_names_the_record_that_changed_most_in_the_users_direction(
     )
     swapped = ends | {"method": ("two", "refined"), "other": ("one", "source")}
     assert person_story.sentence("007", joined.iloc[1:], titles, "rating", **swapped) == (
-        "007 gives “B” three stars; the old model says 3.5, the refined migration 3.0."
+        "007 gives “B” three stars; the old model says 3.5, refining 3.0."
     )
     clicks = joined.assign(outcome=[1.0, 0, 0], one=[0.31, 0.2, 0.5], two=[0.62, 0.2, 0.4])
     assert person_story.sentence("u", clicks, {"a": "News"}, "click", **ends) == (

@@ -17,6 +17,7 @@ from puma_engine.evaluation.user_effects import (
     user_effects,
 )
 from puma_engine.evaluation.verdict import ComparisonData, decision_ranges, judge
+from puma_engine.report.decision_texts import breakpoint_text
 
 BASE = ("Full retraining", "retrained", 1.0, None, 100.0)
 
@@ -83,6 +84,56 @@ def test_the_decision_follows_from_the_interval_and_the_margin(gap, decision, re
     assert (verdict.decision, verdict.relation) == (decision, relation)
     assert verdict.margin == pytest.approx(0.01) and verdict.loss == gap[0]
     assert f"{gap[1]:+.4f}, {gap[2]:+.4f}" in " ".join(verdict.evidence)
+
+
+@pytest.mark.parametrize(
+    ("gap", "decision", "beginning"),
+    [
+        ((0.001, -0.004, 0.006), "reuse", "Reuse and refine: Reused prompts, refined has "),
+        (
+            (0.030, 0.020, 0.040),
+            "retrain",
+            "Retrain: the best refinement, Reused prompts, refined,",
+        ),
+    ],
+)
+def test_prompts_that_are_refined_without_a_migration_are_no_migration(gap, decision, beginning):
+    label = "Reused prompts, refined"
+    controls = [
+        (name, name, 1.0, (0.0, -0.01, 0.01), 10.0) for name in ("random", "shuffled", "baseline")
+    ]
+    effects, _ = simulated(0.0, regressing=40)
+    rows = question(
+        (label, "refined", 1.0, gap, 10.0),
+        BASE,
+        *controls,
+        effects=effects,
+        users=50,
+        **{label: {"is_reuse": True, "device": "cuda"}},
+    )
+    verdict = judge(rows)
+    assert (verdict.decision, verdict.is_reuse, verdict.refine) == (decision, True, ())
+    assert verdict.headline.startswith(beginning)
+    sentences = " ".join((verdict.headline, *verdict.evidence, *verdict.cautions))
+    for words in ("igrat", "adapter"):
+        assert words not in sentences
+    assert "The refinement has" in sentences and "50 users were refined" in sentences
+    assert "the refinement ran on cuda" in sentences
+    ranges = decision_ranges(rows)
+    assert {part.decision for part in ranges} <= {"reuse", "undecided", "retrain"}
+    assert breakpoint_text(ranges).endswith(f": {label}.")
+
+
+def test_a_refinement_beside_a_migration_is_an_alternative():
+    label, loss = "Reused prompts, refined", (0.030, 0.020, 0.040)
+    refined = (label, "refined", 1.0, loss, 10.0)
+    moved = migrated((0.050, 0.040, 0.060))
+    reuse = {label: {"is_reuse": True}, "Moved": {"is_reuse": False}}
+    verdict = judge(question(moved, refined, BASE, **reuse))
+    assert verdict.headline.startswith(f"Retrain: the best alternative, {label}, has ")
+    # Without full retraining that alone is missing.
+    incomplete = judge(question(refined, **reuse))
+    assert "add the full retraining" in incomplete.headline
 
 
 def test_a_wider_margin_changes_retrain_to_migrate():

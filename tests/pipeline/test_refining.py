@@ -12,7 +12,9 @@ from puma_engine.datasets import load_shipped
 from puma_engine.errors import ConfigError, NotFoundError, SelectionError
 from puma_engine.pipeline import load_prompts, method_cost
 from puma_engine.pipeline.evaluating import method_label
+from puma_engine.pipeline.method_survey import evaluated_methods
 from puma_engine.pipeline.predicting_regressions import ranked
+from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
 from puma_engine.prompts.table import PromptTable
 from puma_engine.prompts.tuning import fit_prompts, step_scale
 
@@ -122,6 +124,27 @@ def test_prompts_are_refined_for_another_template_without_a_migration(bench, mov
     assert method_label(bench.workspace, evaluation) == "Reused prompts, refined"
     seconds = method_cost(bench.workspace, evaluation)["seconds"]
     assert seconds == pytest.approx(refined.seconds)  # the prompts existed already
+    films = start.inputs["dataset"]
+    retrained = bench.fit_prompts(
+        films,
+        start.inputs["backbone"],
+        role="retrained",
+        template=words,
+        training=SHORT,
+        device="cpu",
+    )
+    refined_migration = bench.refine(moved, training=SHORT, device="cpu")
+    evaluations = [bench.evaluate(run, device="cpu") for run in (retrained, refined_migration)]
+    comparison = bench.compare([evaluation, *evaluations])
+    methods = comparison_data(bench.workspace, comparison).methods
+    by_kind = methods.set_index("run")["is_reuse"]
+    assert by_kind.to_dict() == {refined.id: True, retrained.id: False, refined_migration.id: False}
+    verdict = judge_comparison(bench.workspace, comparison)
+    assert verdict.is_reuse and "migrat" not in verdict.headline.lower()
+    methods = evaluated_methods(bench.workspace, films, "test").set_index("run")
+    models = [bench.workspace.run(run.inputs["backbone"]).name for run in (start, moved)]
+    assert methods.loc[refined.id, "path"] == (models[0],)
+    assert methods.loc[refined_migration.id, "path"] == tuple(models)
 
 
 def test_prompts_are_refined_on_other_weights_of_their_model(bench, tmp_path):
