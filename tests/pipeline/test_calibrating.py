@@ -61,7 +61,8 @@ def test_a_calibration_measures_the_missing_costs_of_a_plan(world, monkeypatch):
     assert pipeline.calibrate(ws, **job.args)[-1].id == retraining.id
     jobs.cancel(ws, job.id)
     app = open_page("plan", ws.root, monkeypatch, **query)
-    assert "unknown" not in app.dataframe[0].value["Time"].tolist()
+    costs = app.table[0].value.set_index("Option")
+    assert "unknown" not in costs.loc["Time"].tolist()
     assert "times as long" in words(app)
 
 
