@@ -79,7 +79,7 @@ def _row(row: dict, series: str, name: object) -> dict:
     }
 
 
-@st.cache_data(max_entries=4, show_spinner=False)
+@st.cache_data(max_entries=6, show_spinner=False)
 def published(task: str, role: str = "") -> pd.DataFrame:
     """Return what migrations kept in the published studies of a task; columns as in `measured`.
 
