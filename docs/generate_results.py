@@ -66,13 +66,13 @@ TABLE = {
 class Main:
     """The main results (table2) of one data set and one target model.
 
-    words: its name in texts. other_model: a source or target outside the zoo, see Evidence.
+    words: its name in texts. route: the models outside the zoo, see Evidence.
     """
 
     report: dict[str, Any]
     dataset: str
     words: str
-    other_model: str | None = None
+    route: str = ""
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -83,7 +83,7 @@ class Main:
     @property
     def role(self) -> str | None:
         """Role of a model outside the zoo: "on" for the target, "from" for the source."""
-        return self.other_model and self.other_model.partition(" ")[0]
+        return self.route.partition(" ")[0] or None
 
     @property
     def metric(self) -> str:
@@ -166,12 +166,12 @@ def main_results(reports: Sequence[Evidence]) -> list[Main]:
             continue
         name = found["all-users"].dataset
         words = evidence.column_heading(column, WORDS)
-        results.append(Main(item.report, name, words, item.other_model))
+        results.append(Main(item.report, name, words, item.route))
     order = [*WORDS]
     return sorted(
         results,
         key=lambda main: (
-            main.other_model is not None,
+            main.route != "",
             main.role != "on",
             order.index(main.dataset) if main.dataset in order else len(order),
         ),
@@ -454,9 +454,9 @@ RMSE against retraining, migrated ones at {differences_after(item, ALL_USERS, ch
 
 def findings_text(results: Sequence[Main], orders: Evidence, selections: Sequence[Evidence]) -> str:
     """Return the findings, each with its picture."""
-    zoo = [main for main in results if main.other_model is None]
+    zoo = [main for main in results if not main.route]
     rated = [main for main in zoo if main.metric == "rmse"]
-    others = [main for main in results if main.other_model is not None]
+    others = [main for main in results if main.route]
     real = f"\n\n## And with a real language model?\n\n{real_models_text(others)}" if others else ""
     quality = wrapped(f"""## Is a migration as good as full retraining?
 
@@ -749,7 +749,7 @@ def reports_table(reports: Sequence[Evidence]) -> str:
         names = datasets(item.report)
         sizes = dict.fromkeys("{:,}, {}".format(*item.size(name)) for name in names)
         description = STUDIES[item.study].description
-        words = ", ".join(names) + (f" {item.other_model}" if item.other_model else "")
+        words = ", ".join(names) + (f" {item.route}" if item.route else "")
         lines.append(
             f"| [{item.name}]({table_file(item)}) | {description} | {words} | {'; '.join(sizes)} | {item.provenance} |"
         )
@@ -758,7 +758,7 @@ def reports_table(reports: Sequence[Evidence]) -> str:
 
 def readme_figures(results: Sequence[Main], orders: Evidence, changes: Evidence) -> str:
     """Return the README's answer, table and limits."""
-    zoo = [main for main in results if main.other_model is None]
+    zoo = [main for main in results if not main.route]
     rated = [main for main in zoo if main.metric == "rmse"]
     targets = [main for main in results if main.role == "on"]
     results = [*zoo, *targets]
@@ -788,7 +788,7 @@ are open ones, not the paper's.""",
 
 def readme_answer(results: Sequence[Main]) -> str:
     """Return the answer in one sentence, which the README begins with."""
-    rated = [main for main in results if main.other_model is None and main.metric == "rmse"]
+    rated = [main for main in results if not main.route and main.metric == "rmse"]
     return wrapped(f"""**With an adapter that 7 % of the users train, the test error ends {losses(rated, FEW)} than
 after training every prompt again (full retraining), for {costs(rated, FEW)} of its arithmetic (floating-point
 operations).** Both data sets have open ratings: [what it achieves](#what-it-achieves).""")

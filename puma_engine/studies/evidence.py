@@ -58,24 +58,15 @@ class Evidence:
         }
 
     @property
-    def other_model(self) -> str | None:
-        """A model outside the zoo and its role, such as "on smollm2" or "from smollm2"; None for zoo models.
-
-        Of a source and a target outside the zoo, the target.
-        """
-        models = self.other_models
-        for role, preposition in (("target", "on"), ("source", "from")):
-            if role in models:
-                return f"{preposition} {models[role]}"
-        return None
-
-    @property
     def route(self) -> str:
-        """The models outside the zoo as columns name them: `other_model`, "from smollm2 to qwen", or ""."""
+        """The models outside the zoo: "on smollm2", "from smollm2", "from smollm2 to qwen", or ""."""
         models = self.other_models
         if len(models) == 2:
             return f"from {models['source']}{TO}{models['target']}"
-        return self.other_model or ""
+        for role, preposition in (("target", "on"), ("source", "from")):
+            if role in models:
+                return f"{preposition} {models[role]}"
+        return ""
 
     def size(self, dataset: str) -> tuple[int, int]:
         """Return the largest number of users in a row of a data set, and the number of seeds."""
@@ -130,7 +121,7 @@ def published_evidence(root: Path) -> list[Evidence]:
         # By default a study's folder has the study's name.
         name = path.name if path.parts[:-1] in ((), (path.name,)) else path.as_posix()
         evidence.append(Evidence(name, load_report(file, "make it again")))
-    return sorted(evidence, key=lambda item: item.other_model is not None)
+    return sorted(evidence, key=lambda item: item.route != "")
 
 
 def workspace_evidence(ws: Workspace) -> list[Evidence]:
