@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 from cluster_worlds import assert_same, cluster_world, execute, execute_here
+from command_line import puma
 from ray_clusters import TOKEN
 from small_runs import QUICK, SMALL
 from tiny import tiny_backbone_folder
@@ -61,8 +62,14 @@ def source(world):
     )
 
 
-def test_fit_migration_refining_and_evaluation_equal_those_of_one_machine(world, source):
+def test_fit_migration_refining_and_evaluation_equal_those_of_one_machine(world, source, tmp_path):
     assert_same(world, *source)
+    other_weights = tiny_backbone_folder(tmp_path, "llama", seed=8)
+    words = tmp_path / "words.toml"
+    words.write_text('task = "rating"\ntext = "How good is {item}? Stars:{prompt}"\n')
+    reusing = RefineRequest(
+        start=source[0].name, backbone=str(other_weights), template=str(words), training=QUICK
+    )
     migrating = MigrationRequest(
         sources=(source[0].name,),
         target=str(world.large),
@@ -76,11 +83,25 @@ def test_fit_migration_refining_and_evaluation_equal_those_of_one_machine(world,
         ("migrate", migrating),
         ("evaluate", EvaluationRequest(subject="moved")),
         ("refine", RefineRequest(start="moved", training=QUICK)),
+        ("refine", reusing),
         ("predict_anchors", AnchorRequest(prompts="moved", count=4)),
     ):
         actual = execute(world, command, request)
         expected = pipeline.EXECUTORS[command](world.here, request, pipeline.Execution())
         assert_same(world, actual, expected)
+        if request is reusing:
+            start, model = (world.there.run(actual.inputs[role]) for role in ("start", "backbone"))
+            before = world.there.run(start.inputs["backbone"])
+            assert model.config["fingerprint"] != before.config["fingerprint"]
+            assert actual.config["template_text"] != start.config.get("template_text")
+            options = reusing.to_dict()["training"] | {
+                "backbone": other_weights,
+                "template": words,
+                "on": world.ray.address,
+            }
+            arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+            printed = puma(world.there, "prompts", "refine", source[0].name, *arguments)
+            assert printed["id"] == actual.id
     selection = world.there.runs(kind="selection")[0]
     assert_same(world, selection, world.here.run(selection.id))
     assert world.there.verify() == []

@@ -148,7 +148,7 @@ def test_prompts_are_refined_for_another_template_without_a_migration(bench, mov
 
 
 def test_prompts_are_refined_on_other_weights_of_their_model(bench, tmp_path):
-    folders = [tiny_backbone_folder(tmp_path / name) for name in ("before", "after")]
+    folders = [tiny_backbone_folder(tmp_path / str(seed), seed=seed) for seed in (7, 8)]
     films = bench.import_dataset("movietweetings", users=10)
     source = bench.fit_prompts(films, str(folders[0]), training=SHORT, device="cpu")
     some = bench.select(source, strategy="random", budget=3)

@@ -69,7 +69,7 @@ def tiny_tokenizer(kind: str, texts: list[str] | None = None) -> PreTrainedToken
     return tokenizer
 
 
-def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module:
+def tiny_model(family: str, vocabulary: int, width: int = 32, seed: int = 7) -> torch.nn.Module:
     """Build a random two-layer model of a family, of a width."""
     shared = {
         "vocab_size": vocabulary,
@@ -83,7 +83,7 @@ def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module
         "eos_token_id": 1,
         "pad_token_id": 0,
     }
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     t = transformers
     if family == "llama":
         return t.LlamaForCausalLM(t.LlamaConfig(**shared))
@@ -105,11 +105,11 @@ def tiny_model(family: str, vocabulary: int, width: int = 32) -> torch.nn.Module
 
 
 def tiny_backbone_folder(
-    folder: Path, family: str = "llama", kind: str | None = None, width: int = 32
+    folder: Path, family: str = "llama", kind: str | None = None, width: int = 32, seed: int = 7
 ) -> Path:
     """Save a tiny model and its tokenizer to folder/family and return that path."""
     tokenizer = tiny_tokenizer(kind or KIND_OF.get(family, "bytes-bos"))
-    model = tiny_model(family, len(tokenizer), width)
+    model = tiny_model(family, len(tokenizer), width, seed)
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.15)
