@@ -30,9 +30,10 @@ Planned = tuple[str, str, str, int | float]
 def plan(references: dict[str, Reference], kills: int, seed: int) -> list[Planned]:
     """Return kills as workload, kind, role and moment, in the order to try them.
 
-    At most half of them are at operations: all of each process, or a sample if these are too many.
+    About half of them are at operations: of all of each process, or of a sample if these are too many.
     The others are at random times, as shares of the undisturbed duration. There are more than
-    requested, since a process may end before its kill.
+    requested, since a process may end before its kill: behind both are the other operations, which
+    are reached on a machine of any speed.
     """
     draw = random.Random(seed)
     operations: list[Planned] = [
@@ -48,9 +49,10 @@ def plan(references: dict[str, Reference], kills: int, seed: int) -> list[Planne
         name = draw.choice(list(references))
         role = draw.choice(["all", *references[name].moments])
         rest.append((name, AT_RANDOM, role, draw.random()))
-    both = operations[: kills // 2 + 1] + rest
+    half = kills // 2 + 1
+    both = operations[:half] + rest
     draw.shuffle(both)
-    return both
+    return both + operations[half:]
 
 
 def tries(
