@@ -79,7 +79,11 @@ def titles(subject: Subject, view: View) -> dict[str, tuple[str, str]]:
         for panel, value in view.facts.get("agreement", {}).items():
             if np.isfinite(value):
                 medians[panel] += f" · orders alike {value:.2f}"
-        names = {"old": f"Old model, {old}", "migrated": "Migrated", "retrained": "Retrained"}
+        names = {
+            "old": f"Old model, {old}",
+            "migrated": subject.participle.capitalize(),
+            "retrained": "Retrained",
+        }
         if subject.source is None:
             names["migrated"] = subject.label
         return {panel: (names[panel], medians[panel]) for panel in view.points}
@@ -88,7 +92,7 @@ def titles(subject: Subject, view: View) -> dict[str, tuple[str, str]]:
         panel: f"{100 * share[0]:.0f} and {100 * share[1]:.0f} % of the variance"
         for panel, share in shares.items()
     }
-    noun = "Migrated prompts" if subject.source else "Prompts"
+    noun = f"{subject.participle.capitalize()} prompts" if subject.source else "Prompts"
     names = {"source": f"Source prompts, {old}", "migrated": f"{noun}, {model}"}
     return {panel: (names[panel], details.get(panel, "")) for panel in view.points}
 
@@ -108,11 +112,9 @@ def headline(subject: Subject, view: View) -> str:
     if "shared_neighbours" in view.facts:
         shared = view.facts["shared_neighbours"]
         count = view.facts["trust_neighbours"]
-        return (
-            f"Of a person's {count} nearest neighbours, the migration keeps {100 * shared:.0f} %."
-        )
+        return f"Of a person's {count} nearest neighbours, the {subject.noun} keeps {100 * shared:.0f} %."
     if "misfit" in view.facts:
-        return f"The migration changed {100 * view.facts['misfit']:.0f} % of the layout of the old prompts."
+        return f"The {subject.noun} changed {100 * view.facts['misfit']:.0f} % of the layout of the old prompts."
     return "People whose prompts are similar are near each other."
 
 
@@ -126,7 +128,7 @@ def _behaviour_headline(subject: Subject, medians: dict[str, float]) -> str:
         f"{medians[name]:.2f} ★" if rating else f"{100 * medians[name]:.1f} %"
         for name in ("migrated", other)
     ]
-    subject_name = "The migration" if subject.source else "This method"
+    subject_name = f"The {subject.noun}" if subject.source else "This method"
     against = "retraining" if other == "retrained" else "the old model"
     if values[0] == values[1]:
         return f"{subject_name} tells titles apart as much as {against} does: by {values[0]}."
@@ -154,12 +156,15 @@ def trust(subject: Subject, view: View) -> None:
         )
         shared = (
             "Share of a user's nearest users among the source prompts that are also nearest among "
-            f"the migrated prompts. {measured}"
+            f"the {subject.participle} prompts. {measured}"
         )
         tables.metrics(
             {
                 "Trust in the source map": (f"{facts['trust_source']:.2f}", explanation),
-                "Trust in the migrated map": (f"{facts['trust_migrated']:.2f}", explanation),
+                f"Trust in the {subject.participle} map": (
+                    f"{facts['trust_migrated']:.2f}",
+                    explanation,
+                ),
             }
         )
         tables.metrics(
@@ -172,7 +177,7 @@ def trust(subject: Subject, view: View) -> None:
         st.metric("How much the layout changed", percent(facts["misfit"]), help=_MISFIT)
     method = "UMAP of the principal components" if view.name == "umap" else "Principal components"
     st.caption(
-        f"{method} of the prompts, computed for each model alone; the migrated map is shifted, "
+        f"{method} of the prompts, computed for each model alone; the {subject.participle} map is shifted, "
         "turned and scaled onto the source map. Axes have no unit; large distances have little "
         "meaning."
         if subject.source
@@ -214,7 +219,7 @@ def _anchor_table(subject: Subject, items: list[str]) -> None:
 
 
 _MISFIT = (
-    "Share of the source map's spread that the migrated map does not reproduce after shift, "
+    "Share of the source map's spread that the other map does not reproduce after shift, "
     "rotation, reflection and scaling (Procrustes)."
 )
 
@@ -222,7 +227,7 @@ _MISFIT = (
 def notes(subject: Subject, view: View) -> str:
     """Say what limits the map of a view: few common neighbours, prompts along a line; or ""."""
     if view.name == "behaviour":
-        return _order_note(view)
+        return _order_note(subject, view)
     parts = []
     if view.facts.get("shared_neighbours", 1.0) < FEW_NEIGHBOURS:
         parts.append(
@@ -232,7 +237,7 @@ def notes(subject: Subject, view: View) -> str:
     return " ".join([*parts, _dimension_note(subject)]).strip()
 
 
-def _order_note(view: View) -> str:
+def _order_note(subject: Subject, view: View) -> str:
     """Say so where people's orders of the same titles are more alike after the migration; or ""."""
     agreement = view.facts.get("agreement", {})
     other = next((name for name in ("retrained", "old") if name in agreement), None)
@@ -240,14 +245,14 @@ def _order_note(view: View) -> str:
         return ""
     before = "after retraining" if other == "retrained" else "on the old model"
     return (
-        "After the migration, people's orders of these titles are more alike: "
+        f"After the {subject.noun}, people's orders of these titles are more alike: "
         f"{agreement['migrated']:.2f}, against {agreement[other]:.2f} {before}. 1 is the same order for everybody."
     )
 
 
 def _dimension_note(subject: Subject) -> str:
     shares = people.one_dimensional(subject)
-    names = {"source": "old prompts", "migrated": "migrated prompts"}
+    names = {"source": "old prompts", "migrated": f"{subject.participle} prompts"}
     if subject.source is None:
         names["migrated"] = "prompts"
     flat = {panel: share for panel, share in shares.items() if share >= ONE_DIMENSION}
@@ -549,7 +554,7 @@ def _table(
             label += f" ({METRICS[metric].unit})"
         for side, evaluation in (
             ("Old model", subject.source_evaluation),
-            ("Migrated", subject.evaluation),
+            (subject.participle.capitalize(), subject.evaluation),
         ):
             values = people.loss(subject, view.key, evaluation, metric)
             columns[f"{side}: {label}"] = values[rows]

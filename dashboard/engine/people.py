@@ -26,6 +26,7 @@ from puma_engine.evaluation.user_effects import (
     certainties,
     with_values,
 )
+from puma_engine.evaluation.verdict import plan_noun
 from puma_engine.maps.behaviour import order_agreement
 from puma_engine.maps.projection import principal_map, principal_plane
 from puma_engine.pipeline.anchors import common_anchors, read_anchors
@@ -75,6 +76,21 @@ class Subject:
     reference: str | None
     retrained: str | None
     source_evaluation: str | None
+
+    @property
+    def is_reuse(self) -> bool:
+        """Whether the source prompts were refined without a migration."""
+        return self.source is not None and self.source.id == self.run.inputs.get("start")
+
+    @property
+    def noun(self) -> str:
+        """What a sentence calls the step from the source prompts to this table."""
+        return plan_noun(is_reuse=self.is_reuse)
+
+    @property
+    def participle(self) -> str:
+        """What a sentence says was done to the source prompts: migrated or refined."""
+        return "refined" if self.is_reuse else "migrated"
 
     @property
     def metric(self) -> str:

@@ -4,7 +4,9 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import compared
 import numpy as np
@@ -277,6 +279,21 @@ def test_the_map_shows_trust_and_the_users_who_trained(drawn, monkeypatch):
     # Both maps; everybody trains, so no picture says which of the users do.
     assert len(app.get("plotly_chart")) == 2
     assert "in none yet" in shown  # nobody can be called worse off without a comparison
+
+
+def test_prompts_that_were_refined_without_a_migration_are_called_refined(drawn):
+    ws, run = drawn
+    source, moved = (ws.run(run.inputs[role]) for role in ("source", "migrated"))
+    reused = replace(moved, kind="prompts", inputs={"start": source.id})
+    refined = replace(moved, kind="prompts", inputs={"start": moved.id})
+    words = {}
+    for name, prompts in (("moved", moved), ("reused", reused), ("refined", refined)):
+        subject = people.Subject(prompts, name, "d", "rating", source, *[None] * 5)
+        view = SimpleNamespace(name="pca", facts={"misfit": 0.5}, points={"migrated": None})
+        title = people_maps.titles(subject, view)["migrated"][0].partition(" prompts")[0]
+        words[name] = (title, people_maps.headline(subject, view).partition(" changed")[0])
+    assert words["moved"] == words["refined"] == ("Migrated", "The migration")
+    assert words["reused"] == ("Refined", "The refinement")
 
 
 @pytest.mark.parametrize("colour", list(people_views.COLOURS))
