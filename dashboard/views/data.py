@@ -202,7 +202,7 @@ def _browse(dataset: str, task: str) -> None:
             f"{side}_id": TextColumn(side.capitalize()),
             "text": title,
             "records": NumberColumn("Records", format="localized"),
-            "train": NumberColumn("Of these in the train split", format="localized"),
+            "train": NumberColumn("Of these used for training", format="localized"),
             "mean": NumberColumn(MEAN[task], format="%.2f"),
             "variance": NumberColumn(VARIANCE[task], format="%.2f", help=term("variance")),
         },

@@ -16,7 +16,7 @@ from puma_engine.report.glossary import TERMS, heading
 # Words for things that are counted or numbered.
 COUNTS = {
     "Comparisons", "Count", "Data sets", "Fitted prompts", "Held-out rows", "Id", "Item", "Items", "Migrations", "Models", "Pairs",
-    "Of these in the train split", "Records", "Records per user", "Seed", "Seeds", "Training records", "User", "Users", "Users trained",
+    "Of these used for training", "Records", "Records per user", "Seed", "Seeds", "Training records", "User", "Users", "Users trained",
 }  # fmt: skip
 DEFINED = {heading(name).lower() for name in TERMS} | {
     item.label.lower() for item in METRICS.values()
