@@ -93,7 +93,7 @@ def titles(subject: Subject, view: View) -> dict[str, tuple[str, str]]:
         for panel, share in shares.items()
     }
     noun = f"{subject.participle.capitalize()} prompts" if subject.source else "Prompts"
-    names = {"source": f"Source prompts, {old}", "migrated": f"{noun}, {model}"}
+    names = {"source": f"Old model, {old}", "migrated": f"{noun}, {model}"}
     return {panel: (names[panel], details.get(panel, "")) for panel in view.points}
 
 

@@ -114,7 +114,7 @@ def _metrics(records: pd.DataFrame, context: UserContext) -> None:
     values: dict[str, tuple[str, str | None]] = {
         "Training records": (
             f"{int((split == 'train').sum())}",
-            "Rows of the train split, which prompts are fitted on.",
+            "Records that prompts are fitted on.",
         ),
         f"Held out ({context.split})": (
             f"{int((split == context.split).sum())}",

@@ -20,6 +20,7 @@ from puma_engine.requests import FitRequest
 from puma_engine.store import Run
 from puma_engine.training.device import DTYPES, DeviceMemory, device_memory, is_bf16_on_cpu
 
+UNKNOWN = "–"
 TIGHT = 0.85  # above this share of the free memory, little is left for batches
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
@@ -122,10 +123,10 @@ def facts(run: Run) -> dict[str, str]:
         else "separate",
         "Quantised": summary.get("quantised") or "no",
         "Stored as": f"GGUF {summary['file_type']}" if summary.get("file_type") else "safetensors",
-        "Licence": summary.get("licence") or "–",
-        "Origin": summary.get("origin") or "–",
+        "Licence": summary.get("licence") or UNKNOWN,
+        "Origin": summary.get("origin") or UNKNOWN,
         "From": run.config["spec"],
-        "Revision": run.config.get("revision") or "–",
+        "Revision": run.config.get("revision") or UNKNOWN,
     }
 
 

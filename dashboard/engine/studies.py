@@ -1,6 +1,5 @@
 """Reports of studies, of the workspace or published with PUMA, as tables."""
 
-import re
 from typing import Any
 
 import pandas as pd
@@ -173,6 +172,5 @@ def differences(report: dict[str, Any], dataset: str) -> pd.DataFrame:
 
 
 def _name(line: dict[str, Any]) -> str:
-    """Return the label of a method of a report; the control has its name in plain words, 7% is 7 %."""
-    label = label_of(line).replace("shuffled control", "check: prompts swapped between users")
-    return re.sub(r"(?<=\d)%", " %", label)
+    """Return the label of a method of a report; the control has its name in plain words."""
+    return label_of(line).replace("shuffled control", "check: prompts swapped between users")

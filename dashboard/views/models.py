@@ -58,6 +58,7 @@ def _side_by_side(backbones: list[engine.Run]) -> None:
         st.caption("Both sides show the same model; choose two to compare.")
     st.header("Facts", divider="gray")
     frame = pd.DataFrame({SIDES[side]: models.facts(run) for side, run in chosen.items()})
+    frame = frame[(frame != models.UNKNOWN).any(axis="columns")]
     tables.show(
         frame.rename_axis("Fact").reset_index(),
         height=tables.height(len(frame)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def metric_title(metric: str) -> str:
 def label_of(line: Row) -> str:
     """Return the label of a method, a hop or a pair of backbones in tables and figures."""
     method: str = line["method"]
-    name = METHODS.get(method, method)
+    name = re.sub(r"(?<=\d)%", " %", METHODS.get(method, method))
     if line.get("hops"):
         return f"{name}, {format_count(line['hops'], 'hop')} to {line['target']}"
     if line.get("origin"):

@@ -58,7 +58,10 @@ def test_a_model_of_the_zoo_shows_its_facts_and_tokens(ws, monkeypatch):
     app = open_page("models", ws.root, monkeypatch)
     assert_plain(app)
     assert not numbers_without_unit(app) and not old_words(app)
-    facts = app.dataframe[0].value.set_index("Fact").iloc[:, 0]
+    both = app.dataframe[0].value.set_index("Fact")
+    # A fact that neither model has is left out.
+    assert "Revision" not in both.index and not (both == "–").all(axis="columns").any()
+    facts = both.iloc[:, 0]
     assert facts["Width (of a soft prompt)"] == str(run.summary["width"])
     card = run.summary["templates"]["rating"]
     assert app.code[0].value == " ".join(card["tokens"]).replace("Ġ", "␣")

@@ -145,7 +145,7 @@ def test_the_study_of_sizes_needs_the_large_backbone(tmp_path, monkeypatch):
     assert {row["target"] for row in study_report["rows"]} == set(SIZES)
     labels = {label_of(line) for line in study_report["differences"]}
     pairs = [f"{origin} → {target}" for origin, target in combinations(SIZES, 2)]
-    assert labels == {f"PUMA, {users}, {pair}" for pair in pairs for users in ("all users", "7%")}
+    assert labels == {f"PUMA, {users}, {pair}" for pair in pairs for users in ("all users", "7 %")}
     assert all(line["against"] == {"method": "retrained"} for line in study_report["differences"])
 
 
