@@ -98,8 +98,8 @@ def _detail(job: engine.Job) -> None:
         with left:
             facts = {
                 "Job": job.id,
-                "Command": job.command,
-                "Device": job.device or "none yet",
+                "Kind": job_table.command(job.command),
+                "Device": job_table.device(job.device) if job.device else "none yet",
                 "Attempt": str(job.attempt),
                 "Queued (UTC)": job.created[:19].replace("T", " "),
                 "Time": formatting.duration(job_table.seconds(job)),
@@ -129,13 +129,13 @@ def _result(job: engine.Job) -> None:
         missing = "It has no result." if is_final else "No result yet."
         st.caption(missing if job.run_id is None else "Its result was deleted.")
         return
-    st.text(f"Result: {run.kind} {short(run.name)}")
+    st.text(f"Result: {job_table.run_kind(run.kind)} {short(run.name)}")
     job_cards.result_link(job)
     with st.container(gap="xxsmall"):
         for file in engine.workspace().artifacts(run.id):
             rows = f", {file['rows']:,} rows" if file["rows"] is not None else ""
             st.download_button(
-                f"{escaped(file['name'])} ({formatting.size(file['bytes'])}{rows})",
+                f"{escaped(job_table.file_label(file['name']))} ({formatting.size(file['bytes'])}{rows})",
                 lambda name=file["name"]: job_table.content(run.id, name),  # type: ignore[misc]
                 f"{file['name']}.{file['format']}",
                 key=f"file-{run.id}-{file['name']}",

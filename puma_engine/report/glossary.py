@@ -118,6 +118,59 @@ SETTINGS_OF = {
     "project": {"source": "Prompts of the old model"},
     "evaluate": {"method": "Method"},
 }
+# Commands of jobs in plain words.
+COMMANDS = {
+    "add_backbone": "Add a model",
+    "calibrate": "Measure this machine for predicted times",
+    "carry_out": "Migrate and compare",
+    "chain": "Migrate over several models",
+    "compare": "Compare methods",
+    "demo": "Build the demo",
+    "evaluate": "Evaluate",
+    "fit_prompts": "Fit prompts",
+    "import_dataset": "Import data",
+    "import_prompts": "Import prompts",
+    "migrate": "Migrate prompts",
+    "predict_anchors": "Predict the same titles for all users",
+    "predict_regressions": "Predict who gets worse",
+    "project": "Make a map of users",
+    "refine": "Refine prompts",
+    "run_plan": "Migrate and compare",
+    "select": "Select users who train the adapter",
+    "vectors_from_baseline": "Vectors of a recommender",
+}
+# Kinds of runs in plain words; the others are words already.
+RUN_KINDS = {
+    "anchors": "predictions of the same titles",
+    "backbone": "model",
+    "calibration": "measured speed of this machine",
+    "dataset": "data set",
+    "projection": "map of users",
+    "selection": "selected users",
+}
+# Files of runs in plain words, by stored name; the others have their names.
+FILES = {
+    "anchors": "predictions of the same titles",
+    "comparison": "scores",
+    "effects": "effect on users",
+    "effects_bars": "effect on users, by size",
+    "effects_groups": "effect on users, by group",
+    "effects_users": "effect on each user",
+    "interactions": "records",
+    "item_adapter": "adapter of item prompts",
+    "item-profiles": "facts of items",
+    "map": "positions on the map",
+    "places": "positions of all users",
+    "selection": "selected users",
+    "shares_kept": "shares kept of retraining's gain",
+    "source_changes": "change from the old model",
+    "space": "principal components of the prompts",
+    "user_metrics": "metrics of each user",
+    "user-profiles": "facts of users",
+}
+DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "GPU"}
+# Values of settings in plain words, by stored setting and value.
+VALUES = {"method": {"umap": "UMAP", "pca": "PCA"}}
 STEPS = {
     "data": "Data",
     "source model": "Old model",
@@ -142,6 +195,33 @@ def setting(name: str, command: str = "") -> str:
     """Return the name of a job's setting in plain words."""
     labels = SETTINGS | SETTINGS_OF.get(command, {})
     return labels.get(name) or capitalised(name.replace("_", " "))
+
+
+def command(name: str) -> str:
+    """Return a command of jobs in plain words."""
+    return COMMANDS.get(name) or capitalised(name.replace("_", " "))
+
+
+def run_kind(kind: str) -> str:
+    """Return a kind of run in plain words, without a capital letter."""
+    return RUN_KINDS.get(kind, kind)
+
+
+def file_label(name: str) -> str:
+    """Return what a file of a run holds, with a capital letter."""
+    return capitalised(FILES.get(name) or name.replace("_", " "))
+
+
+def device(name: str) -> str:
+    """Return a device in plain words: CPU, GPU, or GPU and its number."""
+    kind, _, number = name.partition(":")
+    label = DEVICES.get(kind, name)
+    return f"{label} {number}" if number and kind in DEVICES else label
+
+
+def setting_value(name: str, value: str) -> str:
+    """Return the value of a job's setting in plain words; most are words already."""
+    return VALUES.get(name, {}).get(value, value)
 
 
 def step_title(title: str) -> str:

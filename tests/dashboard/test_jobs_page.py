@@ -22,8 +22,9 @@ from dashboard.components.theme import STATUSES
 from dashboard.engine import job_table
 from puma_engine import jobs
 from puma_engine.jobs.processes import identity
+from puma_engine.pipeline import COMMANDS
 from puma_engine.report import glossary
-from puma_engine.store import Workspace
+from puma_engine.store import KINDS, Workspace
 from puma_engine.store.records import now
 
 
@@ -227,7 +228,7 @@ def test_a_result_is_linked_and_its_files_can_be_downloaded(ws, monkeypatch):
     # After an import the next step is offered.
     following = app.get("page_link")[1].proto
     assert following.page == "new-migration" and following.query_string == f"dataset={run.id}"
-    assert "items" in app.get("download_button")[0].proto.label
+    assert "Items (" in app.get("download_button")[0].proto.label
     file = next(ws.folder(run.id).glob("items*.parquet"))
     assert job_table.content(run.id, "items") == file.read_bytes()
     monkeypatch.setattr(job_table, "MAX_DOWNLOAD", 10)
@@ -322,6 +323,35 @@ def test_settings_and_steps_of_a_job_are_in_plain_words(ws, monkeypatch):
         "Map by PCA: migration trained on 100 % of the users",
     ):
         assert escaped(words) in texts(app)
+
+
+def test_commands_kinds_and_devices_are_in_plain_words():
+    """Every command of jobs and kind of run that a page may show has words of its own."""
+    assert set(glossary.COMMANDS) == set(COMMANDS)
+    for name in COMMANDS:
+        assert " " in glossary.command(name) or glossary.command(name) == "Evaluate"
+    assert set(glossary.RUN_KINDS) < set(KINDS)
+    assert glossary.run_kind("projection") == "map of users"
+    assert glossary.run_kind("prompts") == "prompts"
+    assert glossary.file_label("space") == "Principal components of the prompts"
+    assert glossary.file_label("item_adapter") == "Adapter of item prompts"
+    assert glossary.file_label("predictions") == "Predictions"
+    devices = {"cpu": "CPU", "cuda": "GPU", "cuda:1": "GPU 1", "ray://host:1": "ray://host:1"}
+    assert {name: glossary.device(name) for name in devices} == devices
+
+
+def test_a_map_of_users_is_shown_without_stored_names(ws, monkeypatch):
+    frame = pd.DataFrame({"user_id": ["a"]})
+    run = finished(ws, "projection", "map-of-users", tables={"map": frame})
+    args = {"method": "umap"}
+    job = add_job(ws, "project", status="finished", args=args, run_id=run.id, device="cpu")
+    app = open_page("jobs", ws.root, monkeypatch, job=job)
+    facts = next(item.value for item in app.dataframe if "What" in item.value).set_index("What")
+    shown = facts["Value"].to_dict()
+    assert shown["Kind"] == "Make a map of users" and shown["Device"] == "CPU"
+    assert shown["Projection of the map"] == "UMAP"
+    assert "Result: map of users map-of-users" in texts(app)
+    assert "Positions on the map (" in app.get("download_button")[0].proto.label
 
 
 def test_every_setting_of_every_job_has_words():
