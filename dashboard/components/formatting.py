@@ -6,7 +6,7 @@ import re
 import textwrap
 from datetime import UTC, datetime
 
-from dashboard.engine import capitalised, duration, percent, shortened
+from dashboard.engine import capitalised, duration, mid_sentence, percent, shortened
 
 __all__ = [
     "ago",
@@ -90,11 +90,6 @@ def escaped(text: str, limit: int = 80) -> str:
     Prefer st.text and tables, which show text as it is.
     """
     return _MARKUP.sub(r"\\\1", _LINK.sub("\\g<0>\u2060", short(text, limit)))
-
-
-def mid_sentence(name: str) -> str:
-    """Return the name of a method within a sentence: full retraining; PUMA stays PUMA."""
-    return name[:1].lower() + name[1:] if name[1:2].islower() else name
 
 
 def unbroken(text: str) -> str:

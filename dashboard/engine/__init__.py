@@ -9,7 +9,7 @@ from dashboard.engine.file_names import without_folders
 from puma_engine import jobs as engine_jobs
 from puma_engine.defaults import DEFAULT_STRATEGIES, DEMO_USERS
 from puma_engine.errors import NotFoundError, PumaError, StoreError
-from puma_engine.evaluation.formatting import capitalised, shortened
+from puma_engine.evaluation.formatting import capitalised, mid_sentence, shortened
 from puma_engine.evaluation.formatting import format_duration as duration
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.jobs import Job
@@ -40,6 +40,7 @@ __all__ = [
     "demo_seconds",
     "duration",
     "heading",
+    "mid_sentence",
     "percent",
     "rank",
     "shortened",

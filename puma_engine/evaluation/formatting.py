@@ -108,6 +108,11 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def mid_sentence(name: str) -> str:
+    """Return the name of a method within a sentence: full retraining; PUMA stays PUMA."""
+    return name[:1].lower() + name[1:] if name[1:2].islower() else name
+
+
 def format_seconds(value: float) -> str:
     """Return a duration in seconds, minutes or hours."""
     if value < 120:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from puma_engine.evaluation.formatting import format_change, method_names
+from puma_engine.evaluation.formatting import format_change, method_names, mid_sentence
 from puma_engine.evaluation.metrics import METRICS, SampledMetrics, estimates
 from puma_engine.evaluation.shares_kept import ASPECTS, aspect_label
 
@@ -96,7 +96,7 @@ def source_change(
         )
         where = aspect_label(task, aspect).partition(" (")[0]
         name = plans[nearest["method"]]
-        plan = f"the best, {name[:1].lower()}{name[1:]}," if len(losses) > 1 else "it"
+        plan = f"the best, {mid_sentence(name)}," if len(losses) > 1 else "it"
         said.setdefault((*_words(changes_by_aspect[aspect], losses), plan), []).append(
             (where, amount)
         )

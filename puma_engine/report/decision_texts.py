@@ -13,6 +13,7 @@ from puma_engine.evaluation.formatting import (
     capitalised,
     format_percent,
     format_seconds,
+    mid_sentence,
 )
 from puma_engine.evaluation.metrics import METRICS, PRIMARY_METRIC
 from puma_engine.evaluation.plan_summary import ComparisonSetup
@@ -125,20 +126,21 @@ def breakpoint_text(ranges: tuple[DecisionRange, ...], limit: int | None = None)
     those of the smallest errors; None for all. The others are counted.
     """
     parts = [
-        f"from {format_percent(part.low)}: {decision_label(part)}" for part in recommended(ranges)
+        f"from {format_percent(part.low)}: {mid_sentence(decision_label(part))}"
+        for part in recommended(ranges)
     ]
     if not parts:
-        return f"No migration is recommended up to {format_percent(MAX_MARGIN)}."
+        return f"Up to {format_percent(MAX_MARGIN)}, nothing is recommended in place of full retraining."
     named = parts[:limit]
     omitted = f"; then {len(parts) - len(named)} more" if len(parts) > len(named) else ""
     return f"Recommended {'; '.join(named)}{omitted}."
 
 
 def range_text(part: DecisionRange) -> str:
-    """Return a range of accepted errors with its decision: 0.1 % to 1.1 %: Not settled."""
+    """Return a range of accepted errors with its decision: 0.1 % to 1.1 %: not settled."""
     low, high = format_percent(part.low), format_percent(part.high)
     span = low if low == high else f"{low} to {high}"
-    return f"{span}: {decision_label(part)}"
+    return f"{span}: {mid_sentence(decision_label(part))}"
 
 
 def ranges_text(ranges: tuple[DecisionRange, ...]) -> str:
@@ -203,7 +205,7 @@ def fine_print(
     both = bool(len(simple)) and bool(simple[["kept", "ranking"]].notna().all(axis=None))
     for row in simple.itertuples():
         reached = f"{metric.label} {row.value:.4f}"
-        name = f"{row.method[:1].lower()}{row.method[1:]}"
+        name = mid_sentence(str(row.method))
         kept = [
             f"{percent(share)} of the {aspect}"
             for share, aspect in ((row.kept, level), (row.ranking, ranking))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from puma_engine.evaluation.baselines import BASELINES
-from puma_engine.evaluation.formatting import capitalised, format_share
+from puma_engine.evaluation.formatting import capitalised, format_share, mid_sentence
 from puma_engine.evaluation.metrics import METRICS
 from puma_engine.evaluation.user_effects import USER_MARGIN
 
@@ -233,7 +233,7 @@ def step_title(title: str) -> str:
     for beginning, description in PREFIXES.items():
         if title.startswith(beginning):
             rest = step_title(title.removeprefix(beginning))
-            return f"{description}: {rest[:1].lower()}{rest[1:]}"
+            return f"{description}: {mid_sentence(rest)}"
     if match := _MIGRATED.fullmatch(title):
         return f"Migration trained on {match[1]} of the users"
     return capitalised(title)

@@ -25,7 +25,7 @@ from dashboard.components import summary_decision, summary_figures, verdicts
 from dashboard.components.formatting import escaped
 from dashboard.engine import comparisons, summary
 from puma_engine import jobs
-from puma_engine.evaluation.formatting import format_percent, method_names
+from puma_engine.evaluation.formatting import format_percent, method_names, mid_sentence
 from puma_engine.evaluation.verdict import MAX_MARGIN, Decision, DecisionRange, judge
 from puma_engine.pipeline import compare, comparison_shares
 from puma_engine.pipeline.verdicts import comparison_data, judge_comparison
@@ -174,7 +174,8 @@ def test_bar_line_and_verdict_agree_at_every_accepted_error(measured):
         (part,) = [part for part in ranges if part.low <= share <= part.high]
         assert (part.decision, part.method) == (verdict.decision, names[verdict.method])
         recommends = verdict.decision in ("migrate", "refine")
-        assert (inside == decision_texts.decision_label(part)) is recommends
+        label = mid_sentence(decision_texts.decision_label(part))
+        assert (inside == label) is recommends
         figure = summary_decision.decision_bar(ranges, share, MAX_MARGIN)
         (opaque,) = [bar for bar in figure.data if bar.marker.opacity == 1]
         assert opaque.base[0] == pytest.approx(part.low - 0.0005)
@@ -210,12 +211,12 @@ def test_the_legend_of_the_bar_names_each_of_its_decisions_once():
 @pytest.mark.parametrize(
     ("decisions", "text"),
     [
-        (("retrain",), "No migration is recommended up to 20 %."),
+        (("retrain",), "Up to 20 %, nothing is recommended in place of full retraining."),
         (
             ("retrain", "refine", "migrate"),
-            "Recommended from 1 %: Moved, some refined; from 2 %: Moved.",
+            "Recommended from 1 %: moved, some refined; from 2 %: moved.",
         ),
-        (("migrate",), "Recommended from 0.1 %: Moved."),
+        (("migrate",), "Recommended from 0.1 %: moved."),
     ],
 )
 def test_the_line_names_what_is_recommended_from_which_error_on(decisions, text):
@@ -233,8 +234,8 @@ def test_the_line_names_the_first_changes_and_counts_the_others():
         for number in range(1, 7)
     )
     text = decision_texts.breakpoint_text(ranges, 4)
-    assert text.startswith("Recommended from 1 %: Plan 1;")
-    assert text.endswith("from 4 %: Plan 4; then 2 more.")
+    assert text.startswith("Recommended from 1 %: plan 1;")
+    assert text.endswith("from 4 %: plan 4; then 2 more.")
     assert decision_texts.breakpoint_text(ranges[:4], 4) == decision_texts.breakpoint_text(
         ranges[:4]
     )
@@ -368,7 +369,8 @@ def test_each_part_of_the_bar_has_its_name_however_short_it_is(measured):
     figure = summary_decision.decision_bar(ranges, 0.01, 0.05)
     named = [bar.hovertemplate.partition(": ")[2].partition("<extra>")[0] for bar in figure.data]
     shown = [part for part in ranges if part.low <= 0.05]
-    assert named == [decision_texts.decision_label(part) for part in shown]
+    labels = [mid_sentence(decision_texts.decision_label(part)) for part in shown]
+    assert named == labels
     spoken = decision_texts.ranges_text(ranges)
     assert all(decision_texts.range_text(part) in spoken for part in ranges)
 

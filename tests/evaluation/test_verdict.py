@@ -8,7 +8,7 @@ import pytest
 
 from puma_engine.datasets.losses import row_losses
 from puma_engine.errors import ConfigError, DataError
-from puma_engine.evaluation.formatting import format_percent, method_names
+from puma_engine.evaluation.formatting import format_percent, method_names, mid_sentence
 from puma_engine.evaluation.shares_kept import shares_of_scores
 from puma_engine.evaluation.user_effects import (
     by_group,
@@ -121,7 +121,7 @@ def test_prompts_that_are_refined_without_a_migration_are_no_migration(gap, deci
     assert "the refinement ran on cuda" in sentences
     ranges = decision_ranges(rows)
     assert {part.decision for part in ranges} <= {"reuse", "undecided", "retrain"}
-    assert breakpoint_text(ranges).endswith(f": {label}.")
+    assert breakpoint_text(ranges).endswith(f": {mid_sentence(label)}.")
 
 
 def test_a_refinement_beside_a_migration_is_an_alternative():
