@@ -118,6 +118,10 @@ def tokenizer_beside(path: Path) -> list[Path]:
     return [path.with_name(name) for name in TOKENIZER_FILES if path.with_name(name).is_file()]
 
 
+# What errors of the reader say that a reader of the message understands.
+KNOWN_REASONS = ("it ends inside", "magic", "version")
+
+
 class GgufModel:
     """A model in one GGUF file, or in the parts of a split one.
 
@@ -138,7 +142,10 @@ class GgufModel:
             try:
                 reader = HeaderReader(part)
             except Exception as error:  # the reader meets damaged files with errors of many kinds
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                text = " ".join(str(error).split())[:200]
+                # Other errors are those of an array library, which say nothing about the file.
+                known = any(word in text for word in KNOWN_REASONS)
+                reason = text if known else "it ends early or its header is damaged"
                 raise BackboneError(
                     f"The file {part} is not a complete GGUF file ({reason}); download it again."
                 ) from error

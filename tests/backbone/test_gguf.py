@@ -293,7 +293,14 @@ def test_an_architecture_that_is_not_read_is_named_with_those_that_are(single_fi
 def test_a_damaged_file_is_refused(single_file, cut, tmp_path):
     path = tmp_path / "short.gguf"
     path.write_bytes(single_file[0].read_bytes()[:cut])
-    with pytest.raises(BackboneError, match="not a complete GGUF file"):
+    with pytest.raises(BackboneError, match=r"not a complete GGUF file \(it ends .*download"):
+        FrozenBackbone.load(path, device="cpu")
+
+
+def test_a_file_of_another_kind_is_named_as_such(tmp_path):
+    path = tmp_path / "zipped.gguf"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(BackboneError, match=r"\(GGUF magic invalid\)"):
         FrozenBackbone.load(path, device="cpu")
 
 
