@@ -165,7 +165,11 @@ def metric_table(
         row |= {first: texts.pop(first), TIME: float(item.seconds)}
         row[OF_BASELINE] = percent(item.seconds / baseline.iloc[0]) if len(baseline) else ""
         row |= texts | {"Users trained": _whole(item.users_trained)}
-        row |= {"Model": item.backbone or "", "Seed": _whole(item.seed), "Device": item.device}
+        row |= {
+            "Model": item.backbone or "",
+            "Seed": _whole(item.seed),
+            "Device": engine.device(item.device),
+        }
         rows.append(row)
     return pd.DataFrame(rows)
 

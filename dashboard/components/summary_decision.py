@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard import pages
+from dashboard import engine, pages
 from dashboard.components import formatting, query_params, verdicts
 from dashboard.components.formatting import escaped, plotly_text, short, unbroken
 from dashboard.components.glossary import term
@@ -101,7 +101,7 @@ def context(run: Run, setup: ComparisonSetup, share: float) -> float | None:
         setup.data,
         f"{run.summary['rows']:,} held-out records",
         formatting.ago(run.created),
-        setup.device and f"on {setup.device}",
+        setup.device and f"on {engine.device(setup.device)}",
     ]
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.text(" · ".join(part for part in parts if part), width="stretch")

@@ -16,7 +16,7 @@ from puma_engine.jobs import Job
 from puma_engine.pipeline.demo import demo_seconds
 from puma_engine.pipeline.publishing import check_models
 from puma_engine.report.decision_texts import percent
-from puma_engine.report.glossary import TERMS, heading
+from puma_engine.report.glossary import TERMS, device, heading
 from puma_engine.report.theme import DECISIONS, KINDS, NEUTRAL, rank
 from puma_engine.selection.strategies import STRATEGIES
 from puma_engine.store import Run, Workspace
@@ -38,6 +38,7 @@ __all__ = [
     "StoreError",
     "capitalised",
     "demo_seconds",
+    "device",
     "duration",
     "heading",
     "mid_sentence",

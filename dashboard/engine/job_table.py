@@ -12,11 +12,11 @@ from puma_engine.evaluation.formatting import capitalised
 from puma_engine.jobs import JOB_STATUSES, Job
 from puma_engine.jobs.time_left import share_done
 from puma_engine.report import glossary
-from puma_engine.report.glossary import command, device, file_label, run_kind, step_title
+from puma_engine.report.glossary import command, file_label, run_kind, step_title
 from puma_engine.store import Run
 from puma_engine.store.records import RUN_ID
 
-__all__ = ["command", "device", "file_label", "run_kind", "share_done", "step_title"]
+__all__ = ["command", "file_label", "run_kind", "share_done", "step_title"]
 MAX_SHOWN = 500
 MAX_DOWNLOAD = 200 << 20
 SECRET_ARGUMENTS = ("path", "items_path")
@@ -43,7 +43,7 @@ def frame(jobs: list[Job]) -> pd.DataFrame:
                 "status": job.status,
                 "title": capitalised(job.title),
                 "share": None if share is None else 100.0 * share,
-                "device": job.device and device(job.device),
+                "device": job.device and engine.device(job.device),
                 "created": pd.to_datetime(job.created),
                 "seconds": seconds(job),
                 "id": job.id,

@@ -99,7 +99,7 @@ def _detail(job: engine.Job) -> None:
             facts = {
                 "Job": job.id,
                 "Kind": job_table.command(job.command),
-                "Device": job_table.device(job.device) if job.device else "none yet",
+                "Device": engine.device(job.device) if job.device else "none yet",
                 "Attempt": str(job.attempt),
                 "Queued (UTC)": job.created[:19].replace("T", " "),
                 "Time": formatting.duration(job_table.seconds(job)),
