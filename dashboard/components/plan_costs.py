@@ -296,10 +296,13 @@ def _calibration(plan: Plan, costs: Costs, device: str) -> None:
     if not missing:
         return
     if device not in plans.local_devices():
-        st.caption(f"This machine has no {device} to measure it on.")
+        st.caption(f"This machine has no {engine.device(device)} to measure it on.")
         return
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.text(f"Not measured on {device} yet: {' and '.join(missing)}.", width="stretch")
+        st.text(
+            f"Not measured on {engine.device(device)} yet: {' and '.join(missing)}.",
+            width="stretch",
+        )
         clicked = page_states.action(
             "Measure it now",
             icon=":material/speed:",
