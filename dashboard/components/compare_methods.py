@@ -168,7 +168,7 @@ def metric_table(
         row |= {
             "Model": item.backbone or "",
             "Seed": _whole(item.seed),
-            "Device": engine.device(item.device),
+            "Device": engine.device(item.device) if isinstance(item.device, str) else None,
         }
         rows.append(row)
     return pd.DataFrame(rows)

@@ -141,6 +141,10 @@ class GgufModel:
         for part in self.parts:
             try:
                 reader = HeaderReader(part)
+            except OSError as error:
+                raise BackboneError(
+                    f"The file {part} cannot be read ({error.strerror}); make it readable, or name another."
+                ) from error
             except Exception as error:  # the reader meets damaged files with errors of many kinds
                 text = " ".join(str(error).split())[:200]
                 # Other errors are those of an array library, which say nothing about the file.

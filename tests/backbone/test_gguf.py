@@ -297,6 +297,11 @@ def test_a_damaged_file_is_refused(single_file, cut, tmp_path):
         FrozenBackbone.load(path, device="cpu")
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    with pytest.raises(BackboneError, match=r"cannot be read \(No such file"):
+        GgufModel([tmp_path / "gone.gguf"]).value("general.name")
+
+
 def test_a_file_of_another_kind_is_named_as_such(tmp_path):
     path = tmp_path / "zipped.gguf"
     path.write_bytes(b"PK\x03\x04" + bytes(100))

@@ -230,6 +230,16 @@ def test_sure_differences_have_their_colour_in_the_table(world):
             assert colours.loc[index, METRICS[metric].heading] == (shade and f"color: {shade}")
 
 
+def test_a_method_of_an_unknown_device_is_in_the_table(world):
+    """Prompts that were fitted elsewhere may name no device."""
+    ws, run = world["ws"], world["comparison"]
+    methods, scores = comparisons.tables(str(ws.root), run.id)
+    devices = ["cpu", None, float("nan"), *["cuda:1"] * (len(methods) - 3)]
+    methods = methods.assign(device=pd.Series(devices, dtype=object))
+    table = metric_table(methods, scores, ["rmse"], differences=False, intervals=False)
+    assert list(table["Device"][:4].fillna("")) == ["CPU", "", "", "GPU 1"]
+
+
 def test_plots_are_drawn_from_the_runs_of_the_workspace(tmp_path, monkeypatch):
     world = compared.workspace(tmp_path)
     ws, data = world["ws"], world["data"]
