@@ -7,6 +7,7 @@ from puma_engine.studies.cells import Study
 from puma_engine.studies.extensions import (
     adapters,
     changes,
+    chat,
     items,
     lengths,
     mixed,
@@ -17,7 +18,7 @@ from puma_engine.studies.extensions import (
 from puma_engine.studies.paper import figure4, figure5, figure6, table2, table3, table4
 
 _PAPER = (table2, table3, table4, figure4, figure5, figure6)
-_OTHERS = (templates, lengths, items, sizes, mixed, adapters, norms, changes)
+_OTHERS = (templates, lengths, items, sizes, mixed, adapters, norms, changes, chat)
 STUDIES = {study.name: study for study in (*_PAPER, *_OTHERS)}
 
 

@@ -280,6 +280,28 @@ def changes(build: Builder) -> None:
             _add_change(build, change, seed, fitted[old], fitted[new], readings[new])
 
 
+@study(
+    "An instruct model's chat template around the text, or the text alone",
+    RETRAINED,
+    quick=ONE_SEED,
+)
+def chat(build: Builder) -> None:
+    """Add full retraining and a migration trained on all users, with the target's chat template and without.
+
+    The target needs a chat template. Every training has the default settings.
+    """
+    target = build.options.target
+    readings: dict[str, dict[str, Any]] = {"": {}, ", chat template": {"chat_template": True}}
+    for seed, source in build.sources().items():
+        for suffix, settings in readings.items():
+            name = f"retrained{suffix}"
+            retrained = build.fit(f"{name} {seed}", "retrained", target, seed, **settings)
+            build.evaluate(retrained, method=name, kind="retrained", seed=seed)
+            name = f"{ALL_USERS}{suffix}"
+            migrated = build.migrate(name, source, seed, **settings)
+            build.evaluate(migrated, method=name, kind="migrated", seed=seed)
+
+
 def _add_change(
     build: Builder, change: str, seed: int, source: str, retrained: str, reading: dict[str, Any]
 ) -> None:

@@ -16,6 +16,7 @@ from tiny import (
     tiny_tokenizer,
 )
 from transformers import AddedToken
+from typer.testing import CliRunner
 
 from puma_engine import Workbench, pipeline
 from puma_engine.backbone import Context, FrozenBackbone, Reader, chat_program, inspect_backbone
@@ -23,10 +24,12 @@ from puma_engine.backbone.chat import MAX_CHARACTERS, chat_frame
 from puma_engine.backbone.tasks import get_task
 from puma_engine.backbone.templates import PIECEWISE, TEMPLATES, Slot, Template, get_template
 from puma_engine.backbone.tokens import encode_template
+from puma_engine.cli import app
 from puma_engine.errors import BackboneError, TemplateError
 from puma_engine.pipeline import backbones
 from puma_engine.pipeline.evaluating import reuses_prompts
 from puma_engine.store import Workspace
+from puma_engine.studies.builder import ALL_USERS
 
 MARKERS = ("<|user|>", "<|end|>", "<|assistant|>")
 # Turns as Phi-3 writes them, and as Llama 2 does, with a space in front of the text and behind it.
@@ -259,3 +262,27 @@ def test_a_fit_and_its_migration_read_in_chat_templates(tmp_path):
         )
     )
     assert named == wrapped != bare
+
+
+def test_the_study_of_chat_templates_reads_with_and_without(tmp_path):
+    source = tiny_backbone_folder(tmp_path, "gemma3")
+    models = [f"--source={source}", f"--target={chat_folder(tmp_path, 'llama')}"]
+    shared = ["study", "chat", "--dataset=movietweetings", "--users=6", "--seed=0"]
+    ws = Workspace.open(tmp_path / "ws", create=True)
+    puma(ws, *shared, *models, f"--out={tmp_path}")
+    rows = {row["method"]: row for row in json.loads((tmp_path / "chat.json").read_text())["rows"]}
+    methods = ["retrained", ALL_USERS]
+    assert set(rows) == {
+        f"{name}{suffix}" for name in methods for suffix in ("", ", chat template")
+    }
+    for method in methods:
+        assert rows[method]["rmse"] != rows[f"{method}, chat template"]["rmse"]
+    evaluated = ws.runs(kind="evaluation")
+    assert (
+        sorted(bool(run.config.get("chat_template")) for run in evaluated)
+        == [False] * 2 + [True] * 2
+    )
+    without = [f"--source={source}", f"--target={tiny_backbone_folder(tmp_path, 'phi3')}"]
+    words = [*shared, *without, f"--out={tmp_path / 'refused'}", "-w", str(tmp_path / "ws")]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 1 and "has no chat template" in refused.output
