@@ -34,13 +34,14 @@ from puma_engine.studies.evidence import Evidence, Finding
 from puma_engine.studies.reports import datasets, label_of
 
 ROOT = Path(__file__).parents[1]
-PAGE, REPORTS, README, MODELS, METHOD, BIGGER = (
+PAGE, REPORTS, README, MODELS, METHOD, BIGGER, PROMPTS = (
     ROOT / "docs/results.md",
     ROOT / "docs/results/README.md",
     ROOT / "README.md",
     ROOT / "docs/models.md",
     ROOT / "docs/method.md",
     ROOT / "docs/bigger-models.md",
+    ROOT / "docs/prompts.md",
 )
 RESULTS = ROOT / "docs/results"
 WORDS = {"goodbooks": "books", "movietweetings": "films", "goodbooks-to-read": "clicks"}
@@ -447,6 +448,30 @@ def tuning_text(reports: Mapping[str, Evidence]) -> str:
 It ends {joined(users)} than full retraining ([report](results/{table_file(reports["smollm2/goodbooks/table2"])})).""")
 
 
+def chat_text(item: Evidence) -> str:
+    """Say what reading in the model's chat template changed in the report of the study chat."""
+    seeds: dict[str, dict[int, Any]] = {}
+    for row in item.report["rows"]:
+        seeds.setdefault(row["method"], {})[row["seed"]] = row
+    parts = []
+    for words, method in (
+        ("full retraining", RETRAINED),
+        ("a migration that all users train", ALL_USERS),
+    ):
+        alone, in_chat = seeds[method], seeds[f"{method}, chat template"]
+        values = []
+        for metric in ("rmse", "pair_accuracy"):
+            means = [np.mean([row[metric] for row in rows.values()]) for rows in (alone, in_chat)]
+            change = paired_change([(in_chat[s][metric], alone[s][metric]) for s in in_chat])
+            values.append(
+                f"{means[0]:.3f} alone and {means[1]:.3f} in the chat template ({change})"
+            )
+        parts.append(f"{words} has an RMSE of {values[0]}, and a pair accuracy of {values[1]}")
+    users, count = item.report["options"]["users"], len(seeds[RETRAINED])
+    return wrapped(f"""Whether it helps is a question for your data: `puma study chat --target MODEL` compares both. With SmolLM2 on
+{users} users of books ([report](results/{table_file(item)}), {count} trainings, \\* may be chance), {"; ".join(parts)}.""")
+
+
 def differences_after(
     item: Evidence, method: str, against: str = RETRAINED, changes: Sequence[str] = CHANGES
 ) -> str:
@@ -455,11 +480,17 @@ def differences_after(
     parts = []
     for change in changes:
         seeds = [seed for name, other, seed in rmse if (name, other) == (change, method)]
-        losses = [rmse[change, method, seed] / rmse[change, against, seed] - 1 for seed in seeds]
-        test = paired_t_test(losses)
-        chance = r"\*" if test is None or test.low <= 0 <= test.high else ""
-        parts.append(f"{signed(float(np.mean(losses)))} %{chance}")
+        pairs = [(rmse[change, method, seed], rmse[change, against, seed]) for seed in seeds]
+        parts.append(paired_change(pairs))
     return joined(parts)
+
+
+def paired_change(pairs: Sequence[tuple[float, float]]) -> str:
+    """The mean signed change of paired values (new, old), with * where it may be chance."""
+    changes = [new / old - 1 for new, old in pairs]
+    test = paired_t_test(changes)
+    chance = r"\*" if test is None or test.low <= 0 <= test.high else ""
+    return f"{signed(float(np.mean(changes)))} %{chance}"
 
 
 def pair_accuracies(item: Evidence, method: str) -> str:
@@ -874,6 +905,7 @@ def pages() -> dict[Path, dict[str, str]]:
         },
         BIGGER: {"tuning": tuning_text(by_name)},
         MODELS: {"changes": changes_block([changes, by_name["goodbooks/changes"]])},
+        PROMPTS: {"chat": chat_text(by_name["smollm2/goodbooks/chat"])},
         METHOD: {
             "orders": orders_table(reports),
             "strategies": strategies_table(selections),
