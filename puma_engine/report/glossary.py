@@ -168,7 +168,7 @@ FILES = {
     "user_metrics": "metrics of each user",
     "user-profiles": "facts of users",
 }
-DEVICES = {"cpu": "CPU", "cuda": "GPU", "mps": "GPU"}
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 # Values of settings in plain words, by stored setting and value.
 VALUES = {"method": {"umap": "UMAP", "pca": "PCA"}}
 STEPS = {
